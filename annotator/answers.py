@@ -1,0 +1,82 @@
+"""The shape of every step's answer, written once: the JSON schema sent to the engine is derived from these structs.
+
+Strings, lists and numbers are bounded, so that guided decoding always ends in valid JSON.
+"""
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+Line = Annotated[str, Meta(min_length=1, max_length=200)]
+Sentence = Annotated[str, Meta(min_length=1, max_length=400)]
+Seconds = Annotated[float, Meta(ge=0, le=86400)]
+
+
+class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The base of every answer: unknown fields are refused, every field is required."""
+
+
+class Task(Answer, frozen=True):
+    """`plan.task`: the task, as an imperative, read off the footage."""
+
+    task: Line
+
+
+class Observation(Answer, frozen=True):
+    """One thing seen to happen. `time` is seconds from the episode's first frame."""
+
+    time: Seconds
+    event: Line
+
+
+class Description(Answer, frozen=True):
+    """`plan.describe`: what visibly happens, in order, before any of it is named a subtask."""
+
+    observations: Annotated[list[Observation], Meta(min_length=1, max_length=40)]
+
+
+class Span(Answer, frozen=True):
+    """One subtask, from `start` to `end` seconds from the episode's first frame."""
+
+    start: Seconds
+    end: Seconds
+    subtask: Line
+
+
+class Segmentation(Answer, frozen=True):
+    """`plan.segment`: the subtasks, in order."""
+
+    subtasks: Annotated[list[Span], Meta(min_length=1, max_length=64)]
+
+
+class Memory(Answer, frozen=True):
+    """`plan.memory`: what must be remembered so far, compressed."""
+
+    memory: Sentence
+
+
+class Rephrasings(Answer, frozen=True):
+    """`plan.task_rephrasings`: other ways to ask for the same task."""
+
+    rephrasings: Annotated[list[Line], Meta(min_length=1, max_length=64)]
+
+
+def schema_of(answer: type[Answer]) -> dict[str, Any]:
+    """Derive the JSON schema of an answer, with every definition inlined (some guided decoders refuse `$ref`)."""
+    (schema,), components = msgspec.json.schema_components([answer], ref_template="{name}")
+    return _inline(schema, components)
+
+
+def _inline(node: Any, components: dict[str, Any]) -> Any:
+    if isinstance(node, dict):
+        if "$ref" in node:
+            return _inline(components[node["$ref"]], components)
+        return {key: _inline(value, components) for key, value in node.items() if key != "title"} | _required(node)
+    if isinstance(node, list):
+        return [_inline(item, components) for item in node]
+    return node
+
+
+def _required(node: dict[str, Any]) -> dict[str, Any]:
+    return {"additionalProperties": False} if node.get("type") == "object" else {}

@@ -1,0 +1,1 @@
+"""Engines: whatever can answer a request. One small file each, one contract for all."""

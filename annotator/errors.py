@@ -1,0 +1,67 @@
+"""Errors of the making side.
+
+Problem (store.errors)
+└── AnnotatorError
+    ├── UsageError           a flag, a setting, a path: exit status 2
+    ├── DatasetError         the dataset is not what LeRobot v3 says it is
+    ├── FootageError         a video or image cannot be read: this episode fails, others go on
+    ├── PromptError          a prompt file is wrong: refused before the first call
+    ├── NoEngine             no engine was named and none was found: exit status 2
+    └── StepError            one step of one episode has no usable answer
+        ├── CallError        the engine gave no reply; `retryable` says whether asking again can help
+        ├── Declined         the engine says it cannot answer this step, ever
+        └── Rejected         the engine replied, twice, and neither reply fits the step's answer
+"""
+
+from store.errors import Problem
+
+
+class AnnotatorError(Problem):
+    """The base of every error that `annotator/` raises on purpose."""
+
+
+class UsageError(AnnotatorError):
+    """What the user asked for cannot be meant: exit status 2."""
+
+
+class DatasetError(AnnotatorError):
+    """The dataset cannot be annotated as it is; nothing was written."""
+
+
+class FootageError(AnnotatorError):
+    """Frames of one episode cannot be read; the episode fails and the others go on."""
+
+
+class PromptError(AnnotatorError):
+    """A prompt file is unusable; refused before the first call."""
+
+
+class NoEngine(UsageError):
+    """No engine was named and none was found."""
+
+
+class StepError(AnnotatorError):
+    """One step of one episode ended without a usable answer."""
+
+
+class CallError(StepError):
+    """The engine gave no reply.
+
+    `kind` is a short, countable reason such as `timeout`, `http_500`, `connection`;
+    `retryable` says whether asking the very same again can help.
+    """
+
+    def __init__(
+        self, what: str, *, kind: str, retryable: bool, where: str = "", got: str = "", hint: str = ""
+    ) -> None:
+        super().__init__(what, where=where, got=got, hint=hint)
+        self.kind = kind
+        self.retryable = retryable
+
+
+class Declined(StepError):
+    """The engine cannot answer this step and says why."""
+
+
+class Rejected(StepError):
+    """The reply does not fit the step's answer type."""

@@ -1,0 +1,1 @@
+"""The shipped prompt files, one per step. Read by `annotator.prompts`."""

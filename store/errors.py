@@ -1,0 +1,48 @@
+"""The one base of every error a person may see: what, where, got, and a hint.
+
+Problem
+├── StoreError               the journal, its cache, or the shards (this package)
+│   ├── NewerEvent           written by a newer annotator
+│   ├── JournalDamaged       a line or a segment does not match its digest
+│   ├── QueryRefused         SQL that DuckDB refuses, or that is not allowed
+│   └── ShardError           a data shard cannot be read, written, or read back
+└── AnnotatorError           everything in `annotator.errors`
+"""
+
+
+class Problem(Exception):
+    """Say in one message what went wrong, where, what was found, and what helps.
+
+    Drivers' errors are translated into this once, at the edge, with `raise ... from cause`.
+    """
+
+    def __init__(self, what: str, *, where: str = "", got: str = "", hint: str = "") -> None:
+        self.what = what
+        self.where = where
+        self.got = got
+        self.hint = hint
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        line = " – ".join(part for part in (self.what, self.where, self.got) if part)
+        return f"{line}\nhint: {self.hint}" if self.hint else line
+
+
+class StoreError(Problem):
+    """The journal, its cache or a shard could not be used."""
+
+
+class NewerEvent(StoreError):
+    """An event's type or version is not known to this release."""
+
+
+class JournalDamaged(StoreError):
+    """A journal line or segment does not match the digest it carries."""
+
+
+class QueryRefused(StoreError):
+    """SQL from the user that DuckDB refuses, or that asks for more than reading."""
+
+
+class ShardError(StoreError):
+    """A data shard cannot be read, written, or does not read back as written."""

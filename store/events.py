@@ -1,0 +1,268 @@
+"""The events: past tense, frozen, versioned. They are the only truth; all else is a fold of them.
+
+On disk an event is one JSON object whose `type` is `<name>.v<n>`. Its id is the digest of those bytes,
+so a union of journals is idempotent and order-free, and the id is also the line's checksum.
+A new field must have a default; a changed meaning is a new version; released forms stay in `tests/wire/` for ever.
+"""
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import msgspec
+
+from store.digest import Digest, digest_parts
+from store.errors import JournalDamaged, NewerEvent
+from store.rows import Row
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    """What every event carries: when it was recorded (UTC, microseconds) and by which run."""
+
+    recorded_at: datetime
+    run_id: str
+
+
+class CallAnswered(Event, frozen=True, kw_only=True, tag="call_answered.v1"):
+    """An engine replied. `reply` is its raw text, kept so that a change to parsing costs no call."""
+
+    key: Digest
+    episode: Digest
+    prompt: Digest
+    model: Digest
+    seed: int
+    frames: Digest
+    step: str
+    reply: str
+    answer: msgspec.Raw | None
+    finish_reason: str
+    tokens_in: int
+    tokens_out: int
+    elapsed_s: float
+    engine: str
+    model_id: str
+    model_revision: str | None
+    endpoint: str | None
+    versions: dict[str, str]
+
+
+class AnswerRejected(Event, frozen=True, kw_only=True, tag="answer_rejected.v1"):
+    """A reply did not fit the step's answer. The reply itself is in `CallAnswered` under the same key."""
+
+    key: Digest
+    episode: Digest
+    step: str
+    reason: str
+    reply: str
+
+
+class CallFailed(Event, frozen=True, kw_only=True, tag="call_failed.v1"):
+    """A call got no reply, after all retries. It will be asked again by the next run."""
+
+    key: Digest
+    episode: Digest
+    step: str
+    kind: str
+    detail: str
+    retryable: bool
+    attempts: int
+    engine: str
+    model_id: str
+    endpoint: str | None
+
+
+class CallDeclined(Event, frozen=True, kw_only=True, tag="call_declined.v1"):
+    """An engine said that it cannot answer this step. It is not asked again under this key."""
+
+    key: Digest
+    episode: Digest
+    step: str
+    reason: str
+    engine: str
+    model_id: str
+
+
+class PromptRendered(Event, frozen=True, kw_only=True, tag="prompt_rendered.v1"):
+    """The full pre-image of a prompt digest: every message and the answer's schema, as canonical JSON."""
+
+    prompt: Digest
+    step: str
+    text: str
+
+
+class ModelDescribed(Event, frozen=True, kw_only=True, tag="model_described.v1"):
+    """The full pre-image of a model digest, as canonical JSON."""
+
+    model: Digest
+    text: str
+
+
+class FramesChosen(Event, frozen=True, kw_only=True, tag="frames_chosen.v1"):
+    """The full pre-image of a frames digest, as canonical JSON: footage, timestamps, rendering."""
+
+    frames: Digest
+    text: str
+
+
+class CameraSeen(msgspec.Struct, frozen=True, kw_only=True):
+    """One camera of an episode and the digest of its encoded footage."""
+
+    camera: str
+    footage: Digest
+
+
+class EpisodeSeen(Event, frozen=True, kw_only=True, tag="episode_seen.v1"):
+    """Where an episode stood in a dataset when it was read, and what was in it."""
+
+    episode: Digest
+    dataset: str
+    revision: str | None
+    episode_index: int
+    tasks: tuple[str, ...]
+    frame_count: int
+    duration_s: float
+    cameras: tuple[CameraSeen, ...]
+
+
+class AnnotatedRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A row and the call it came from; `call` is None where no single call wrote it (a plan's list of what is left)."""
+
+    row: Row
+    call: Digest | None = None
+
+
+class Gap(msgspec.Struct, frozen=True, kw_only=True):
+    """A step that gave nothing for this episode, and why: its rows are missing on the record."""
+
+    step: str
+    reason: Literal["rejected", "declined"]
+    detail: str
+    call: Digest
+
+
+class EpisodeAnnotated(Event, frozen=True, kw_only=True, tag="episode_annotated.v1"):
+    """A module finished for an episode: the recipe it followed, the calls it used, the rows it gives."""
+
+    episode: Digest
+    module: str
+    recipe: Digest
+    engine: str
+    model_id: str
+    calls: tuple[Digest, ...]
+    rows: tuple[AnnotatedRow, ...]
+    gaps: tuple[Gap, ...] = ()
+
+
+class ShardWritten(Event, frozen=True, kw_only=True, tag="shard_written.v1"):
+    """A data shard was rewritten; `language` digests the two columns that are now in it."""
+
+    dataset: str
+    path: str
+    language: Digest
+    episodes: int
+    frames: int
+
+
+class RunFinished(Event, frozen=True, kw_only=True, tag="run_finished.v1"):
+    """A run came to its end: what was asked for, and what it took."""
+
+    started_at: datetime
+    dataset: str
+    arguments: dict[str, Any]
+    engine: str
+    model_id: str
+    episodes: int
+    episodes_skipped: int
+    calls_answered: int
+    calls_hit: int
+    calls_failed: int
+    calls_declined: int
+    answers_rejected: int
+    misses_by_reason: dict[str, int]
+    tokens_in: int
+    tokens_out: int
+    frames_decoded: int
+    shards_written: int
+    elapsed_s: float
+    outcome: Literal["done", "incomplete", "interrupted"]
+    versions: dict[str, str]
+
+
+AnyEvent = (
+    CallAnswered
+    | AnswerRejected
+    | CallFailed
+    | CallDeclined
+    | PromptRendered
+    | ModelDescribed
+    | FramesChosen
+    | EpisodeSeen
+    | EpisodeAnnotated
+    | ShardWritten
+    | RunFinished
+)
+
+_encoder = msgspec.json.Encoder(order="deterministic")
+_decoder: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
+
+
+class _Header(msgspec.Struct):
+    type: str
+
+
+def utc_now() -> datetime:
+    """The time of recording: UTC, to the microsecond."""
+    return datetime.now(UTC)
+
+
+def encode_event(event: AnyEvent) -> bytes:
+    """Encode to the wire form: one JSON object, no newline."""
+    return _encoder.encode(event)
+
+
+def event_id(body: bytes) -> Digest:
+    """The id of an event: the digest of its wire form."""
+    return digest_parts("event.v1", [body])
+
+
+def event_type(body: bytes) -> str:
+    """Read only the `type` of a wire form."""
+    return msgspec.json.decode(body, type=_Header).type
+
+
+def decode_event(body: bytes, *, where: str = "") -> AnyEvent:
+    """Decode a wire form.
+
+    Raises:
+        NewerEvent: its type or version is not known here.
+        JournalDamaged: it is not an event.
+    """
+    try:
+        return _decoder.decode(body)
+    except msgspec.ValidationError as cause:
+        kind = _type_or_none(body)
+        if kind is not None and kind not in KNOWN_TYPES:
+            raise NewerEvent(
+                "an event is of a kind this release does not know",
+                where=where,
+                got=kind,
+                hint="pip install --upgrade episode-annotator",
+            ) from cause
+        raise JournalDamaged("an event does not fit its type", where=where, got=f"{kind}: {cause}") from cause
+    except msgspec.DecodeError as cause:
+        raise JournalDamaged("an event is not JSON", where=where, got=str(cause)) from cause
+
+
+def _type_or_none(body: bytes) -> str | None:
+    try:
+        return event_type(body)
+    except msgspec.DecodeError:
+        return None
+
+
+def _tags() -> frozenset[str]:
+    members: tuple[type[Event], ...] = AnyEvent.__args__
+    return frozenset(str(m.__struct_config__.tag) for m in members)
+
+
+KNOWN_TYPES = _tags()
+"""Every `type` this release can read."""
