@@ -63,16 +63,23 @@ class Rephrasings(Answer, frozen=True):
 
 
 def schema_of(answer: type[Answer]) -> dict[str, Any]:
-    """Derive the JSON schema of an answer, with every definition inlined (some guided decoders refuse `$ref`)."""
+    """Derive the JSON schema of an answer.
+
+    Every definition is inlined, since some guided decoders refuse `$ref`; titles and docstrings are left out,
+    since the schema is part of the key and rewording a docstring must not cost a call.
+    """
     (schema,), components = msgspec.json.schema_components([answer], ref_template="{name}")
     return _inline(schema, components)
+
+
+_PROSE = frozenset({"title", "description"})
 
 
 def _inline(node: Any, components: dict[str, Any]) -> Any:
     if isinstance(node, dict):
         if "$ref" in node:
             return _inline(components[node["$ref"]], components)
-        return {key: _inline(value, components) for key, value in node.items() if key != "title"} | _required(node)
+        return {key: _inline(value, components) for key, value in node.items() if key not in _PROSE} | _required(node)
     if isinstance(node, list):
         return [_inline(item, components) for item in node]
     return node
