@@ -1,2 +1,104 @@
-def main() -> int:
+"""The command line. Each command imports what it needs when it runs, so that `--help` answers at once.
+
+stdout is data, stderr is talk. Exit status: 0 done, 1 some work failed, 2 usage, 130 interrupted.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from store.errors import Problem
+
+USAGE = """\
+usage: annotator COMMAND [OPTIONS]
+
+Language for robot demonstrations: every call to a model is kept, reruns are free,
+and LeRobot v3 datasets get the columns language_persistent and language_events.
+
+  sync DATASET       annotate what is not annotated yet, and bring the shards up to date
+  query SQL          ask the log or the dataset: rows, calls, episodes, runs, failures, prompts
+  log                list the runs
+  prompts            list the prompts, or copy them out: annotator prompts eject DIR
+
+annotator COMMAND --help shows a command's options.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0 if args else 2
+    if args[0] in ("-V", "--version"):
+        return _version()
+    command = COMMANDS.get(args[0])
+    if command is None:
+        print(f"no such command – {args[0]}\nhint: annotator --help", file=sys.stderr)
+        return 2
+    return _guarded(command, args[1:])
+
+
+def _guarded(command: Callable[[list[str]], int], args: list[str]) -> int:
+    from annotator.errors import UsageError
+
+    try:
+        return command(args)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Problem as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        hint = "every answer that arrived is kept; run the same command to go on"
+        print(f"interrupted\nhint: {hint}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+
+
+def _version() -> int:
+    from annotator import __version__
+
+    print(f"annotator {__version__}")
     return 0
+
+
+def _sync(args: list[str]) -> int:
+    from annotator.arguments import parse_sync
+    from annotator.report import Report
+    from annotator.sync import sync
+
+    with Report() as report:
+        outcome = sync(parse_sync(args), report)
+    return 0 if outcome == "done" else 1
+
+
+def _query(args: list[str]) -> int:
+    from annotator.arguments import parse_query
+    from annotator.show import show_query
+
+    return show_query(parse_query(args))
+
+
+def _log(args: list[str]) -> int:
+    from annotator.arguments import parse_log
+    from annotator.show import show_runs
+
+    return show_runs(parse_log(args))
+
+
+def _prompts(args: list[str]) -> int:
+    from annotator.arguments import parse_prompts
+    from annotator.show import show_prompts
+
+    return show_prompts(parse_prompts(args))
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "sync": _sync,
+    "query": _query,
+    "log": _log,
+    "prompts": _prompts,
+}

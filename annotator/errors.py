@@ -41,22 +41,33 @@ class NoEngine(UsageError):
 
 
 class StepError(AnnotatorError):
-    """One step of one episode ended without a usable answer."""
+    """One step of one episode ended without a usable answer. `call` is the key of the call, once it is known."""
+
+    call: str = ""
 
 
 class CallError(StepError):
     """The engine gave no reply.
 
     `kind` is a short, countable reason such as `timeout`, `http_500`, `connection`;
-    `retryable` says whether asking the very same again can help.
+    `retryable` says whether asking the very same again can help; `attempts` how often it was already asked.
     """
 
     def __init__(
-        self, what: str, *, kind: str, retryable: bool, where: str = "", got: str = "", hint: str = ""
+        self,
+        what: str,
+        *,
+        kind: str,
+        retryable: bool,
+        where: str = "",
+        got: str = "",
+        hint: str = "",
+        attempts: int = 1,
     ) -> None:
         super().__init__(what, where=where, got=got, hint=hint)
         self.kind = kind
         self.retryable = retryable
+        self.attempts = attempts
 
 
 class Declined(StepError):

@@ -23,7 +23,10 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
 
 
 class CallAnswered(Event, frozen=True, kw_only=True, tag="call_answered.v1"):
-    """An engine replied. `reply` is its raw text, kept so that a change to parsing costs no call."""
+    """An engine replied. `reply` is its raw text, kept so that a change to parsing costs no call.
+
+    `answer` is the reply's JSON, for SQL to look into, or None where it is none. A `msgspec.Raw` may be given.
+    """
 
     key: Digest
     episode: Digest
@@ -33,7 +36,7 @@ class CallAnswered(Event, frozen=True, kw_only=True, tag="call_answered.v1"):
     frames: Digest
     step: str
     reply: str
-    answer: msgspec.Raw | None
+    answer: Any
     finish_reason: str
     tokens_in: int
     tokens_out: int
@@ -216,7 +219,11 @@ def utc_now() -> datetime:
 
 def encode_event(event: AnyEvent) -> bytes:
     """Encode to the wire form: one JSON object, no newline."""
-    return _encoder.encode(event)
+    body = _encoder.encode(event)
+    if isinstance(event, CallAnswered) and isinstance(event.answer, msgspec.Raw):
+        # A model's JSON comes with its own newlines and key order; the journal is lines, and has one form of a value.
+        body = _encoder.encode(_decoder.decode(body))
+    return body
 
 
 def event_id(body: bytes) -> Digest:

@@ -1,0 +1,192 @@
+"""Arguments: from the command line and `annotator.toml` to settings, by the names in `annotator.config`."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
+
+from annotator.config import Settings, SyncSettings, read_toml
+from annotator.errors import UsageError
+
+T = TypeVar("T")
+Format = Literal["table", "json", "csv", "parquet"]
+TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+
+registry = ConstructorRegistry()
+
+
+@registry.primitive_rule
+def _bool(info: tyro.constructors.PrimitiveTypeInfo) -> PrimitiveConstructorSpec[bool] | None:
+    """Take `true`, `True`, `false`, `no`, … as a value; a bare flag was given `true` before tyro sees it."""
+    if info.type is not bool:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="{true,false}",
+        instance_from_str=lambda args: _read_bool(args[0]),
+        is_instance=lambda value: isinstance(value, bool),
+        str_from_instance=lambda value: [str(value).lower()],
+    )
+
+
+def _read_bool(text: str) -> bool:
+    if text.lower() in TRUE:
+        return True
+    if text.lower() in FALSE:
+        return False
+    raise ValueError(f"{text!r} is neither true nor false")
+
+
+@registry.primitive_rule
+def _json_object(info: tyro.constructors.PrimitiveTypeInfo) -> PrimitiveConstructorSpec[dict[str, Any]] | None:
+    if info.type != dict[str, Any]:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="JSON",
+        instance_from_str=lambda args: msgspec.json.decode(args[0], type=dict[str, Any]),
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda value: [msgspec.json.encode(value).decode()],
+    )
+
+
+SYNC_TEXT = """Annotate what is not annotated yet, and bring the shards up to date: annotator sync DATASET [OPTIONS]
+
+A rerun asks only what is new: an edited prompt, another model, other settings, new episodes.
+The same names may stand in annotator.toml, in the working folder or named with --config FILE.
+"""
+
+
+@dataclass(frozen=True)
+class QueryArguments:
+    """Ask the log in SQL, read-only; also while a sync runs. Views: rows, calls, episodes, runs, failures, prompts.
+
+    Where a dataset has no log, `rows` reads its language columns.
+    """
+
+    sql: Annotated[str, tyro.conf.Positional]
+    """One SELECT, in DuckDB's SQL."""
+    root: Path = Path()
+    """The dataset's folder."""
+    store: Path | None = None
+    """Where the log lives; unset takes .annotator in the dataset."""
+    format: Format = "table"
+    """How to print the result; parquet goes to stdout as bytes."""
+
+
+@dataclass(frozen=True)
+class LogArguments:
+    """List the runs, newest last."""
+
+    dataset: Annotated[Path | None, tyro.conf.Positional] = None
+    """The dataset's folder; the same as --root."""
+    root: Path = Path()
+    """The dataset's folder."""
+    store: Path | None = None
+    """Where the log lives; unset takes .annotator in the dataset."""
+    format: Format = "table"
+    """How to print the result."""
+
+
+@dataclass(frozen=True)
+class PromptsArguments:
+    """List the prompts, check a folder of own ones, or copy the shipped ones out for editing."""
+
+    action: Annotated[Literal["list", "eject"], tyro.conf.Positional] = "list"
+    """list, or eject."""
+    folder: Annotated[Path | None, tyro.conf.Positional] = None
+    """list: a folder whose prompts replace shipped ones. eject: where to copy to."""
+
+
+def parse_sync(args: Sequence[str]) -> SyncSettings:
+    """Read `annotator sync`'s arguments over those of `annotator.toml`.
+
+    Raises:
+        UsageError: the settings file cannot be read, or more than one dataset is named.
+        SystemExit: status 2 for arguments that cannot be read, 0 after --help.
+    """
+    flags, loose = _part(_with_flag_values(args))
+    config = _take_config(flags)
+    defaults = read_toml(config) if config else SyncSettings()
+    if len(loose) > 1:
+        raise UsageError("one dataset at a time", got=" ".join(loose), hint="annotator sync DATASET [OPTIONS]")
+    return _parse("sync", SyncSettings, [*flags, *(("--root", loose[0]) if loose else ())], defaults, SYNC_TEXT)
+
+
+def _part(args: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Part flags with their values from loose words: every flag takes exactly one value."""
+    flags: list[str] = []
+    loose: list[str] = []
+    waiting = False
+    for arg in args:
+        if waiting or arg.startswith("-"):
+            flags.append(arg)
+            waiting = not waiting and "=" not in arg and arg not in ("-h", "--help")
+        else:
+            loose.append(arg)
+    return flags, loose
+
+
+def _take_config(flags: list[str]) -> Path | None:
+    for index, flag in enumerate(flags):
+        if flag == "--config" and index + 1 < len(flags):
+            path = Path(flags[index + 1])
+            del flags[index : index + 2]
+            return path
+        if flag.startswith("--config="):
+            del flags[index]
+            return Path(flag.removeprefix("--config="))
+    local = Path("annotator.toml")
+    return local if local.is_file() else None
+
+
+def parse_query(args: Sequence[str]) -> QueryArguments:
+    """Read `annotator query`'s arguments."""
+    return _parse("query", QueryArguments, args)
+
+
+def parse_log(args: Sequence[str]) -> LogArguments:
+    """Read `annotator log`'s arguments."""
+    parsed = _parse("log", LogArguments, args)
+    return LogArguments(root=parsed.dataset or parsed.root, store=parsed.store, format=parsed.format)
+
+
+def parse_prompts(args: Sequence[str]) -> PromptsArguments:
+    """Read `annotator prompts`' arguments."""
+    return _parse("prompts", PromptsArguments, args)
+
+
+def _parse(command: str, kind: type[T], args: Sequence[str], default: T | None = None, text: str | None = None) -> T:
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    with registry:
+        return tyro.cli(
+            kind,
+            prog=f"annotator {command}",
+            description=text,
+            args=list(args),
+            use_underscores=True,
+            config=(tyro.conf.FlagConversionOff,),
+            **options,
+        )
+
+
+def _with_flag_values(args: Sequence[str]) -> Iterator[str]:
+    """Give a bare boolean flag its value: `--offline` means `--offline true`."""
+    flags = set(_bool_names(SyncSettings, "--"))
+    for index, arg in enumerate(args):
+        yield arg
+        following = args[index + 1].lower() if index + 1 < len(args) else ""
+        if arg.replace("-", "_").replace("__", "--", 1) in flags and following not in TRUE + FALSE:
+            yield "true"
+
+
+def _bool_names(kind: type[Settings], prefix: str) -> Iterator[str]:
+    for one in msgspec.structs.fields(kind):
+        if one.type is bool:
+            yield f"{prefix}{one.name}"
+        elif isinstance(one.type, type) and issubclass(one.type, Settings):
+            yield from _bool_names(one.type, f"{prefix}{one.name}.")

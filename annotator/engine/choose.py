@@ -1,0 +1,79 @@
+"""Choose the engine that a run asked for, and say which and why. Nothing is imported before it is chosen."""
+
+import os
+
+from annotator.config import VlmSettings
+from annotator.engine.base import Engine
+from annotator.errors import NoEngine, UsageError
+from annotator.report import Report
+
+DEFAULT_API_BASE = "http://localhost:8000/v1"
+
+CHOICES = (
+    "name a server: --vlm.api_base http://HOST:PORT/v1 --vlm.model_id MODEL"
+    "\n      start one:     vllm serve MODEL   (then the same command finds it on port 8000)"
+    "\n      without one:   --vlm.backend signals   (no model: subtasks from gripper and motion signals alone)"
+)
+
+
+async def choose_engine(vlm: VlmSettings, report: Report, *, offline: bool) -> Engine:
+    """Make the engine for a run.
+
+    Raises:
+        NoEngine: none was named and none was found.
+        UsageError: the named one cannot be used.
+    """
+    if offline or vlm.backend == "offline":
+        from annotator.engine.offline import OfflineEngine
+
+        return OfflineEngine()
+    if vlm.backend == "signals":
+        from annotator.engine.signals import SignalsEngine
+
+        report.note("engine: signals – no model; answers come from gripper and motion signals and the task's words")
+        return SignalsEngine()
+    if vlm.backend == "scripted":
+        from annotator.engine.scripted import ScriptedEngine
+
+        report.note("engine: scripted – made-up answers, for tests only")
+        return ScriptedEngine()
+    return await _openai(vlm, report)
+
+
+async def _openai(vlm: VlmSettings, report: Report) -> Engine:
+    from annotator.engine.openai import OpenAIEngine, probe
+
+    base = vlm.api_base or DEFAULT_API_BASE
+    key = api_key(vlm)
+    served = await probe(base, key, timeout_s=10.0 if vlm.api_base else 2.0)
+    if served is None:
+        if vlm.api_base is None and vlm.backend == "auto":
+            raise NoEngine("no engine", where="--vlm.backend auto", got=f"no server answers at {base}", hint=CHOICES)
+        raise UsageError("the server does not answer", where=base, hint="start it, or correct --vlm.api_base")
+    if served.model_ids and vlm.model_id not in served.model_ids:
+        hint = f"--vlm.model_id {served.model_ids[0]}"
+        raise UsageError("the server has no such model", where=base, got=vlm.model_id, hint=hint)
+    report.note(f"engine: openai at {base}, model {vlm.model_id}")
+    return OpenAIEngine(
+        api_base=base,
+        api_key=key,
+        request_timeout_s=vlm.request_timeout_s,
+        request_max_retries=vlm.request_max_retries,
+        client_concurrency=vlm.client_concurrency,
+    )
+
+
+def api_key(vlm: VlmSettings) -> str:
+    """Read the key from the variable the settings name; local servers take any.
+
+    Raises:
+        UsageError: the variable is not set.
+    """
+    if vlm.api_key_env is None:
+        return "EMPTY"
+    key = os.environ.get(vlm.api_key_env)
+    if not key:
+        raise UsageError("the API key is not set", where=f"--vlm.api_key_env {vlm.api_key_env}")
+    return key
+
+

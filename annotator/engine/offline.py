@@ -1,0 +1,30 @@
+"""No engine at all: what is not in the log stays unanswered, and says so."""
+
+from annotator.engine.base import Reply, Request
+from annotator.errors import CallError
+
+
+class OfflineEngine:
+    """Refuse every request: a run under --offline answers from the log alone."""
+
+    name = "offline"
+    looks = False
+    reads_evidence = False
+
+    async def generate(self, request: Request) -> Reply:
+        """Refuse.
+
+        Raises:
+            CallError: always, of kind `offline`.
+        """
+        raise CallError(
+            "a call is not in the log, and --offline allows no new ones",
+            kind="offline",
+            retryable=False,
+            where=request.step,
+            got=f"key {request.key}",
+            hint="run without --offline, or see what is missing with: annotator plan",
+        )
+
+    async def aclose(self) -> None:
+        """Nothing is held."""

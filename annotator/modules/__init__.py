@@ -1,0 +1,1 @@
+"""Modules: one async function each, from an episode and `ask` to rows."""

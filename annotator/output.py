@@ -1,0 +1,65 @@
+"""A separate output: everything that annotating leaves unchanged is linked, not copied."""
+
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from annotator.errors import UsageError
+
+OWN = frozenset({".annotator", ".git", ".cache"})
+INFO = "meta/info.json"
+
+
+def link_dataset(root: Path, output: Path, shards: Collection[str]) -> None:
+    """Link every file of the dataset into `output`, but for data shards, which will be written there, and info.json.
+
+    Hard links where the file system allows them, else symbolic links. A link that is there already stays; one to a
+    file that the dataset has replaced since is made anew.
+
+    Raises:
+        UsageError: the output lies inside the dataset, or the other way round, or cannot be written.
+    """
+    inner, outer = output.absolute(), root.absolute()
+    if inner.is_relative_to(outer) or outer.is_relative_to(inner):
+        hint = "name a folder beside the dataset"
+        raise UsageError("the output overlaps the dataset", where="--output", got=str(output), hint=hint)
+    try:
+        for relative in _files(root):
+            target = output / relative
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if relative.as_posix() == INFO:
+                _copy(root / relative, target)
+            elif relative.as_posix() not in shards:
+                _link((root / relative).resolve(), target)
+    except OSError as cause:
+        raise UsageError("the output cannot be written", where=str(output), got=str(cause)) from cause
+
+
+def is_newer(target: Path, source: Path) -> bool:
+    """Say whether `target` was written after `source`, or is the same file."""
+    return target.is_file() and target.stat().st_mtime_ns >= source.stat().st_mtime_ns
+
+
+def _files(root: Path) -> Iterator[Path]:
+    for folder, names, files in os.walk(root):
+        names[:] = sorted(name for name in names if name not in OWN)
+        for name in sorted(files):
+            yield (Path(folder) / name).relative_to(root)
+
+
+def _copy(source: Path, target: Path) -> None:
+    if not is_newer(target, source):
+        beside = target.with_name(f".{target.name}.tmp")
+        shutil.copy2(source, beside)
+        beside.replace(target)
+
+
+def _link(source: Path, target: Path) -> None:
+    if target.exists() and target.samefile(source):
+        return
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        target.symlink_to(source)

@@ -1,0 +1,195 @@
+"""Prompt files: a TOML head between `+++` lines, then a Jinja template.
+
+The head says what the file is for and which inputs it takes; only the body reaches a model. A body that uses an
+input the head does not list, or the other way round, is refused before the first call.
+"""
+
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import jinja2
+import jinja2.meta
+import msgspec
+
+from annotator import answers
+from annotator.answers import Answer, schema_of
+from annotator.errors import PromptError
+from store.digest import Digest, digest_parts
+from store.keys import Message, Prompt, Slot, Text
+
+_env = jinja2.Environment(
+    undefined=jinja2.StrictUndefined,
+    autoescape=False,
+    trim_blocks=True,
+    keep_trailing_newline=False,
+)
+
+
+class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The head of a prompt file. Everything in it may be edited without asking anything again."""
+
+    id: str
+    inputs: tuple[str, ...]
+    answer: str | None = None
+    scope: Literal["episode", "dataset"] = "episode"
+    frames: Literal["none", "episode", "window", "frame"] = "none"
+
+
+class PromptFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A prompt, checked. `digest` covers the body without its comments: what a rendering can depend on."""
+
+    head: Head
+    body: str
+    digest: Digest
+    where: str
+
+    def text(self, inputs: Mapping[str, str]) -> str:
+        """Render the body from those of `inputs` that the head lists; an own prompt may use fewer than the shipped one.
+
+        Raises:
+            PromptError: an input is missing.
+        """
+        missing = set(self.head.inputs) - set(inputs)
+        if missing:
+            raise PromptError("a prompt lacks an input", where=self.where, got=", ".join(sorted(missing)))
+        return _env.from_string(self.body).render(**self.taken(inputs)).strip()
+
+    def taken(self, inputs: Mapping[str, str]) -> dict[str, str]:
+        """Pick the inputs that this prompt uses, in the head's order: nothing else may change an answer."""
+        return {name: inputs[name] for name in self.head.inputs}
+
+
+class Prompts:
+    """All prompts of a run, by id: the shipped ones, with single files replaced from a folder."""
+
+    def __init__(self, files: Iterable[PromptFile]) -> None:
+        self._files = {f.head.id: f for f in files}
+
+    def __getitem__(self, step: str) -> PromptFile:
+        return self._files[step]
+
+    def __iter__(self) -> Iterator[PromptFile]:
+        return iter(sorted(self._files.values(), key=lambda f: f.head.id))
+
+    def digests(self, steps: Iterable[str]) -> dict[str, Digest]:
+        """Digest the bodies that the given steps can render, by id; `system` and `retry` belong to every step."""
+        return {step: self._files[step].digest for step in ("system", "retry", *steps)}
+
+    def ask(self, step: str, inputs: Mapping[str, str], answer: type[Answer], pictures: int) -> Prompt:
+        """Render a step's first ask: system text, then the pictures, then the step's text.
+
+        The pictures come before the text and in one order: steps that share them share a server's prefix cache.
+        """
+        slots = tuple(Slot(index) for index in range(pictures))
+        system = Message("system", (Text(self._files["system"].text({})),))
+        user = Message("user", (*slots, Text(self._files[step].text(inputs))))
+        return Prompt(messages=(system, user), schema=schema_of(answer))
+
+    def ask_again(self, first: Prompt, reply: str, error: str) -> Prompt:
+        """Render the second ask, after a reply that could not be used."""
+        again = Message("user", (Text(self._files["retry"].text({"error": error})),))
+        messages = (*first.messages, Message("assistant", (Text(reply),)), again)
+        return msgspec.structs.replace(first, messages=messages)
+
+
+def load_prompts(folder: Path | None = None) -> Prompts:
+    """Load the shipped prompts, and over them those in `folder`, file by file.
+
+    Raises:
+        PromptError: a file is malformed, or its inputs and body disagree, or it replaces nothing.
+    """
+    shipped = [parse_prompt(text, where=f"prompts/{name}") for name, text in shipped_files()]
+    known = {f.head.id: f for f in shipped}
+    for path in _override_paths(folder):
+        file = parse_prompt(path.read_text(encoding="utf-8"), where=str(path))
+        if file.head.id not in known:
+            hint = f"ids are {', '.join(sorted(known))}"
+            raise PromptError("a prompt replaces no step", where=str(path), got=file.head.id, hint=hint)
+        if set(file.head.inputs) - set(known[file.head.id].head.inputs):
+            extra = sorted(set(file.head.inputs) - set(known[file.head.id].head.inputs))
+            hint = f"{file.head.id} is given {', '.join(known[file.head.id].head.inputs) or 'no inputs'}"
+            raise PromptError("a prompt wants an unknown input", where=str(path), got=", ".join(extra), hint=hint)
+        known[file.head.id] = file
+    return Prompts(known.values())
+
+
+def shipped_files() -> Sequence[tuple[str, str]]:
+    """List the shipped prompt files: (name, text)."""
+    folder = resources.files("prompts")
+    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".md"))
+    return [(name, (folder / name).read_text(encoding="utf-8")) for name in names]
+
+
+def eject(folder: Path) -> list[Path]:
+    """Copy the shipped prompts into `folder` for editing.
+
+    Raises:
+        PromptError: a file of that name is there already; nothing is copied then.
+    """
+    targets = [(folder / name, text) for name, text in shipped_files()]
+    for path, _ in targets:
+        if path.exists():
+            raise PromptError("a prompt file would be overwritten", where=str(path), hint="name an empty folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, text in targets:
+        path.write_text(text, encoding="utf-8")
+    return [path for path, _ in targets]
+
+
+def parse_prompt(text: str, *, where: str) -> PromptFile:
+    """Parse and check one prompt file.
+
+    Raises:
+        PromptError: what is wrong with it, and where.
+    """
+    parts = text.split("+++\n", 2)
+    if len(parts) != 3 or parts[0].strip():
+        raise PromptError("a prompt has no head", where=where, hint="start with +++, TOML, +++")
+    head = _head(parts[1], where)
+    if head.answer is not None and not hasattr(answers, head.answer):
+        raise PromptError("a prompt names an unknown answer", where=where, got=head.answer)
+    used = _used_names(parts[2], where)
+    if used != set(head.inputs):
+        odd = sorted(used ^ set(head.inputs))
+        side = "the body uses it, the head does not list it" if odd[0] in used else "listed in the head, unused"
+        raise PromptError("a prompt's inputs and body disagree", where=where, got=f"{', '.join(odd)}: {side}")
+    return PromptFile(head=head, body=parts[2], digest=_body_digest(parts[2]), where=where)
+
+
+def _head(toml: str, where: str) -> Head:
+    try:
+        return msgspec.convert(tomllib.loads(toml), Head)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as cause:
+        raise PromptError("a prompt's head cannot be read", where=where, got=str(cause)) from cause
+
+
+def _used_names(body: str, where: str) -> set[str]:
+    try:
+        return jinja2.meta.find_undeclared_variables(_env.parse(body))
+    except jinja2.TemplateSyntaxError as cause:
+        raise PromptError(
+            "a prompt's body is no template", where=f"{where} line {cause.lineno}", got=str(cause)
+        ) from cause
+
+
+def _body_digest(body: str) -> Digest:
+    """Digest the body's tokens, leaving out `{# comments #}`."""
+    kept: list[str] = []
+    inside = False
+    for _, kind, value in _env.lex(body):
+        inside = inside or kind == "comment_begin"
+        if not inside:
+            kept.append(value)
+        inside = inside and kind != "comment_end"
+    return digest_parts("prompt-body.v1", ["".join(kept).strip().encode()])
+
+
+def _override_paths(folder: Path | None) -> list[Path]:
+    if folder is None:
+        return []
+    if not folder.is_dir():
+        raise PromptError("no such folder of prompts", where=str(folder), hint="annotator prompts eject DIR makes one")
+    return sorted(folder.glob("*.md"))

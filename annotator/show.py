@@ -1,0 +1,144 @@
+"""Show what is known: query results, runs, prompts. Results go to stdout, in the format that was asked for."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from annotator.arguments import LogArguments, PromptsArguments, QueryArguments
+from annotator.errors import UsageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+RUNS = """
+SELECT started_at, run_id[:8] AS run, outcome, engine, episodes, calls_answered AS answered, calls_hit AS hits,
+       calls_failed AS failed, calls_declined AS declined, answers_rejected AS rejected, tokens_in, tokens_out,
+       shards_written AS shards, elapsed_s
+FROM runs ORDER BY started_at, run_id
+"""
+
+
+def show_query(arguments: QueryArguments) -> int:
+    """Run one query over the log; over the language columns where the dataset has no log."""
+    from store.query import run_query
+
+    folder = arguments.store or arguments.root / ".annotator"
+    if folder.is_dir():
+        table = run_query(folder, arguments.sql)
+    elif arguments.store is None and (arguments.root / "meta" / "info.json").is_file():
+        from store.query import columns_query
+
+        table = columns_query(read_columns(arguments.root), arguments.sql)
+    else:
+        hint = "annotator sync makes one; --root names a dataset, --store a log"
+        raise UsageError("no log and no dataset", where=str(folder), hint=hint)
+    write_table(table, arguments.format)
+    return 0
+
+
+def read_columns(root: Path) -> "pa.RecordBatchReader":
+    """Read a dataset's language columns with episode_index and timestamp, shard after shard.
+
+    Raises:
+        UsageError: the dataset has none.
+    """
+    import pyarrow.dataset as ds
+
+    from annotator.dataset import open_dataset
+
+    dataset = open_dataset(root)
+    shards = ds.dataset([str(root / shard) for shard in dataset.shards], format="parquet")
+    columns = ["episode_index", "timestamp", "language_persistent", "language_events"]
+    missing = [c for c in columns if c not in shards.schema.names]
+    if missing:
+        hint = "annotator sync writes them"
+        raise UsageError("the dataset has no language columns", where=str(root), got=f"no {missing[0]}", hint=hint)
+    return shards.scanner(columns=columns).to_reader()
+
+
+def show_runs(arguments: LogArguments) -> int:
+    """List the runs."""
+    from store.query import run_query
+
+    folder = arguments.store or arguments.root / ".annotator"
+    if not folder.is_dir():
+        raise UsageError("no log", where=str(folder), hint="annotator sync makes one")
+    write_table(run_query(folder, RUNS), arguments.format)
+    return 0
+
+
+def show_prompts(arguments: PromptsArguments) -> int:
+    """List the prompts with their digests, or copy the shipped ones out."""
+    from annotator.prompts import eject, load_prompts
+
+    if arguments.action == "eject":
+        if arguments.folder is None:
+            raise UsageError("where to?", where="annotator prompts eject", hint="annotator prompts eject DIR")
+        for path in eject(arguments.folder):
+            print(path)
+        return 0
+    for file in load_prompts(arguments.folder):
+        print(f"{file.head.id:24} {file.digest}  {file.where}")
+    return 0
+
+
+def write_table(table: "pa.Table", form: str) -> None:
+    """Write a result to stdout. JSON is one object a line; parquet is bytes."""
+    if form == "table":
+        _write_rich(table)
+    elif form == "json":
+        import msgspec
+
+        for row in table.to_pylist():
+            sys.stdout.buffer.write(msgspec.json.encode(row, enc_hook=str) + b"\n")
+    elif form == "csv":
+        import pyarrow.csv
+
+        pyarrow.csv.write_csv(_flat(table), sys.stdout.buffer)
+    else:
+        import pyarrow.parquet as pq
+
+        sink = pa_buffer()
+        pq.write_table(table, sink)
+        sys.stdout.buffer.write(memoryview(sink.getvalue()))
+    sys.stdout.flush()
+
+
+def pa_buffer() -> Any:
+    """Make an in-memory sink; parquet needs to seek, stdout cannot."""
+    import pyarrow as pa
+
+    return pa.BufferOutputStream()
+
+
+def _flat(table: "pa.Table") -> "pa.Table":
+    """Turn nested columns into JSON text, since CSV has no lists."""
+    import msgspec
+    import pyarrow as pa
+
+    for index, column in enumerate(table.schema):
+        if pa.types.is_nested(column.type):
+            texts = [
+                None if v is None else msgspec.json.encode(v, enc_hook=str).decode() for v in table[index].to_pylist()
+            ]
+            table = table.set_column(index, column.name, pa.array(texts, pa.string()))
+    return table
+
+
+def _write_rich(table: "pa.Table") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for name in table.column_names:
+        shown.add_column(name, overflow="fold")
+    for row in table.to_pylist():
+        shown.add_row(*(_cell(value) for value in row.values()))
+    width = None if sys.stdout.isatty() else 200
+    Console(width=width, highlight=False, markup=False).print(shown)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:g}" if isinstance(value, float) else str(value)

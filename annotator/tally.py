@@ -1,0 +1,64 @@
+"""Count what a run does. Every figure of the closing table and of `RunFinished` comes from here."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Literal
+
+Outcome = Literal["answered", "hit", "failed", "declined", "asked again", "rejected"]
+
+
+class Tally:
+    """Counts of one run. Changed on the event loop only; `changed` is called after every change."""
+
+    def __init__(self, changed: Callable[[], None] = lambda: None) -> None:
+        self.calls: Counter[Outcome] = Counter()
+        self.failures: Counter[str] = Counter()
+        self.misses: Counter[str] = Counter()
+        self.declined_steps: dict[str, str] = {}
+        self.tokens_in = 0
+        self.tokens_out = 0
+        self.episodes_total = 0
+        self.episodes_done = 0
+        self.episodes_skipped = 0
+        self.episodes_failed = 0
+        self.frames_decoded = 0
+        self.shards_written = 0
+        self._changed = changed
+
+    def count(self, outcome: Outcome) -> None:
+        """Count one call's outcome."""
+        self.calls[outcome] += 1
+        self._changed()
+
+    def answered(self, step: str, tokens_in: int, tokens_out: int) -> None:
+        """Count a call that an engine answered."""
+        self.tokens_in += tokens_in
+        self.tokens_out += tokens_out
+        self.misses[step] += 1
+        self.count("answered")
+
+    def failed(self, kind: str) -> None:
+        """Count a call that got no reply."""
+        self.failures[kind] += 1
+        self.count("failed")
+
+    def declined(self, step: str, reason: str) -> bool:
+        """Count a declined call; True the first time this step declines in this run."""
+        first = step not in self.declined_steps
+        self.declined_steps.setdefault(step, reason)
+        self.count("declined")
+        return first
+
+    def episode(self, outcome: Literal["done", "skipped", "failed"]) -> None:
+        """Count an episode that is finished, needed nothing, or could not be finished."""
+        if outcome == "done":
+            self.episodes_done += 1
+        elif outcome == "skipped":
+            self.episodes_skipped += 1
+        else:
+            self.episodes_failed += 1
+        self._changed()
+
+    def incomplete(self) -> bool:
+        """Say whether anything that was asked for is missing: failed episodes, failed calls, or rejected answers."""
+        return bool(self.episodes_failed or self.calls["failed"] or self.calls["rejected"])

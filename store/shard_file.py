@@ -1,0 +1,57 @@
+"""Open a shard to read, open one to write: the one place where drivers' errors become a `ShardError`."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from store.errors import ShardError
+from store.layout import Layout
+from store.replace import write_hint
+
+_READ_HINT = "the file may be cut short, or no shard at all: fetch it again, or set it aside"
+
+
+@contextmanager
+def opened_shard(path: Path) -> Generator[pq.ParquetFile]:
+    """Open a shard, without reading ahead. Drivers' errors inside become a `ShardError` about reading."""
+    try:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            yield file
+    except (OSError, pa.ArrowException, UnicodeError) as cause:
+        raise ShardError("a shard cannot be read", where=str(path), got=str(cause), hint=_READ_HINT) from cause
+
+
+@contextmanager
+def writing(path: Path) -> Generator[None]:
+    """Turn drivers' errors inside into a `ShardError` about writing beside `path`."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as cause:
+        where = str(path.parent)
+        raise ShardError("a shard cannot be written", where=where, got=str(cause), hint=write_hint(cause)) from cause
+
+
+@contextmanager
+def shard_writer(path: Path, layout: Layout) -> Generator[pq.ParquetWriter]:
+    """Write a new shard of this layout; key-value pairs are added at the end."""
+    with writing(path), pa.OSFile(str(path), "wb") as sink:
+        writer = pq.ParquetWriter(sink, layout.schema, **layout.options)
+        try:
+            yield writer
+            writer.add_key_value_metadata(layout.key_values)
+            writer.close()
+        finally:
+            # After a failed write, closing fails again, and so would the writer's own `__del__`.
+            writer.is_open = False
+
+
+def file_stamp(path: Path) -> tuple[int, ...] | None:
+    """What changes when a file does: device, inode, size, mtime in ns; None where there is no file."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

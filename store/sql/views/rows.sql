@@ -1,0 +1,35 @@
+-- Every language row that counts now: the rows of the current annotations, for each dataset the episode is in.
+-- Columns: as below; `seq` counts an annotation's rows. Ordered by (dataset, episode_index, episode, module, seq).
+WITH annotated AS (
+    SELECT
+        replace(current_annotations.episode::VARCHAR, '-', '') AS episode,
+        current_annotations.module AS module,
+        from_json(events.body, '{"engine": "VARCHAR", "model_id": "VARCHAR", "rows": [{"call": "VARCHAR", "row": {
+            "role": "VARCHAR", "content": "VARCHAR", "style": "VARCHAR", "timestamp": "FLOAT", "camera": "VARCHAR",
+            "tool_calls": ["VARCHAR"]
+        }}]}') AS e
+    FROM current_annotations
+    JOIN events USING (id)
+), unnested AS (
+    SELECT episode, module, e.engine AS engine, e.model_id AS model_id,
+        unnest(e.rows) AS item, unnest(range(len(e.rows))) AS seq
+    FROM annotated
+)
+SELECT
+    episodes.episode_index AS episode_index,
+    episodes.dataset AS dataset,
+    item.row."timestamp" AS "timestamp",
+    item.row.style AS style,
+    item.row.role AS role,
+    item.row.content AS content,
+    item.row.camera AS camera,
+    item.row.tool_calls AS tool_calls,
+    unnested.module AS module,
+    unnested.engine AS engine,
+    unnested.model_id AS model_id,
+    item.call AS call,
+    unnested.episode AS episode,
+    unnested.seq AS seq
+FROM unnested
+LEFT JOIN episodes ON episodes.digest = unnested.episode
+ORDER BY dataset, episode_index, episode, module, seq;

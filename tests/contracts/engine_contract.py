@@ -1,0 +1,209 @@
+"""What every engine must do. An engine's test inherits one of these and says how to make the engine.
+
+`EngineContract` holds for all. `AnsweringContract` adds what holds for an engine that answers any step;
+an engine that may decline some sets `may_decline`.
+"""
+
+import asyncio
+import io
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from annotator import answers
+from annotator.engine.base import Engine, Picture, Reply, Request, Signals
+from annotator.engine.text import json_part
+from annotator.errors import CallError, Declined
+from store.digest import Digest, digest_parts
+from store.keys import Message, Model, Slot, Text
+
+T = TypeVar("T")
+
+ALL_ANSWERS = [
+    kind
+    for kind in vars(answers).values()
+    if isinstance(kind, type) and issubclass(kind, answers.Answer) and kind is not answers.Answer
+]
+
+
+def make_picture(kind: Any = "image", *, frames: int = 1, width_px: int = 64, shade: int = 0) -> Picture:
+    """Draw a small picture; `shade` tells one from another."""
+    jpegs: list[bytes] = []
+    for i in range(frames):
+        buffer = io.BytesIO()
+        Image.new("RGB", (width_px, 48), (shade % 256, 40 * i % 256, 90)).save(buffer, "JPEG", quality=84)
+        jpegs.append(buffer.getvalue())
+    times = tuple(i / 2 for i in range(frames))
+    digest = digest_parts("test.v1", [kind.encode(), *jpegs])
+    return Picture(kind=kind, jpegs=tuple(jpegs), media_digest=digest, timestamps=times)
+
+
+def make_signals() -> Signals:
+    """Four seconds of a joint that moves and a gripper that closes and opens."""
+    timestamps = np.arange(40) / 10
+    gripper = np.where((timestamps > 1) & (timestamps < 3), 0.0, 1.0)
+    state = np.stack([np.sin(timestamps), gripper], axis=1).astype(np.float32)
+    return Signals(timestamps=timestamps, state=state, action=None, state_names=("joint", "gripper"), action_names=())
+
+
+def make_request(
+    answer: type[answers.Answer] = answers.Task,
+    *,
+    step: str = "plan.task",
+    text: str = "What is the robot doing? Answer as JSON.",
+    pictures: tuple[Picture, ...] = (),
+    seed: int = 1729,
+    model: Model | None = None,
+) -> Request:
+    """Make a request as an ask would: a system message, then the pictures, then the text."""
+    media = tuple(Slot(i) for i in range(len(pictures)))
+    messages = (
+        Message(role="system", parts=(Text("You annotate robot episodes."),)),
+        Message(role="user", parts=(*media, Text(text))),
+    )
+    schema = answers.schema_of(answer)
+    model = model or Model(model_id="test-model", max_new_tokens=2048)
+    identity = [step, text, str(seed), model.model_id, answer.__name__, *(p.media_digest for p in pictures)]
+    return Request(
+        key=digest_parts("test.v1", [part.encode() for part in identity]),
+        step=step,
+        messages=messages,
+        schema=schema,
+        pictures=pictures,
+        model=model,
+        seed=seed,
+        episode=Digest("e" * 32),
+        inputs={"task": "pick up the banana"},
+        signals=make_signals,
+    )
+
+
+class EngineContract:
+    """Holds for every engine: its attributes, and its end."""
+
+    def make_engine(self) -> Engine:
+        """Make the engine under test, ready to use."""
+        raise NotImplementedError
+
+    def model(self) -> Model:
+        """The model to ask for."""
+        return Model(model_id="test-model", max_new_tokens=2048)
+
+    def run(self, scenario: Coroutine[Any, Any, T]) -> T:
+        """Run a scenario in an event loop of its own, with a limit."""
+        return asyncio.run(asyncio.wait_for(scenario, 60))
+
+    def test_an_engine_says_its_name_and_what_it_wants(self) -> None:
+        async def scenario() -> None:
+            engine = self.make_engine()
+            assert engine.name
+            assert isinstance(engine.looks, bool)
+            assert isinstance(engine.reads_evidence, bool)
+            await engine.aclose()
+
+        self.run(scenario())
+
+    def test_closing_twice_is_safe_even_unused(self) -> None:
+        async def scenario() -> None:
+            engine = self.make_engine()
+            await engine.aclose()
+            await engine.aclose()
+
+        self.run(scenario())
+
+
+class AnsweringContract(EngineContract):
+    """Holds for every engine that answers."""
+
+    may_decline = False
+
+    async def ask(self, engine: Engine, request: Request) -> Reply | None:
+        """Ask with this engine's model; None where the engine declined and may."""
+        request = msgspec.structs.replace(request, model=self.model())
+        try:
+            return await engine.generate(request)
+        except Declined:
+            assert self.may_decline
+            return None
+
+    async def ask_once(self, request: Request) -> Reply | None:
+        """Ask a fresh engine, and close it."""
+        engine = self.make_engine()
+        try:
+            return await self.ask(engine, request)
+        finally:
+            await engine.aclose()
+
+    @pytest.mark.parametrize("answer", ALL_ANSWERS, ids=lambda kind: kind.__name__)
+    def test_every_answer_comes_back_as_its_schema_wants(self, answer: type[answers.Answer]) -> None:
+        reply = self.run(self.ask_once(make_request(answer)))
+        if reply is not None:
+            assert isinstance(msgspec.json.decode(json_part(reply.text).encode(), type=answer), answer)
+            assert reply.attempts == 1
+            assert reply.elapsed_s >= 0
+
+    @pytest.mark.parametrize("kind", ["image", "video"])
+    def test_pictures_and_videos_are_accepted(self, kind: str) -> None:
+        pictures = (make_picture(kind, frames=1 if kind == "image" else 4),)
+        reply = self.run(self.ask_once(make_request(pictures=pictures)))
+        assert reply is None or reply.text
+
+    def test_the_same_request_gets_the_same_text_from_a_fresh_engine(self) -> None:
+        request = make_request(answers.Segmentation, pictures=(make_picture(),))
+        first, second = self.run(self.ask_once(request)), self.run(self.ask_once(request))
+        assert (first and first.text) == (second and second.text)
+
+    def test_eight_requests_at_once_get_what_each_gets_alone(self) -> None:
+        requests = [make_request(text=f"Question {i}?", seed=i) for i in range(8)]
+
+        async def together() -> list[Reply | None]:
+            engine = self.make_engine()
+            try:
+                return await asyncio.gather(*(self.ask(engine, request) for request in requests))
+            finally:
+                await engine.aclose()
+
+        alone = [self.run(self.ask_once(request)) for request in requests[:2]]
+        at_once = self.run(together())
+        assert len(at_once) == 8
+        assert [reply and reply.text for reply in at_once[:2]] == [reply and reply.text for reply in alone]
+
+    def test_a_cancelled_request_ends_at_once_and_the_engine_goes_on(self) -> None:
+        async def scenario() -> None:
+            engine = self.make_engine()
+            task = asyncio.create_task(self.ask(engine, make_request(text="never mind")))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.wait_for(task, 2)
+            reply = await self.ask(engine, make_request(text="and now"))
+            assert reply is not None or self.may_decline
+            await engine.aclose()
+
+        self.run(scenario())
+
+
+class FailingContract(EngineContract):
+    """Holds for an engine whose backend is broken: every failure is one `CallError`."""
+
+    kind = ""
+    retryable = True
+
+    def test_a_failure_is_one_call_error_that_says_what_where_got(self) -> None:
+        async def scenario() -> CallError:
+            engine = self.make_engine()
+            with pytest.raises(CallError) as caught:
+                await engine.generate(msgspec.structs.replace(make_request(), model=self.model()))
+            await engine.aclose()
+            return caught.value
+
+        error = self.run(scenario())
+        assert (error.kind, error.retryable) == (self.kind, self.retryable)
+        assert error.what
+        assert "plan.task" in error.where
+        assert error.got
+        assert error.hint
