@@ -1,0 +1,46 @@
+# `make demo` and `make test` need Python 3.11+ and nothing else; each sets up .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := .demo/sample
+
+.PHONY: setup demo test check fix bench check-lerobot clean
+
+setup: $(VENV)/.ready
+
+# uv is used where it is there; it is only faster.
+$(VENV)/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with PYTHON=python3.12"; exit 1; }
+	@if command -v uv >/dev/null 2>&1; then \
+	  test -x $(BIN)/python || uv venv -q -p $(PYTHON) $(VENV); \
+	  uv pip install -q -p $(BIN)/python -e '.[dev]'; \
+	else \
+	  test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
+	  $(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'; \
+	fi
+	@touch $@
+
+demo: setup
+	@rm -rf $(DEMO)
+	@$(BIN)/python examples/make_sample.py $(DEMO)
+	@BIN=$(BIN) DEMO=$(DEMO) sh examples/demo.sh
+
+test: setup check
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+check: setup
+	@$(BIN)/ruff format --check -q . && $(BIN)/ruff check -q . && $(BIN)/pyright
+
+fix: setup
+	@$(BIN)/ruff check --fix -q . ; $(BIN)/ruff format -q .
+
+# Figures, not pass or fail of the test suite; each prints ratios to a floor measured in the same run.
+bench: setup
+	@for b in tests/bench/bench_*.py; do echo "== $$b"; $(BIN)/python $$b $(ARGS) || exit 1; done
+
+# LeRobot itself reads the result: needs Python 3.12 and several GB; see docs/check_lerobot.md.
+check-lerobot: setup
+	@sh tests/lerobot/check.sh
+
+clean:
+	rm -rf $(VENV) .demo .pytest_cache .ruff_cache .hypothesis
