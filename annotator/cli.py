@@ -102,3 +102,5 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "log": _log,
     "prompts": _prompts,
 }
+if __name__ == "__main__":
+    sys.exit(main())

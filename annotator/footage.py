@@ -91,7 +91,8 @@ def open_video(path: Path) -> Generator[Video]:
         FootageError: it is missing, empty, truncated, has no video track, or no decoder is known for it.
     """
     with translated(path, "opened"):
-        container = av.open(str(path))
+        # Which packets are key frames is the container's word; a parser would go by the packet, which may be damaged.
+        container = av.open(str(path), options={"fflags": "noparse"})
     with container:
         if not container.streams.video:
             raise FootageError(

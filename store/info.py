@@ -76,7 +76,7 @@ def update_info(path: Path) -> bool:
 
 def _read(path: Path) -> tuple[str, dict[str, Any]]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode()
         info = json.loads(text)
     except (OSError, ValueError) as cause:
         hint = "is this the root of a LeRobot v3 dataset?"

@@ -13,7 +13,7 @@ from store.shard_file import opened_shard
 from store.shards import PreparedShard, prepare_shard
 
 _OWN_BYTES = 96 << 20
-"""What one rewriting takes beside the row group it holds: broadcast rows, encoded pages, the slices of the read-back."""
+"""What one rewriting takes beside its row group: broadcast rows, encoded pages, slices of the read-back."""
 
 
 class ShardJob(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,7 +1,7 @@
 """Open a shard to read, open one to write: the one place where drivers' errors become a `ShardError`."""
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -37,15 +37,19 @@ def writing(path: Path) -> Generator[None]:
 @contextmanager
 def shard_writer(path: Path, layout: Layout) -> Generator[pq.ParquetWriter]:
     """Write a new shard of this layout; key-value pairs are added at the end."""
-    with writing(path), pa.OSFile(str(path), "wb") as sink:
+    with writing(path):
+        sink = pa.OSFile(str(path), "wb")
         writer = pq.ParquetWriter(sink, layout.schema, **layout.options)
-        try:
-            yield writer
-            writer.add_key_value_metadata(layout.key_values)
+    try:
+        yield writer
+        with writing(path):
+            writer.add_key_value_metadata(dict(sorted(layout.key_values.items())))  # the order they are read in varies
             writer.close()
-        finally:
-            # After a failed write, closing fails again, and so would the writer's own `__del__`.
-            writer.is_open = False
+            sink.close()
+    finally:
+        writer.is_open = False  # after a failed write closing fails again, and so would the writer's `__del__`
+        with suppress(OSError):
+            sink.close()
 
 
 def file_stamp(path: Path) -> tuple[int, ...] | None:

@@ -19,6 +19,8 @@ _HINT_OF_STATUS = {
 }
 _HINT_OF_WORDS = (
     # Source: vLLM 0.32's and OpenAI's texts of HTTP 400.
+    (("max_tokens=", "max_completion_tokens"),
+     "lower --vlm.max_new_tokens"),
     (("context length", "maximum model length", "max_model_len", "maximum context", "too many tokens"),
      "lower --plan.max_frames_per_prompt or --plan.contact_sheet_frame_width, or start the server with a larger"
      " --max-model-len"),

@@ -25,7 +25,8 @@ MIN_MOVE_S = 0.3  # a shorter movement is a twitch
 _FAST, _FLOOR = 0.08, 3.0  # moving: 8% of the usual top speed, or 3 times the quietest frames, whichever is more
 _CAP = 0.25  # but never more than a quarter of the usual top speed, for arms that never rest
 _NEGLIGIBLE = 0.01  # a dimension this small beside the largest counts for little: joints creep under load
-_GAINS = 1.5  # over 4 times the time, motion gets further by more than this; noise does not
+_GAINS = 2.0  # over several frames motion gets this much further than over one; noise does not
+_FAR = (4, 6, 9, 12)  # frames; several, so that no rhythm of wiping or shaking falls on all
 
 
 class Motion(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,15 +145,12 @@ def _in_own_range(whole: Floats) -> Floats:
 
 
 def _jitters(whole: Floats) -> Bools:
-    """Whether a dimension gets no further in a longer time than in a shorter one."""
-    near, far = 3, 12
-    if len(whole) < 2 * far:
+    """Whether a dimension gets no further in many frames than in one."""
+    if len(whole) < 2 * _FAR[-1]:
         return np.zeros(whole.shape[1], dtype=np.bool_)
-    unit = np.abs(whole).max(axis=0, initial=1e-300)
-    in_units = whole / np.maximum(unit, 1e-300)
-    gone_near = np.square(in_units[near:] - in_units[:-near]).mean(axis=0)
-    gone_far = np.square(in_units[far:] - in_units[:-far]).mean(axis=0)
-    return gone_far < _GAINS**2 * gone_near
+    in_units = whole / np.maximum(np.abs(whole).max(axis=0, initial=0.0), 1e-300)
+    near, *far = (np.square(in_units[lag:] - in_units[:-lag]).mean(axis=0) for lag in (1, *_FAR))
+    return np.max(far, axis=0) < _GAINS**2 * near
 
 
 def _speed(path: Floats, times: Floats) -> Floats:

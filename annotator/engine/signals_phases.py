@@ -85,8 +85,8 @@ def _place(acts: tuple[GripperAct, ...], arm: Motion) -> list[GripperAct]:
         return list(acts)
     begin, end = arm.times[rests[:, 0]], arm.times[rests[:, 1] - 1]
     at = np.array([arm.times[a.start] for a in acts])
-    shift = _best_shift(at, begin, end)
-    return [_widen(act, arm, rests, when, shift) for act, when in zip(acts, at + shift, strict=True)]
+    shifted = at + _best_shift(at, begin, end)
+    return [_widen(act, arm, rests, when) for act, when in zip(acts, shifted.tolist(), strict=True)]
 
 
 def _best_shift(at: npt.NDArray[np.float64], begin: npt.NDArray[np.float64], end: npt.NDArray[np.float64]) -> float:
@@ -100,7 +100,7 @@ def _best_shift(at: npt.NDArray[np.float64], begin: npt.NDArray[np.float64], end
     return float(shifts[int((fresh & (ranked >= 0)).sum(axis=1).argmax())])
 
 
-def _widen(act: GripperAct, arm: Motion, rests: npt.NDArray[np.int64], when: float, shift: float) -> GripperAct:
+def _widen(act: GripperAct, arm: Motion, rests: npt.NDArray[np.int64], when: float) -> GripperAct:
     """Let an act last as long as the rest around it, as far as that rest can be its own."""
     begin, end = arm.times[rests[:, 0]], arm.times[rests[:, 1] - 1]
     away = np.maximum(np.maximum(begin - when, when - end), 0.0)
@@ -110,7 +110,7 @@ def _widen(act: GripperAct, arm: Motion, rests: npt.NDArray[np.int64], when: flo
     lasts_s = arm.times[act.end - 1] - arm.times[act.start]
     start = max(start, int(np.searchsorted(arm.times, when - _BEFORE_ACT_S)))
     stop = min(stop, int(np.searchsorted(arm.times, when + lasts_s + _BEFORE_ACT_S)))
-    if abs(shift) < _NEAR_S:
+    if act.start < stop and act.end > start:
         start, stop = min(start, act.start), max(stop, act.end)
     return msgspec.structs.replace(act, start=start, end=max(stop, start + 1))
 

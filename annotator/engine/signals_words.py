@@ -66,7 +66,7 @@ def parse_task(task: str) -> tuple[Transfer, ...]:
             if found[-1].place or not place:
                 continue
             found[-1] = msgspec.structs.replace(found[-1], verb=verb, relation=relation, place=place)
-        elif _names_a_thing(thing):
+        elif verb and _names_a_thing(thing):
             found.append(Transfer(verb=verb, thing=_determined(thing), relation=relation, place=place))
         else:
             return ()

@@ -182,7 +182,8 @@ def broken(path: Path, how: str) -> Clip:
     changed = {
         "empty": b"",
         "not a video": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
-        "truncated": data[: len(data) - 400],
+        "truncated": data[: len(data) // 2],
+        "truncated in its index": data[: len(data) - 400],
         "unknown codec": data.replace(b"avc1", b"zzzz"),
     }[how]
     path.write_bytes(changed)
@@ -196,6 +197,7 @@ def broken(path: Path, how: str) -> Clip:
         ("empty", "cannot be opened"),
         ("not a video", "cannot be opened"),
         ("truncated", "cannot be opened"),
+        ("truncated in its index", "cannot be read"),
         ("no video track", "no video track"),
         ("unknown codec", "codec"),
         ("beyond the end", "no frame"),
@@ -233,6 +235,19 @@ def test_damaged_packets_fail_their_own_frames_and_no_others(tmp_path: Path, cod
         with pytest.raises(FootageError, match="cannot be decoded") as caught:
             numbers_at(episode, [0, position])
         assert str(path) in str(caught.value) and "1.0" in caught.value.where
+
+
+def test_a_picture_patched_up_by_the_decoder_is_not_passed_on(tmp_path: Path) -> None:
+    path = film(tmp_path / "a.mp4", range(30), gop=10, block=(60, 80), options={"bf": "0", "crf": "1"})
+    offset, size = packet_places(path)[13]
+    data = bytearray(path.read_bytes())
+    data[offset + size // 2 : offset + size // 2 + 40] = bytes(byte ^ 0x5A for byte in range(40))
+    path.write_bytes(data)
+    episode = clip(path, 0, 30)
+    assert numbers_at(episode, [0, 12, 20, 29]) == [0, 12, 20, 29]
+    for position in (13, 14, 19):
+        with pytest.raises(FootageError, match="damaged"):
+            numbers_at(episode, [position])
 
 
 def stored(images: "list[dict[str, bytes | str | None]]", root: Path) -> ImageClip:

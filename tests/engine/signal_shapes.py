@@ -34,8 +34,9 @@ PICK_AND_PLACE_S = (2.0, 4.0, 5.0, 6.5, 8.0, 9.5, 10.5, 12.5)
 
 
 def draw(strokes: Sequence[Stroke], *, start: Stroke | None = None, fps: float = 20.0) -> npt.NDArray[np.float32]:
-    """Draw minimum-jerk strokes: (T, D + 1), the gripper last."""
-    at = np.array([*(start or strokes[0])[1], (start or strokes[0])[2]])
+    """Draw minimum-jerk strokes from `start`, else from home with an open gripper: (T, D + 1), the gripper last."""
+    first = start or (0.0, HOME, OPEN)
+    at = np.array([*first[1], first[2]])
     rows: list[npt.NDArray[np.float64]] = []
     for seconds, joints, gripper in strokes:
         s = np.arange(round(seconds * fps))[:, None] / round(seconds * fps)

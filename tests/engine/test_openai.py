@@ -148,6 +148,7 @@ def test_no_environment_variable_changes_a_request(server: RunningServer, monkey
         return server.bodies()[-1], server.headers()
 
     plain = sent()
+    assert plain[1].keys().isdisjoint({"openai-organization", "openai-project"})
     for name in ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_WEBHOOK_SECRET"):
         monkeypatch.setenv(name, "from-the-environment")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
@@ -325,6 +326,7 @@ def test_one_broken_request_among_many_fails_alone(server: RunningServer) -> Non
 
 HINTS = [
     (400, "This model's maximum context length is 8192 tokens.", "--plan.max_frames_per_prompt"),
+    (400, "max_tokens=9000 cannot be greater than max_model_len=8192.", "--vlm.max_new_tokens"),
     (400, "At most 1 image(s) may be provided in one prompt.", "--limit-mm-per-prompt"),
     (400, "mm_processor_kwargs is not allowed", "--trust-request-mm-kwargs"),
     (401, "Unauthorized", "--vlm.api_key_env"),

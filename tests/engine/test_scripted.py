@@ -86,8 +86,10 @@ def test_sampled_observations_ascend() -> None:
         assert [o.time for o in seen] == sorted(o.time for o in seen)
 
 
-def test_sampled_rephrasings_differ_from_each_other() -> None:
+def test_sampled_items_differ_from_each_other() -> None:
+    two_of_three = {"type": "array", "items": {"enum": ["a", "b", "c"]}, "minItems": 2, "maxItems": 2}
     for seed in range(20):
+        assert len(set(sample(two_of_three, seed=str(seed)))) == 2
         said = msgspec.json.decode(sample_text(schema_of(Rephrasings), seed=str(seed)), type=Rephrasings).rephrasings
         assert len(set(said)) == len(said)
 

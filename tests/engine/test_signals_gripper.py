@@ -44,13 +44,13 @@ def test_a_binary_command_closes_away_from_where_it_started() -> None:
 
 def test_an_object_that_stops_the_fingers_tells_which_way_is_closing() -> None:
     for sign in (1, -1):
-        rows = draw(SO101_LIKE)
+        rows = draw(SO101_LIKE, start=SO101_LIKE[0])
         rows[:, 3] *= sign
         assert [kind for kind, _, _ in acts_of(signals(rows))] == ["open", "close", "open", "close"]
 
 
 def test_closing_all_the_way_is_marked_empty_where_another_grasp_was_stopped() -> None:
-    given = signals(draw(SO101_LIKE))
+    given = signals(draw(SO101_LIKE, start=SO101_LIKE[0]))
     acts = gripper_acts(find_grippers(given)[0], given.timestamps)
     assert [act.empty for act in acts] == [False, False, False, True]
 

@@ -42,6 +42,21 @@ def test_an_arm_that_only_jitters_never_moves() -> None:
     assert not analyse_motion(signals(rows), GRIPPER).moving.any()
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("fps", [10, 20, 50])
+def test_noise_alone_is_no_motion_whatever_its_rate(seed: int, fps: int) -> None:
+    rows = np.random.default_rng(seed).normal(size=(10 * fps, 4)).astype(np.float32)
+    assert not analyse_motion(signals(rows, fps=fps), GRIPPER).moving.any()
+
+
+@pytest.mark.parametrize("period_s", [0.8, 1.2, 2.0])
+def test_wiping_to_and_fro_is_motion(period_s: float) -> None:
+    t = np.arange(300) / 20
+    rows = np.stack([np.sin(2 * np.pi * t / period_s) * (t > 5), np.cos(t) * 0, t * 0, t * 0], axis=1)
+    motion = analyse_motion(signals(rows.astype(np.float32)), GRIPPER)
+    assert np.allclose(moves_s(motion), [(5.0, 15.0)], atol=0.35)
+
+
 def test_a_glitch_of_one_frame_is_no_motion() -> None:
     rows = draw(STROKES)
     rows[[0, 110]] += 50

@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def test_an_action_is_the_next_state_as_commanded(episode: Episode) -> None:
 def test_phases_tile_the_episode_which_lasts_6_to_12_seconds(episode: Episode) -> None:
     bounds = [(p.start_frame, p.end_frame) for p in episode.phases]
     assert bounds[0][0] == 0 and bounds[-1][1] == len(episode.state)
-    assert all(a[1] == b[0] for a, b in zip(bounds, bounds[1:], strict=False))
+    assert all(a[1] == b[0] for a, b in pairwise(bounds))
     assert 6 <= len(episode.state) / 30 <= 12
 
 

@@ -1,0 +1,287 @@
+"""Measure the projection of rows into shards against a floor: reading and rewriting the row groups, nothing added.
+
+    python tests/bench/bench_projection.py [--quick] [--keep DIR]
+
+Every variant runs in its own child process, so that CPU time (user + system) and peak memory are its own.
+Each is timed `ROUNDS` times, turn about, and its best round counts: others may be using the machine.
+Exit status 1 if a limit is broken.
+"""
+
+import argparse
+import json
+import multiprocessing
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from store.language import EpisodeRows
+from store.parallel import ShardJob, prepare_shards
+from store.rows import Row
+from store.shards import expected_digest, language_digest, prepare_shard
+
+JOINTS = 14
+PERSISTENT_ROWS = 30
+EVENT_ROWS = 20
+ROUNDS = 3
+CPU_LIMIT, WALL_LIMIT, PEAK_LIMIT_MB = 4.0, 2.5, 400.0
+
+
+class Size(msgspec.Struct, frozen=True):
+    """How much is written."""
+
+    shards: int
+    episodes: int
+    frames: int
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """What one variant took: seconds of CPU and of wall clock, and its peak memory in MB."""
+
+    cpu_s: float
+    wall_s: float
+    peak_mb: float
+
+
+Variant = Callable[[Path, Size], None]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run all variants, print the table, and say whether a limit is broken."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the frames")
+    parser.add_argument("--one-group", action="store_true", help="one row group per shard instead of one per episode")
+    options = parser.parse_args(arguments)
+    size = Size(shards=2 if options.quick else 10, episodes=50 if options.quick else 100, frames=1000)
+    with tempfile.TemporaryDirectory() as folder:
+        run_apart(make_one_group if options.one_group else make, Path(folder), size)
+        costs = best_of_rounds(Path(folder), size)
+    print_table(costs, size)
+    return report_limits(costs)
+
+
+def best_of_rounds(folder: Path, size: Size) -> dict[str, Cost]:
+    """Run the variants turn about; keep the least CPU, wall and memory of each."""
+    variants: dict[str, Variant] = {
+        "floor": floor,
+        "floor, 2 threads": floor_in_threads,
+        "projection": projection,
+        "projection, 2 threads": projection_in_threads,
+        "rerun, one episode of each shard": one_episode,
+        "digest of what is there": digest_of_files,
+        "digest of what is meant": digest_of_rows,
+    }
+    rounds = [{name: run_apart(variant, folder, size) for name, variant in variants.items()} for _ in range(ROUNDS)]
+    return {name: least([costs[name] for costs in rounds]) for name in variants}
+
+
+def least(costs: Sequence[Cost]) -> Cost:
+    """The best of several rounds, figure by figure."""
+    return Cost(
+        cpu_s=min(cost.cpu_s for cost in costs),
+        wall_s=min(cost.wall_s for cost in costs),
+        peak_mb=min(cost.peak_mb for cost in costs),
+    )
+
+
+def run_apart(variant: Variant, folder: Path, size: Size) -> Cost:
+    """Run a variant in a new process and measure only what follows its imports."""
+    context = multiprocessing.get_context("spawn")
+    receiving, sending = context.Pipe(duplex=False)
+    child = context.Process(target=measure, args=(variant, folder, size, sending))
+    child.start()
+    sending.close()
+    cost: Cost = receiving.recv()
+    child.join()
+    return cost
+
+
+def measure(variant: Variant, folder: Path, size: Size, sending: "multiprocessing.connection.Connection") -> None:
+    """Send the cost of one variant; the peak is of the whole process, imports included."""
+    cpu, wall = cpu_seconds(), time.perf_counter()
+    variant(folder, size)
+    cpu, wall = cpu_seconds() - cpu, time.perf_counter() - wall
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    sending.send(Cost(cpu_s=cpu, wall_s=wall, peak_mb=peak))
+
+
+def cpu_seconds() -> float:
+    """User and system time of this process, all threads."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+# --- what is measured --------------------------------------------------------------------------------------------
+
+
+def floor(folder: Path, size: Size) -> None:
+    """Read and rewrite every shard, one after the other."""
+    for source in sources(folder, size):
+        rewrite(source)
+
+
+def floor_in_threads(folder: Path, size: Size) -> None:
+    """The same with two threads."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(rewrite, sources(folder, size)))
+
+
+def rewrite(source: Path) -> None:
+    """Read and write row group by row group, with nothing added."""
+    with pq.ParquetFile(source, pre_buffer=False) as file:
+        with pq.ParquetWriter(source.with_suffix(".floor"), file.schema_arrow, compression="snappy") as writer:
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group, use_threads=False)
+                writer.write_table(table, row_group_size=table.num_rows)
+
+
+def projection(folder: Path, size: Size) -> None:
+    """Write every shard with its rows, read it back, fsync; one after the other."""
+    for job in jobs(folder, size):
+        prepare_shard(job.source, job.target, job.episodes).commit()
+
+
+def projection_in_threads(folder: Path, size: Size) -> None:
+    """The same with two threads."""
+    for prepared in prepare_shards(jobs(folder, size), workers=2):
+        prepared.commit()
+
+
+def one_episode(folder: Path, size: Size) -> None:
+    """Replace the rows of one episode of each annotated shard, and keep those of the others."""
+    for job in jobs(folder, size):
+        kept = [EpisodeRows(start=rows.start, stop=rows.stop, rows=None) for rows in job.episodes[1:]]
+        prepare_shard(job.target, job.target.with_suffix(".rerun"), [job.episodes[0], *kept]).commit()
+
+
+def digest_of_files(folder: Path, size: Size) -> None:
+    """Digest the language columns of annotated shards, as a rerun does to see that nothing is to be done."""
+    for job in jobs(folder, size):
+        language_digest(job.target, [(rows.start, rows.stop) for rows in job.episodes])
+
+
+def digest_of_rows(folder: Path, size: Size) -> None:
+    """Digest the rows, without a file."""
+    for job in jobs(folder, size):
+        expected_digest(job.episodes)
+
+
+# --- the dataset -------------------------------------------------------------------------------------------------
+
+
+def make(folder: Path, size: Size) -> None:
+    """Write shards with one row group per episode: state, action, and the index columns."""
+    for shard, source in enumerate(sources(folder, size)):
+        tables = [episode_table(shard * size.episodes + episode, size.frames) for episode in range(size.episodes)]
+        with pq.ParquetWriter(source, tables[0].schema, compression="snappy") as writer:
+            for table in tables:
+                writer.write_table(table)
+
+
+def make_one_group(folder: Path, size: Size) -> None:
+    """Write shards with one row group for all episodes."""
+    for shard, source in enumerate(sources(folder, size)):
+        tables = [episode_table(shard * size.episodes + episode, size.frames) for episode in range(size.episodes)]
+        pq.write_table(pa.concat_tables(tables), source, row_group_size=size.episodes * size.frames)
+
+
+def episode_table(episode: int, frames: int) -> pa.Table:
+    """One episode of smooth joint motion at 30 Hz."""
+    random = np.random.default_rng(episode)
+    state = np.cumsum(random.normal(0, 0.01, (frames, JOINTS)), axis=0).astype(np.float32)
+    frame = np.arange(frames)
+    columns = {
+        "observation.state": pa.FixedSizeListArray.from_arrays(state.ravel(), JOINTS),
+        "action": pa.FixedSizeListArray.from_arrays(np.roll(state, -1, axis=0).ravel(), JOINTS),
+        "timestamp": pa.array((frame / 30).astype(np.float32)),
+        "frame_index": pa.array(frame),
+        "episode_index": pa.array(np.full(frames, episode)),
+        "index": pa.array(frame + episode * frames),
+        "task_index": pa.array(np.zeros(frames, np.int64)),
+    }
+    return pa.table(columns).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": {}}})})
+
+
+def sources(folder: Path, size: Size) -> list[Path]:
+    """The shards' paths."""
+    return [folder / f"file-{shard:03}.parquet" for shard in range(size.shards)]
+
+
+def jobs(folder: Path, size: Size) -> list[ShardJob]:
+    """Every shard with the rows of its episodes; the annotated one lies beside it."""
+    times = (np.arange(size.frames) / 30).astype(np.float32).tolist()
+    found: list[ShardJob] = []
+    for shard, source in enumerate(sources(folder, size)):
+        rows = [episode_rows(shard * size.episodes + episode, times) for episode in range(size.episodes)]
+        episodes = tuple(
+            EpisodeRows(start=index * size.frames, stop=(index + 1) * size.frames, rows=mine)
+            for index, mine in enumerate(rows)
+        )
+        found.append(ShardJob(source=source, target=source.with_suffix(".annotated"), episodes=episodes))
+    return found
+
+
+def episode_rows(episode: int, times: Sequence[float]) -> tuple[Row, ...]:
+    """30 persistent rows (subtasks, plans, memory, rephrasings) and 20 event rows (interjections, speech, VQA)."""
+    step = len(times) // PERSISTENT_ROWS
+    styles = ("subtask", "plan", "memory")
+    text = "put the red cube into the left box, then close the lid"
+    persistent = [
+        Row(role="assistant", content=f"{episode}.{i}: {text}", style=styles[i % 3], timestamp=times[i * step])
+        for i in range(PERSISTENT_ROWS - 6)
+    ]
+    asked = [Row(role="user", content=f"{episode}.{i}: {text}", style="task_aug", timestamp=times[0]) for i in range(6)]
+    events = [event for i in range(EVENT_ROWS // 4) for event in four_events(f"{episode}.{i}", times[i * step * 4])]
+    return (*persistent, *asked, *events)
+
+
+def four_events(name: str, timestamp: float) -> list[Row]:
+    """An interjection, its spoken answer, a question and its answer, on one frame."""
+    say = {"type": "function", "function": {"name": "say", "arguments": {"text": f"{name}: all right"}}}
+    camera = "observation.images.top"
+    return [
+        Row(role="user", content=f"{name}: wait", style="interjection", timestamp=timestamp),
+        Row(role="assistant", content=None, style=None, timestamp=timestamp, tool_calls=(json.dumps(say),)),
+        Row(role="user", content=f"{name}: how many?", style="vqa", timestamp=timestamp, camera=camera),
+        Row(role="assistant", content='{"count": 2}', style="vqa", timestamp=timestamp, camera=camera),
+    ]
+
+
+# --- the report --------------------------------------------------------------------------------------------------
+
+
+def print_table(costs: dict[str, Cost], size: Size) -> None:
+    """Print every variant and its ratios to the floor."""
+    base, frames = costs["floor"], size.shards * size.episodes * size.frames
+    print(f"{frames:,} frames, {size.shards * size.episodes:,} episodes, {size.shards} shards; best of {ROUNDS} rounds")
+    print(f"{'':34}{'CPU s':>8}{'× floor':>9}{'wall s':>8}{'× floor':>9}{'peak MB':>9}")
+    for name, cost in costs.items():
+        ratios = cost.cpu_s / base.cpu_s, cost.wall_s / base.wall_s
+        print(f"{name:34}{cost.cpu_s:8.2f}{ratios[0]:9.2f}{cost.wall_s:8.2f}{ratios[1]:9.2f}{cost.peak_mb:9.0f}")
+
+
+def report_limits(costs: dict[str, Cost]) -> int:
+    """Compare with the limits; 1 if one is broken."""
+    base, alone, threads = costs["floor"], costs["projection"], costs["projection, 2 threads"]
+    measured = {
+        f"CPU, at most {CPU_LIMIT} × floor": (alone.cpu_s / base.cpu_s, CPU_LIMIT),
+        f"wall with 2 threads, at most {WALL_LIMIT} × floor": (threads.wall_s / base.wall_s, WALL_LIMIT),
+        f"peak, below {PEAK_LIMIT_MB:.0f} MB": (max(alone.peak_mb, threads.peak_mb), PEAK_LIMIT_MB),
+    }
+    for name, (found, limit) in measured.items():
+        print(f"{'ok    ' if found <= limit else 'BROKEN'} {name}: {found:.2f}")
+    return int(any(found > limit for found, limit in measured.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,308 @@
+# pyright: reportMissingImports=false
+# ruff: noqa: E402, the environment must be set before lerobot loads
+"""Ask LeRobot itself whether it can read and train on an annotated dataset.
+
+    python tests/lerobot/check_lerobot.py DATASET_ROOT [--repo-id local/x] [--frames-per-episode 12] [--recipes DIR]
+
+Runs in an environment of its own, with `lerobot[dataset]` on Python 3.12 or newer; see docs/check_lerobot.md.
+Prints one line per check and exits with 0 if all hold, else 1. What pyarrow reads from the shards is the reference.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+CACHE = tempfile.TemporaryDirectory(prefix="check-lerobot-")
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": CACHE.name, "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+import datasets
+import pyarrow.parquet as pq
+from datasets.exceptions import DatasetsError
+from lerobot.configs import recipe as recipe_module
+from lerobot.configs.recipe import MessageTurn, TrainingRecipe, load_recipe
+from lerobot.datasets import language
+from lerobot.datasets.language_render import active_at, render_sample
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from lerobot.datasets.streaming_dataset import StreamingLeRobotDataset
+from stored import COLUMNS, Frame, Row, sample, shards
+from stored import frames as stored_frames
+
+VERSION = version("lerobot")
+
+LEROBOT_SAYS_NO = (ValueError, TypeError, LookupError, AttributeError, OSError, RuntimeError, DatasetsError)
+"""What LeRobot and `datasets` raise over a dataset they cannot use; all of it is a failed check, none a crash."""
+
+
+class CheckFailed(Exception):
+    """The dataset is not what LeRobot needs; the message says where."""
+
+
+class Subject(NamedTuple):
+    """The dataset under check. `sampled` are indices into `frames`."""
+
+    root: Path
+    repo_id: str
+    frames: list[Frame]
+    sampled: list[int]
+    recipes: Path | None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the checks in order and print a line for each."""
+    parser = argparse.ArgumentParser(description="Check an annotated dataset with LeRobot itself.")
+    parser.add_argument("root", type=Path)
+    parser.add_argument("--repo-id", default="local/checked")
+    parser.add_argument("--frames-per-episode", type=int, default=12)
+    parser.add_argument("--recipes", type=Path, help="a folder of recipe files to render beside the shipped ones")
+    args = parser.parse_args(argv)
+    datasets.disable_progress_bars()
+    passed = _report("features are declared", lambda: declared(args.root))
+    passed &= _report("every shard has both columns", lambda: columns(args.root))
+    if not passed:  # nothing below can be read without them, but LeRobot's own word on it is worth a line
+        _report("LeRobot loads the dataset", lambda: _loads(args.root, args.repo_id))
+        return 1
+    frames = [frame for shard in shards(args.root) for frame in stored_frames(shard)]
+    subject = Subject(args.root, args.repo_id, frames, sample(frames, args.frames_per_episode), args.recipes)
+    checks: list[tuple[str, Callable[[Subject], str]]] = [
+        ("LeRobot loads the dataset", lambda s: _loads(s.root, s.repo_id)),
+        ("items come back as stored", items),
+        ("streaming gives the same", streaming),
+        ("tools are declared", tools),
+        ("one subtask is active", subtasks),
+        ("every binding resolves", bindings),
+        ("shipped recipes render", recipes),
+    ]
+    results = [_report(name, lambda check=check: check(subject)) for name, check in checks]
+    return 0 if all(results) else 1
+
+
+def _report(name: str, check: Callable[[], str]) -> bool:
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results; LeRobot may talk
+            detail = check()
+    except CheckFailed as failure:
+        print(f"FAIL  {name}: {failure}", flush=True)
+        return False
+    except LEROBOT_SAYS_NO as cause:
+        print(f"FAIL  {name}: {type(cause).__name__}: {_short(str(cause))}", flush=True)
+        return False
+    print(f"ok    {name}: {detail}", flush=True)
+    return True
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 300 else line[:297] + "..."
+
+
+# the shards, read with pyarrow
+
+
+def declared(root: Path) -> str:
+    """`meta/info.json` declares both columns as LeRobot writes them."""
+    features = json.loads((root / "meta/info.json").read_text())["features"]
+    for name, expected in language.language_feature_info().items():
+        found = features.get(name)
+        if found is None or (found["dtype"], tuple(found["shape"])) != (expected["dtype"], expected["shape"]):
+            raise CheckFailed(f"meta/info.json – features.{name}: {found}, not {expected}")
+    return ", ".join(COLUMNS)
+
+
+def columns(root: Path) -> str:
+    """Each shard has both columns with LeRobot's Arrow types."""
+    types = (language.language_persistent_arrow_type(), language.language_events_arrow_type())
+    for shard in shards(root):
+        schema = pq.read_schema(shard)
+        for name, expected in zip(COLUMNS, types, strict=True):
+            if name not in schema.names:
+                raise CheckFailed(f"{shard.relative_to(root)} has no column {name}")
+            if schema.field(name).type != expected:
+                raise CheckFailed(f"{shard.relative_to(root)} – {name} is {schema.field(name).type}, not {expected}")
+    return f"{len(shards(root))} shards"
+
+
+# LeRobot's readers
+
+
+def _loads(root: Path, repo_id: str) -> str:
+    dataset = _open(root, repo_id)
+    return f"lerobot {VERSION}, {dataset.num_episodes} episodes, {dataset.num_frames} frames"
+
+
+def _open(root: Path, repo_id: str) -> Any:
+    return LeRobotDataset(repo_id, root=root, video_backend="pyav")  # the backend that needs no system libraries
+
+
+def items(subject: Subject) -> str:
+    """Sampled items decode, cameras and all, and every frame's language is what the shard holds."""
+    dataset = _open(subject.root, subject.repo_id)
+    evenly = subject.sampled[:: max(1, len(subject.sampled) // 60)]
+    for place in evenly:
+        _compare(subject.frames[place], dataset[place], "item")
+    rows = dataset.hf_dataset.with_format(None).select_columns(["index", *COLUMNS])
+    says = _compare_all(subject.frames, rows, "row")
+    return f"{len(evenly)} whole items, language of {len(subject.frames)} frames, {says} tool calls"
+
+
+def streaming(subject: Subject) -> str:
+    """LeRobot's streaming dataset hands out the same language.
+
+    Its source is read directly: its iterator also asks for video at `index / fps`, which lies outside
+    the file as soon as a camera has a second mp4.
+    """
+    dataset = StreamingLeRobotDataset(subject.repo_id, root=subject.root, shuffle=False)
+    says = _compare_all(subject.frames, dataset.hf_dataset, "streamed row")
+    return f"{len(subject.frames)} frames, {says} tool calls"
+
+
+def _compare_all(frames: Sequence[Frame], rows: Iterable[Row], what: str) -> int:
+    says = 0
+    for frame, row in zip(frames, rows, strict=True):
+        _compare(frame, row, what)
+        says += _check_calls(frame, [*row[COLUMNS[0]], *row[COLUMNS[1]]])
+    return says
+
+
+def _compare(frame: Frame, item: Row, what: str) -> None:
+    where = f"{what} {frame.row} of episode {frame.episode}"
+    if int(item["index"]) != frame.row:
+        raise CheckFailed(f"{where} has index {int(item['index'])}")
+    for name, expected in zip(COLUMNS, (frame.persistent, frame.events), strict=True):
+        if name not in item:
+            raise CheckFailed(f"{where} has no {name}")
+        if item[name] != expected:
+            raise CheckFailed(
+                f"{where} – {name}: {_short(str(item[name]))}, but the shard holds {_short(str(expected))}"
+            )
+
+
+def _check_calls(frame: Frame, rows: Iterable[Row]) -> int:
+    """Count tool calls; each must be a dict that names a function and, if it speaks, has a text."""
+    calls = [call for row in rows for call in row["tool_calls"] or ()]
+    for call in calls:
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("arguments"), dict):
+            raise CheckFailed(
+                f"frame {frame.row} of episode {frame.episode} – tool call is {type(call).__name__}: {call}"
+            )
+        if function["name"] == "say" and not isinstance(function["arguments"].get("text"), str):
+            raise CheckFailed(f"frame {frame.row} of episode {frame.episode} – say without a text: {call}")
+    return len(calls)
+
+
+def tools(subject: Subject) -> str:
+    """Each tool that a row calls is among the dataset's own tools."""
+    known = {tool["function"]["name"] for tool in json.loads(_info(subject)).get("tools") or ()}
+    called = {
+        call["function"]["name"]
+        for frame in subject.frames
+        for row in frame.events
+        for call in row["tool_calls"] or ()
+    }  # fmt: skip
+    if called - known:
+        raise CheckFailed(f"meta/info.json – rows call {sorted(called)}, tools declares {sorted(known)}")
+    return ", ".join(sorted(called)) or "none called"
+
+
+def _info(subject: Subject) -> str:
+    return (subject.root / "meta/info.json").read_text()
+
+
+# LeRobot's renderer
+
+
+def subtasks(subject: Subject) -> str:
+    """In an episode with subtasks, `active_at` gives exactly one at every sampled frame."""
+    counted: Counter[str] = Counter()
+    for place in subject.sampled:
+        frame = subject.frames[place]
+        if not any(row["style"] == "subtask" for row in frame.persistent):
+            counted["frames of episodes without subtasks"] += 1
+            continue
+        if active_at(frame.timestamp, persistent=frame.persistent, style="subtask") is None:
+            raise CheckFailed(f"frame {frame.row} of episode {frame.episode} – none at {frame.timestamp:.3f} s")
+        counted["frames"] += 1
+    return ", ".join(f"{count} {what}" for what, count in sorted(counted.items())) or "no frames"
+
+
+def bindings(subject: Subject) -> str:
+    """Every question that a recipe can ask of the styles present has one answer or none, never two."""
+    probes = {name: _probe(spec) for name, spec in _questions(subject).items()}
+    return _render_all(subject, probes)
+
+
+def recipes(subject: Subject) -> str:
+    """The recipes in the installed package, and in `--recipes`, render the sampled frames."""
+    shipped = Path(recipe_module.__file__).parent / "recipes"
+    files = [path for folder in (shipped, subject.recipes) if folder for path in sorted(folder.glob("*.yaml"))]
+    if not files:
+        return f"none: lerobot {VERSION} ships no recipe files; give --recipes DIR to render your own"
+    parts = {f"{path.stem}/{name}": part for path in files for name, part in _parts(load_recipe(path)).items()}
+    return f"{len(files)} files: {_render_all(subject, parts)}"
+
+
+def _questions(subject: Subject) -> dict[str, str]:
+    """List the defaults of every recipe, the neighbours of each persistent style present, and VQA per camera."""
+    sampled = [subject.frames[place] for place in subject.sampled]
+    lasting = {row["style"] for frame in sampled for row in frame.persistent} - {"task_aug"}
+    cameras = {row["camera"] for frame in sampled for row in frame.events if row["style"] == "vqa"}
+    asked = dict(recipe_module.DEFAULT_BINDINGS)
+    for style in sorted(lasting):
+        asked[f"{style}_now"] = f"emitted_at(t, style={style})"
+        asked[f"{style}_before"] = f"nth_prev(style={style}, offset=1)"
+        asked[f"{style}_after"] = f"nth_next(style={style}, offset=1)"
+    for camera in sorted(cameras):
+        for role in ("user", "assistant"):
+            asked[f"vqa_{role}_{camera.replace('.', '_')}"] = f"emitted_at(t, style=vqa, role={role}, camera={camera})"
+    return asked
+
+
+def _probe(question: str) -> TrainingRecipe:
+    """Make a recipe that asks one question; a speech row has no text, so its calls are what it gives."""
+    calls = "probed" if "tool_name" in question else None
+    turn = MessageTurn("assistant", None if calls else "${probed}", "high_level", True, "probed", calls)
+    return TrainingRecipe(messages=[turn], bindings={"probed": question})
+
+
+def _parts(recipe: TrainingRecipe) -> dict[str, TrainingRecipe]:
+    """Take a blend apart, since the renderer draws one part per frame and all have to work."""
+    return recipe.blend or {"whole": recipe}
+
+
+def _render_all(subject: Subject, parts: dict[str, TrainingRecipe]) -> str:
+    rendered: Counter[str] = Counter()
+    for place in subject.sampled:
+        frame = subject.frames[place]
+        for name, part in parts.items():
+            try:
+                sample = _render(frame, part)
+            except LEROBOT_SAYS_NO as cause:
+                raise CheckFailed(
+                    f"{name} at frame {frame.row} of episode {frame.episode} – {_short(str(cause))}"
+                ) from cause
+            rendered[name] += sample is not None
+    answered = sum(1 for count in rendered.values() if count)
+    return f"{answered} of {len(parts)} give something at {len(subject.sampled)} frames, {rendered.total()} samples"
+
+
+def _render(frame: Frame, part: TrainingRecipe) -> dict[str, Any] | None:
+    return render_sample(
+        recipe=part,
+        persistent=frame.persistent,
+        events=frame.events,
+        t=frame.timestamp,
+        sample_idx=frame.row,
+        dataset_ctx={"task": "the task"},
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
