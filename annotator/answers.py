@@ -10,7 +10,8 @@ from msgspec import Meta
 
 Line = Annotated[str, Meta(min_length=1, max_length=200)]
 Sentence = Annotated[str, Meta(min_length=1, max_length=400)]
-Seconds = Annotated[float, Meta(ge=0, le=86400)]
+Seconds = Annotated[float, Meta(ge=0, le=86400, extra_json_schema={"multipleOf": 0.01})]
+"""Guided decoding holds a number to two decimals, else it may write digits without end; any number is read back."""
 
 
 class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -324,7 +324,7 @@ class Asker:
                 kind=error.kind,
                 detail=str(error),
                 retryable=error.retryable,
-                attempts=1,
+                attempts=error.attempts,
                 engine=desk.engine.name,
                 model_id=desk.model.model_id,
                 endpoint=None,

@@ -4,6 +4,7 @@ Names are those of the pipeline this tool stands in for (`--vlm.model_id`, `--pl
 Settings that can change an answer reach the key (see `annotator.recipe`); the rest is provenance.
 """
 
+import math
 import tomllib
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -137,15 +138,16 @@ def parse_episodes(text: str | None, known: list[int]) -> list[int]:
     if text is None:
         return known
     wanted: set[int] = set()
+    have = frozenset(known)
     for part in text.strip().strip("[]()").replace(" ", "").split(","):
         first, dash, last = part.partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        if not first.isdecimal() or (dash and not last.isdecimal()) or int(last or first) < int(first):
             raise UsageError("episodes cannot be read", where="--only_episodes", got=repr(text), hint="write 0,5-9")
-        wanted.update(range(int(first), int(last or first) + 1))
-    unknown = sorted(wanted - set(known))
-    if unknown:
-        hint = f"the dataset has episodes {known[0]} to {known[-1]}" if known else "the dataset has no episodes"
-        raise UsageError("no such episode", where="--only_episodes", got=str(unknown[0]), hint=hint)
+        for index in range(int(first), int(last or first) + 1):
+            if index not in have:
+                hint = f"the dataset has episodes {known[0]} to {known[-1]}" if known else "the dataset has no episodes"
+                raise UsageError("no such episode", where="--only_episodes", got=str(index), hint=hint)
+            wanted.add(index)
     return sorted(wanted)
 
 
@@ -158,11 +160,16 @@ def check(settings: SyncSettings) -> None:
     plan, limits = settings.plan, "must be above 0"
     for name in ("frames_per_second", "max_video_frames", "max_frames_per_prompt", "contact_sheet_columns",
                  "contact_sheet_frames_per_sheet", "contact_sheet_frame_width", "plan_max_steps"):  # fmt: skip
-        if getattr(plan, name) <= 0:
+        if not 0 < getattr(plan, name) < math.inf:
             raise UsageError("setting out of range", where=f"--plan.{name}", got=str(getattr(plan, name)), hint=limits)
     for name in ("n_task_rephrasings", "min_subtask_seconds", "video_frame_width"):
-        if getattr(plan, name) < 0:
-            raise UsageError("setting out of range", where=f"--plan.{name}", got=str(getattr(plan, name)))
+        if not 0 <= getattr(plan, name) < math.inf:
+            got = str(getattr(plan, name))
+            raise UsageError("setting out of range", where=f"--plan.{name}", got=got, hint="must not be below 0")
+    for name in ("temperature", "top_p"):
+        if not 0 <= getattr(settings.vlm, name) < math.inf:
+            got = str(getattr(settings.vlm, name))
+            raise UsageError("setting out of range", where=f"--vlm.{name}", got=got, hint="must not be below 0")
     if not 1 <= plan.contact_sheet_quality <= 95:
         got = str(plan.contact_sheet_quality)
         raise UsageError("setting out of range", where="--plan.contact_sheet_quality", got=got, hint="1 to 95")

@@ -6,6 +6,7 @@ Source: FORMAT of LeRobot v3 (codebase v3.0 and v3.1): info.json, tasks.parquet,
 import json
 import posixpath
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 from annotator.errors import DatasetError
 
 READABLE = ("v3.0", "v3.1")
+_COPY_HINT = "copy or download the dataset again"
 _V2_HINT = (
     "convert it first with LeRobot: python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=<name> --root=<dir>"
 )
@@ -83,8 +85,10 @@ def open_dataset(root: Path) -> Dataset:
     info = _read_info(root)
     tasks = _read_tasks(root)
     table = _read_episode_table(root)
-    cameras = tuple(_cameras(info))
+    cameras = tuple(_cameras(root, info))
     episodes = _episodes(root, info, cameras, table)
+    shards = tuple(sorted({e.shard for e in episodes}))
+    _refuse_strays(root, shards)
     return Dataset(
         root=root,
         name=root.resolve().name,
@@ -94,8 +98,17 @@ def open_dataset(root: Path) -> Dataset:
         cameras=cameras,
         tasks=tasks,
         episodes=episodes,
-        shards=tuple(sorted({e.shard for e in episodes})),
+        shards=shards,
     )
+
+
+def _refuse_strays(root: Path, shards: Iterable[str]) -> None:
+    """Refuse shards that no episode names: readers take them in, and fail where they lack the language columns."""
+    found = {path.relative_to(root).as_posix() for path in (root / "data").glob("**/*.parquet")}
+    strays = sorted(found - set(shards))
+    if strays:
+        hint = "move it out of data/, where readers take every parquet file, or list its episodes in meta/episodes"
+        raise DatasetError("no episode lies in this data shard", where=str(root / strays[0]), hint=hint)
 
 
 def _read_info(root: Path) -> dict[str, Any]:
@@ -106,17 +119,26 @@ def _read_info(root: Path) -> dict[str, Any]:
     try:
         info: Any = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as cause:
-        raise DatasetError("meta/info.json cannot be read", where=str(path), got=str(cause)) from cause
+        raise DatasetError("meta/info.json cannot be read", where=str(path), got=str(cause), hint=_COPY_HINT) from cause
     version = info.get("codebase_version") if isinstance(info, dict) else None
     if version not in READABLE:
         old = isinstance(version, str) and version.startswith(("v1", "v2"))
         hint = _V2_HINT if old else f"this release reads {', '.join(READABLE)}; a newer annotator may read it"
         raise DatasetError("dataset version cannot be annotated", where=str(path), got=repr(version), hint=hint)
-    missing = [k for k in ("fps", "features", "data_path") if k not in info]
-    if missing or not isinstance(info["features"], dict) or not float(info["fps"]) > 0:
-        got = f"missing {', '.join(missing)}" if missing else f"fps={info['fps']!r}"
-        raise DatasetError("meta/info.json is incomplete", where=str(path), got=got)
+    _check_info(path, info)
     return cast("dict[str, Any]", info)
+
+
+def _check_info(path: Path, info: dict[str, Any]) -> None:
+    fps, features = info.get("fps"), info.get("features")
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not fps > 0:
+        raise DatasetError("meta/info.json is incomplete", where=f"{path} fps", got=repr(fps), hint=_COPY_HINT)
+    if not isinstance(features, dict) or not all(isinstance(one, dict) for one in features.values()):
+        got = f"{type(features).__name__}, expected one object for each feature"
+        raise DatasetError("meta/info.json is incomplete", where=f"{path} features", got=got, hint=_COPY_HINT)
+    if not isinstance(info.get("data_path"), str):
+        got = repr(info.get("data_path"))
+        raise DatasetError("meta/info.json is incomplete", where=f"{path} data_path", got=got, hint=_COPY_HINT)
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
@@ -128,7 +150,7 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
     try:
         return pq.ParquetFile(path).read(columns=columns)
     except FileNotFoundError as cause:
-        hint = "copy or download the dataset again; the file is part of it"
+        hint = f"{_COPY_HINT}; the file is part of it"
         raise DatasetError("a file of the dataset is missing", where=str(path), hint=hint) from cause
     except (pa.ArrowException, OSError) as cause:
         raise damaged(path, cause) from cause
@@ -150,21 +172,29 @@ def _read_tasks(root: Path) -> dict[int, str]:
     table = read_parquet(path)
     texts = [f.name for f in table.schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
     if "task_index" not in table.column_names or not texts:
-        raise DatasetError("meta/tasks.parquet has no task texts", where=str(path), got=str(table.column_names))
+        got = f"columns {', '.join(table.column_names) or 'none'}"
+        hint = "LeRobot writes task_index and, as the pandas index, the text"
+        raise DatasetError("meta/tasks.parquet has no task texts", where=str(path), got=got, hint=hint)
     text = "task" if "task" in texts else texts[0]
-    return dict(zip(table["task_index"].to_pylist(), table[text].to_pylist(), strict=True))
+    return {int(i): t or "" for i, t in zip(table["task_index"].to_pylist(), table[text].to_pylist(), strict=True)}
 
 
 def _read_episode_table(root: Path) -> pa.Table:
     folder = root / "meta" / "episodes"
     files = sorted(folder.glob("**/*.parquet"))
     if not files:
-        raise DatasetError("no episodes are listed", where=str(folder), got="no parquet file")
+        raise DatasetError("no episodes are listed", where=str(folder), got="no parquet file", hint=_COPY_HINT)
     tables = [_without_stats(read_parquet(f)) for f in files]
-    table = pa.concat_tables(tables, promote_options="default").sort_by("episode_index")
+    table = pa.concat_tables(tables, promote_options="permissive")
+    if "episode_index" not in table.column_names:
+        got = "no episode_index"
+        raise DatasetError("meta/episodes lacks columns", where=str(folder), got=got, hint=_COPY_HINT)
+    table = table.sort_by("episode_index")
     indices = table["episode_index"].to_pylist()
-    if len(set(indices)) != len(indices):
-        raise DatasetError("an episode is listed twice", where=str(folder), got=f"{len(indices)} lines")
+    twice = next((one for one, following in pairwise(indices) if one == following), None)
+    if twice is not None:
+        hint = "each episode has one line in meta/episodes; remove the file that is left over"
+        raise DatasetError("an episode is listed twice", where=str(folder), got=f"episode {twice}", hint=hint)
     return table
 
 
@@ -172,11 +202,14 @@ def _without_stats(table: pa.Table) -> pa.Table:
     return table.select([c for c in table.column_names if not c.startswith("stats/")])
 
 
-def _cameras(info: dict[str, Any]) -> Iterable[Camera]:
+def _cameras(root: Path, info: dict[str, Any]) -> Iterable[Camera]:
     for key, feature in info["features"].items():
         if feature.get("dtype") not in ("video", "image"):
             continue
-        shape, names = list(feature["shape"]), feature.get("names") or ["height", "width", "channels"]
+        shape, names = feature.get("shape"), feature.get("names") or ["height", "width", "channels"]
+        if not isinstance(shape, list) or len(cast("list[Any]", shape)) < 2:
+            where = f"{root / 'meta/info.json'} {key}"
+            raise DatasetError("a camera has no size", where=where, got=f"shape {shape!r}", hint=_COPY_HINT)
         by_name = dict(zip(names, shape, strict=False))
         details = feature.get("info") or feature.get("video_info") or {}
         yield Camera(
@@ -196,8 +229,11 @@ def fill_template(template: str, **fields: object) -> str:
     """
     try:
         path = posixpath.normpath(template.format(**fields))
-    except (KeyError, IndexError, ValueError) as cause:
-        raise DatasetError("a path template cannot be filled", where="meta/info.json", got=template) from cause
+    except (LookupError, ValueError, AttributeError, TypeError) as cause:
+        hint = f"its fields are {', '.join(fields)}"
+        raise DatasetError(
+            "a path template cannot be filled", where="meta/info.json", got=template, hint=hint
+        ) from cause
     if path.startswith(("/", "..")) or "\\" in path or ":" in path.split("/")[0]:
         hint = "data_path and video_path must stay inside the dataset"
         raise DatasetError("a path template leaves the dataset", where="meta/info.json", got=path, hint=hint)
@@ -210,9 +246,15 @@ def _episodes(root: Path, info: dict[str, Any], cameras: tuple[Camera, ...], tab
     need += [f"videos/{key}/{part}" for key in videos for part in _VIDEO_COLUMNS]
     missing = [c for c in need if c not in table.column_names]
     if missing:
-        raise DatasetError("meta/episodes lacks columns", where=str(root / "meta/episodes"), got=", ".join(missing))
+        where, got = str(root / "meta/episodes"), f"no {', '.join(missing)}"
+        raise DatasetError("meta/episodes lacks columns", where=where, got=got, hint=_COPY_HINT)
+    empty = [c for c in need if table[c].null_count]
+    if empty:
+        where, got = str(root / "meta/episodes"), f"an empty {empty[0]}"
+        raise DatasetError("meta/episodes has gaps", where=where, got=got, hint=_COPY_HINT)
     if videos and not isinstance(info.get("video_path"), str):
-        raise DatasetError("meta/info.json has cameras but no video_path", where=str(root / "meta/info.json"))
+        where, got = f"{root / 'meta/info.json'} video_path", repr(info.get("video_path"))
+        raise DatasetError("meta/info.json is incomplete", where=where, got=got, hint=_COPY_HINT)
     return tuple(_episode(info, videos, line) for line in table.to_pylist())
 
 

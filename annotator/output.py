@@ -20,7 +20,7 @@ def link_dataset(root: Path, output: Path, shards: Collection[str]) -> None:
     Raises:
         UsageError: the output lies inside the dataset, or the other way round, or cannot be written.
     """
-    inner, outer = output.absolute(), root.absolute()
+    inner, outer = output.resolve(), root.resolve()
     if inner.is_relative_to(outer) or outer.is_relative_to(inner):
         hint = "name a folder beside the dataset"
         raise UsageError("the output overlaps the dataset", where="--output", got=str(output), hint=hint)

@@ -4,6 +4,7 @@ The head says what the file is for and which inputs it takes; only the body reac
 input the head does not list, or the other way round, is refused before the first call.
 """
 
+import functools
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
@@ -55,7 +56,7 @@ class PromptFile(msgspec.Struct, frozen=True, kw_only=True):
         missing = set(self.head.inputs) - set(inputs)
         if missing:
             raise PromptError("a prompt lacks an input", where=self.where, got=", ".join(sorted(missing)))
-        return _env.from_string(self.body).render(**self.taken(inputs)).strip()
+        return _render(self.body, self.taken(inputs), self.where)
 
     def taken(self, inputs: Mapping[str, str]) -> dict[str, str]:
         """Pick the inputs that this prompt uses, in the head's order: nothing else may change an answer."""
@@ -103,8 +104,13 @@ def load_prompts(folder: Path | None = None) -> Prompts:
     """
     shipped = [parse_prompt(text, where=f"prompts/{name}") for name, text in shipped_files()]
     known = {f.head.id: f for f in shipped}
+    replaced: dict[str, str] = {}
     for path in _override_paths(folder):
-        file = parse_prompt(path.read_text(encoding="utf-8"), where=str(path))
+        file = parse_prompt(_read(path), where=str(path))
+        if file.head.id in replaced:
+            got = f"{file.head.id}, as {replaced[file.head.id]} does"
+            raise PromptError("two prompts replace one step", where=str(path), got=got, hint="keep one of them")
+        replaced[file.head.id] = path.name
         if file.head.id not in known:
             hint = f"ids are {', '.join(sorted(known))}"
             raise PromptError("a prompt replaces no step", where=str(path), got=file.head.id, hint=hint)
@@ -150,12 +156,18 @@ def parse_prompt(text: str, *, where: str) -> PromptFile:
         raise PromptError("a prompt has no head", where=where, hint="start with +++, TOML, +++")
     head = _head(parts[1], where)
     if head.answer is not None and not hasattr(answers, head.answer):
-        raise PromptError("a prompt names an unknown answer", where=where, got=head.answer)
+        hint = "answers are the structs of annotator/answers.py; keep the shipped file's"
+        raise PromptError("a prompt names an unknown answer", where=where, got=head.answer, hint=hint)
     used = _used_names(parts[2], where)
     if used != set(head.inputs):
         odd = sorted(used ^ set(head.inputs))
         side = "the body uses it, the head does not list it" if odd[0] in used else "listed in the head, unused"
-        raise PromptError("a prompt's inputs and body disagree", where=where, got=f"{', '.join(odd)}: {side}")
+        hint = "inputs = [...] in the head lists exactly what stands between {{ }} and {% %} in the body"
+        raise PromptError(
+            "a prompt's inputs and body disagree", where=where, got=f"{', '.join(odd)}: {side}", hint=hint
+        )
+    for value in ("", "1"):
+        _render(parts[2], dict.fromkeys(head.inputs, value), where)
     return PromptFile(head=head, body=parts[2], digest=_body_digest(parts[2]), where=where)
 
 
@@ -163,16 +175,37 @@ def _head(toml: str, where: str) -> Head:
     try:
         return msgspec.convert(tomllib.loads(toml), Head)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as cause:
-        raise PromptError("a prompt's head cannot be read", where=where, got=str(cause)) from cause
+        hint = "the head is TOML: id, inputs, answer, scope, frames"
+        raise PromptError("a prompt's head cannot be read", where=where, got=str(cause), hint=hint) from cause
 
 
 def _used_names(body: str, where: str) -> set[str]:
     try:
         return jinja2.meta.find_undeclared_variables(_env.parse(body))
     except jinja2.TemplateSyntaxError as cause:
-        raise PromptError(
-            "a prompt's body is no template", where=f"{where} line {cause.lineno}", got=str(cause)
-        ) from cause
+        hint = "a brace that is meant as such is written {{ '{' }}"
+        place = f"{where}, line {cause.lineno} of the body"
+        raise PromptError("a prompt's body is no template", where=place, got=cause.message or "", hint=hint) from cause
+
+
+def _render(body: str, values: Mapping[str, str], where: str) -> str:
+    try:
+        return _template(body).render(**values).strip()
+    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as cause:
+        hint = "every input is a text; Jinja's own tests and filters apply to it"
+        raise PromptError("a prompt cannot be rendered", where=where, got=str(cause), hint=hint) from cause
+
+
+@functools.cache
+def _template(body: str) -> jinja2.Template:
+    return _env.from_string(body)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as cause:
+        raise PromptError("a prompt file cannot be read", where=str(path), got=str(cause), hint="UTF-8 text") from cause
 
 
 def _body_digest(body: str) -> Digest:

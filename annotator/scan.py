@@ -50,7 +50,8 @@ def scan_shard(dataset: Dataset, shard: str) -> list[ScannedEpisode]:
         have = set(file.schema_arrow.names)
         for column in wanted[:3]:
             if column not in have:
-                raise DatasetError("a data shard lacks a column", where=str(path), got=f"no {column}")
+                hint = "copy or download the dataset again; LeRobot writes this column into every shard"
+                raise DatasetError("a data shard lacks a column", where=str(path), got=f"no {column}", hint=hint)
         table = _read(path, file, [c for c in wanted if c in have])
     return list(_episodes(dataset, path, table))
 
@@ -109,11 +110,11 @@ def _buffers(*arrays: Array | None) -> Iterator[bytes]:
 
 
 def _check_clock(path: Path, owner: Array, clock: npt.NDArray[np.float32], cuts: npt.NDArray[np.int64]) -> None:
-    steps = np.diff(clock)
-    steps[cuts - 1] = 1.0
-    bad = np.flatnonzero(~(steps > 0))
-    if not np.isfinite(clock).all():
-        bad = np.flatnonzero(~np.isfinite(clock))
+    bad = np.flatnonzero(~np.isfinite(clock))
+    if not len(bad):
+        steps = np.diff(clock)
+        steps[cuts - 1] = 1.0
+        bad = np.flatnonzero(~(steps > 0))
     if len(bad):
         row = int(bad[0])
         near = ", ".join(f"{t:g}" for t in clock[row : row + 2].tolist())
@@ -128,9 +129,9 @@ def _check_clock(path: Path, owner: Array, clock: npt.NDArray[np.float32], cuts:
 def _check_owners(path: Path, owners: Array) -> None:
     values, counts = np.unique(owners, return_counts=True)
     if (counts > 1).any():
-        raise DatasetError(
-            "an episode's frames do not lie together", where=str(path), got=f"episode {values[counts > 1][0]}"
-        )
+        hint = "an episode is one run of rows in one shard; LeRobot's own tools write it so"
+        got = f"episode {values[counts > 1][0]} in {counts[counts > 1][0]} places"
+        raise DatasetError("an episode's frames do not lie together", where=str(path), got=got, hint=hint)
 
 
 def read_frames_table(root: Path, shard: str, start: int, stop: int, columns: list[str]) -> pa.Table:

@@ -57,7 +57,7 @@ def survey(dataset: Dataset, log: Log, camera: Camera | None, wanted: Iterable[i
     Raises:
         DatasetError: the shards and `meta/episodes` disagree, or a shard cannot be read.
     """
-    scans = _scans(dataset, log, threads)
+    scans = _located(dataset, _scans(dataset, log, threads))
     chosen = set(wanted)
     footage = _footage(dataset, log, camera, [e for e in dataset.episodes if e.index in chosen], threads)
     return [_surveyed(dataset, episode, scans, camera, footage) for episode in dataset.episodes]
@@ -77,7 +77,8 @@ def _surveyed(
         raise DatasetError("an episode has no frames", where=where, hint=hint)
     if scanned.stop - scanned.start != episode.length:
         got = f"{scanned.stop - scanned.start} frames, meta/episodes says {episode.length}"
-        raise DatasetError("an episode's length disagrees", where=where, got=got)
+        hint = "meta/episodes and data/ come from different versions of the dataset"
+        raise DatasetError("an episode's length disagrees", where=where, got=got, hint=hint)
     seen = footage.get(episode.index)
     trouble = seen if isinstance(seen, FootageError) else None
     digest = None if isinstance(seen, FootageError) else seen
@@ -110,7 +111,23 @@ def file_stamp(path: Path) -> str:
 _SCANS, _FOOTAGE = "scan.v1", "footage.v1"
 
 
-def _scans(dataset: Dataset, log: Log, threads: int) -> dict[int, ScannedEpisode]:
+def _located(dataset: Dataset, scans: Mapping[str, Sequence[ScannedEpisode]]) -> dict[int, ScannedEpisode]:
+    """Find each episode where `meta/episodes` says it lies, and no frames anywhere else."""
+    home = {episode.index: episode.shard for episode in dataset.episodes}
+    located: dict[int, ScannedEpisode] = {}
+    for shard, found in scans.items():
+        for scan in found:
+            if home.get(scan.index) != shard:
+                says = home.get(scan.index)
+                got = f"meta/episodes says {says}" if says else "meta/episodes does not list it"
+                hint = "meta/episodes and data/ come from different versions of the dataset"
+                where = f"{dataset.root / shard} episode {scan.index}"
+                raise DatasetError("frames lie where no episode is listed", where=where, got=got, hint=hint)
+            located[scan.index] = scan
+    return located
+
+
+def _scans(dataset: Dataset, log: Log, threads: int) -> dict[str, list[ScannedEpisode]]:
     paths = {shard: (dataset.root / shard).absolute() for shard in dataset.shards}
     stamps = {shard: file_stamp(path) for shard, path in paths.items()}
     held = log.memo_get(_SCANS, [str(p) for p in paths.values()])
@@ -123,7 +140,7 @@ def _scans(dataset: Dataset, log: Log, threads: int) -> dict[int, ScannedEpisode
     with ThreadPoolExecutor(threads) as pool:
         scanned = dict(zip(missing, pool.map(lambda shard: scan_shard(dataset, shard), missing), strict=True))
     log.memo_put(_SCANS, {str(paths[s]): (stamps[s], msgspec.json.encode(scanned[s]).decode()) for s in missing})
-    return {scan.index: scan for scans in (found | scanned).values() for scan in scans}
+    return found | scanned
 
 
 def remember_scan(dataset: Dataset, log: Log, written: Mapping[str, Path], surveyed: Iterable[Surveyed]) -> None:

@@ -7,6 +7,7 @@ Source: the column layout is FORMAT's (LeRobot's language columns); readers see 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -21,15 +22,19 @@ from store.rows import EVENTS, PERSISTENT, Column, Row
 Ints = npt.NDArray[np.int64]
 
 LANGUAGE_COLUMNS: tuple[Column, Column] = (PERSISTENT, EVENTS)
+VALUES_PER_BLOCK = 1 << 13
+"""About how many broadcast rows are built of one list; a longer stretch is that block referred to again and again."""
 VALUES_IN_MEMORY = 1 << 20
 """How many broadcast rows may be in memory at once, about 25 bytes each."""
 
 
+@cache
 def language_field(column: Column) -> pa.Field:
     """The field as readers see it, and as `ARROW:schema` declares it."""
     return _field(column, pa.string(), pa.json_())
 
 
+@cache
 def physical_field(column: Column) -> pa.Field:
     """The field as it is given to the Parquet writer: the same leaves, strings as dictionaries."""
     return _field(column, pa.dictionary(pa.int32(), pa.string()), pa.string())
@@ -72,21 +77,18 @@ def build_columns(episodes: Sequence[Placed], start: int, stop: int) -> tuple[pa
     return broadcast(persistent, PERSISTENT), broadcast(events, EVENTS)
 
 
-def broadcast(spreads: Iterable[Spread], column: Column, values_in_memory: int = VALUES_IN_MEMORY) -> pa.ChunkedArray:
-    """Build a column from lists and how many frames each is on.
-
-    Where that is more than `values_in_memory` rows, a long stretch is one short array referred to many times.
-    """
+def broadcast(spreads: Iterable[Spread], column: Column) -> pa.ChunkedArray:
+    """Build a column from lists and how many frames each is on."""
     lists = [spread for spread in spreads if spread.frames]
     pool = _pool([row for spread in lists for row in spread.rows], column)
     counts = np.array([len(spread.rows) for spread in lists], np.int64)
     frames = np.array([spread.frames for spread in lists], np.int64)
     firsts = np.cumsum(counts) - counts
-    if int((counts * frames).sum()) <= values_in_memory:
+    if int((counts * frames).sum()) <= VALUES_PER_BLOCK:
         chunks = [_gather(pool, firsts, counts, frames)]
     else:
-        block = max(1, values_in_memory // int(counts.sum()))
-        chunks = list(_gather_blocks(pool, firsts, counts, frames, block))
+        block = min(VALUES_PER_BLOCK // int(counts.max()), VALUES_IN_MEMORY // int(counts.sum()))
+        chunks = list(_gather_blocks(pool, firsts, counts, frames, max(8, block)))
     return pa.chunked_array(chunks, physical_field(column).type)
 
 
@@ -107,10 +109,23 @@ def _gather_blocks(pool: pa.StructArray, firsts: Ints, counts: Ints, frames: Int
 
 def _gather(pool: pa.StructArray, firsts: Ints, counts: Ints, frames: Ints) -> pa.ListArray:
     lengths = np.repeat(counts, frames)
-    offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
-    wanted = np.arange(offsets[-1]) + np.repeat(np.repeat(firsts, frames) - offsets[:-1], lengths)
-    values = pool.take(pa.array(wanted))
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    if bool((frames[counts > 0] == 1).all()):  # events: every row stands once, in the order of the pool
+        values = pool.slice(int(firsts[0]) if len(firsts) else 0, int(offsets[-1]))
+    else:
+        places = np.arange(offsets[-1]) + np.repeat(np.repeat(firsts, frames) - offsets[:-1], lengths)
+        values = _take(pool, pa.array(places.astype(np.int32)))
     return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values, type=pa.list_(values.type))
+
+
+def _take(pool: pa.StructArray, places: pa.Array) -> pa.StructArray:
+    # Most lists have no camera and no tool calls: building nulls is far cheaper than taking them.
+    columns = [
+        pa.nulls(len(places), child.type) if child.null_count == len(child) else child.take(places)
+        for child in (pool.field(index) for index in range(pool.type.num_fields))
+    ]
+    return pa.StructArray.from_arrays(columns, fields=list(pool.type))
 
 
 def _pool(rows: Sequence[Row], column: Column) -> pa.StructArray:

@@ -12,7 +12,7 @@ from itertools import groupby
 
 import msgspec
 
-from store.digest import Digest, Keyed, digest_parts, digest_struct
+from store.digest import Digest, Keyed, digest_parts
 from store.errors import ShardError
 from store.rows import PERSISTENT, VIEW_DEPENDENT_STYLES, Row, column_for_style, order_key
 
@@ -69,6 +69,10 @@ class EpisodeLanguage(Keyed, frozen=True, kw_only=True):
         return persistent + tuple(row for event in self.events for row in event.rows)
 
 
+_encoder = msgspec.json.Encoder(order="sorted")
+_decoder = msgspec.json.Decoder(EpisodeLanguage)
+
+
 def silent(frames: int) -> EpisodeLanguage:
     """The language of an episode about which nothing is said."""
     return EpisodeLanguage(runs=(Run(frames, ()),) if frames else (), events=())
@@ -115,7 +119,13 @@ def shard_digest(episodes: Sequence[EpisodeLanguage], *, exact: bool) -> Digest:
     "already right", whatever it says.
     """
     form = b"exact" if exact else b"foreign"
-    return digest_parts("language.v1", [form, *(digest_struct(episode).encode() for episode in episodes)])
+    return digest_parts("language.v1", [form, *(_digest(episode).encode() for episode in episodes)])
+
+
+def _digest(episode: EpisodeLanguage) -> Digest:
+    """`digest_struct`, without its walk in Python for NaN: decoding refuses the null that NaN is encoded as."""
+    canonical = _encoder.encode(_decoder.decode(_encoder.encode(episode)))
+    return digest_parts(EpisodeLanguage.tag_v, [canonical])
 
 
 def _broken_rule(row: Row) -> str:

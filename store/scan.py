@@ -155,7 +155,7 @@ def _values(lists: pa.ListArray, offsets: npt.NDArray[np.int32]) -> pa.Array:
 
 
 def _our_rows(values: pa.StructArray, stamps: list[float] | None) -> tuple[Row, ...]:
-    fields: dict[str, list[Any]] = {field.name: values.field(field.name).to_pylist() for field in values.type}
+    fields = {field.name: _plain(values.field(field.name)) for field in values.type}
     calls = [None if found is None else tuple(found) for found in fields["tool_calls"]]
     texts = (fields["role"], fields["content"], fields["style"], fields["camera"])
     return tuple(
@@ -164,6 +164,12 @@ def _our_rows(values: pa.StructArray, stamps: list[float] | None) -> tuple[Row, 
             *texts, fields["timestamp"] if stamps is None else stamps, calls, strict=True
         )
     )
+
+
+def _plain(array: pa.Array) -> list[Any]:
+    if array.null_count == len(array):
+        return [None] * len(array)
+    return (array.dictionary_decode() if isinstance(array, pa.DictionaryArray) else array).to_pylist()
 
 
 def _is_ours(schema: pa.Schema) -> bool:

@@ -36,23 +36,17 @@ async def choose_engine(vlm: VlmSettings, report: Report, *, offline: bool) -> E
         from annotator.engine.scripted import ScriptedEngine
 
         report.note("engine: scripted – made-up answers, for tests only")
-        return ScriptedEngine()
+        return ScriptedEngine(record=False)
     return await _openai(vlm, report)
 
 
 async def _openai(vlm: VlmSettings, report: Report) -> Engine:
-    from annotator.engine.openai import OpenAIEngine, probe
+    from annotator.engine.openai import OpenAIEngine, probe, require
 
-    base = vlm.api_base or DEFAULT_API_BASE
-    key = api_key(vlm)
-    served = await probe(base, key, timeout_s=10.0 if vlm.api_base else 2.0)
-    if served is None:
-        if vlm.api_base is None and vlm.backend == "auto":
-            raise NoEngine("no engine", where="--vlm.backend auto", got=f"no server answers at {base}", hint=CHOICES)
-        raise UsageError("the server does not answer", where=base, hint="start it, or correct --vlm.api_base")
-    if served.model_ids and vlm.model_id not in served.model_ids:
-        hint = f"--vlm.model_id {served.model_ids[0]}"
-        raise UsageError("the server has no such model", where=base, got=vlm.model_id, hint=hint)
+    base, key = vlm.api_base or DEFAULT_API_BASE, api_key(vlm)
+    if vlm.api_base is None and vlm.backend == "auto" and await probe(base, key, timeout_s=2.0) is None:
+        raise NoEngine("no engine", where="--vlm.backend auto", got=f"no server answers at {base}", hint=CHOICES)
+    await require(base, vlm.model_id, key)
     report.note(f"engine: openai at {base}, model {vlm.model_id}")
     return OpenAIEngine(
         api_base=base,
@@ -75,5 +69,3 @@ def api_key(vlm: VlmSettings) -> str:
     if not key:
         raise UsageError("the API key is not set", where=f"--vlm.api_key_env {vlm.api_key_env}")
     return key
-
-

@@ -9,7 +9,7 @@ import msgspec
 from annotator.engine.signals_phases import ACTS, Phase, PhaseKind
 
 _WEIGHT: dict[PhaseKind, float] = {"wait": 0.7, "lift": 0.8, "lower": 0.8}
-_ACT_WEIGHT = 4.0  # what a gripper does is the last thing to be merged away
+_ACT_WEIGHT = 2.0  # an act is merged away later than its length says, but no text may outlive most of its span
 
 
 class Piece(msgspec.Struct, frozen=True, kw_only=True):

@@ -99,7 +99,7 @@ async def _task(episode: EpisodeView, ask: Ask, settings: PlanSettings, gaps: Ga
     window = windows_of(episode, settings, whole=True)[0]
     inputs = {"view": window.view, "given": given}
     found = await gaps.optional(ask, "plan.task", Task, inputs, window.media)
-    return tidy(found.answer.task) if found else given
+    return (tidy(found.answer.task) if found else "") or given
 
 
 async def _segments(work: Work) -> list[Cut]:
@@ -170,8 +170,8 @@ async def _memories(work: Work, cuts: Sequence[Cut]) -> list[AnnotatedRow]:
     for before, cut in pairwise(cuts) if work.settings.emit_memory else ():
         inputs = {"task": work.task, "memory": memory, "completed": before.segment.text, "upcoming": cut.segment.text}
         asked = await work.gaps.optional(work.ask, "plan.memory", Memory, inputs)
-        if asked:
-            memory = tidy_sentence(asked.answer.memory)
+        if asked and (text := tidy_sentence(asked.answer.memory)):
+            memory = text
             rows.append(_row(work.episode, "memory", memory, cut, asked.key))
     return rows
 
@@ -191,9 +191,10 @@ async def _rephrasings(work: Work) -> list[AnnotatedRow]:
     if asked is None:
         return []
     wordings: dict[str, tuple[str, Digest | None]] = {task.casefold(): (task, None)}
-    for text in asked.answer.rephrasings[: settings.n_task_rephrasings]:
-        wordings.setdefault(tidy(text).casefold(), (tidy(text), asked.key))
-    return [_wording(work.episode, text, call) for text, call in wordings.values() if text]
+    for text in filter(None, map(tidy, asked.answer.rephrasings)):
+        wordings.setdefault(text.casefold(), (text, asked.key))
+    chosen = list(wordings.values())[: settings.n_task_rephrasings + 1]
+    return [_wording(work.episode, text, call) for text, call in chosen]
 
 
 def _wording(episode: EpisodeView, text: str, call: Digest | None) -> AnnotatedRow:

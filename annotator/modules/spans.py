@@ -22,7 +22,7 @@ class Segment(msgspec.Struct, frozen=True):
 
 def tidy(text: str) -> str:
     """Fold white space and drop what ends a sentence, so that equal subtasks read equal."""
-    return re.sub(r"\s+", " ", text).strip().rstrip(".").strip()
+    return re.sub(r"\s+", " ", text).strip().rstrip(". ")
 
 
 def cover(spans: Iterable[Span], clock: npt.NDArray[np.float32], *, min_seconds: float) -> list[Segment]:

@@ -81,9 +81,9 @@ def test_an_unreadable_task_is_worded_neutrally(task: str) -> None:
 
 
 def test_an_episode_in_which_nothing_moves_is_not_called_a_pick(quality: Any) -> None:
-    for given in quality.load_signals(REPO / "tests/data/so101_static").values():
-        assert spans(given, "pick and place", min_seconds=1.5, max_steps=8) == [(0.0, "stay still")]
-        seen = answer(Description, "plan.describe", given).observations
+    for still in quality.load_signals(REPO / "tests/data/so101_static").values():
+        assert spans(still, "pick and place", min_seconds=1.5, max_steps=8) == [(0.0, "stay still")]
+        seen = answer(Description, "plan.describe", still).observations
         assert [o.event for o in seen] == ["the arm is at rest"]
 
 
@@ -148,13 +148,14 @@ def test_what_needs_eyes_is_declined_with_a_hint(step: str) -> None:
     assert error.hint
 
 
+FIVE = signals(np.ones((5, 4), dtype=np.float32))
 BROKEN = {
     "neither": Signals(timestamps=np.arange(9.0), state=None, action=None, state_names=(), action_names=()),
     "one frame": signals(np.ones((1, 4), dtype=np.float32)),
     "no frame": signals(np.ones((0, 4), dtype=np.float32)),
-    "times": msgspec.structs.replace(signals(np.ones((5, 4), dtype=np.float32)), timestamps=np.array([0, 1, 1, 2, 3.0])),
-    "shape": msgspec.structs.replace(signals(np.ones((5, 4), dtype=np.float32)), timestamps=np.arange(4.0)),
-    "flat": msgspec.structs.replace(signals(np.ones((5, 4), dtype=np.float32)), state=np.ones(5, dtype=np.float32)),
+    "times": msgspec.structs.replace(FIVE, timestamps=np.array([0, 1, 1, 2, 3.0])),
+    "shape": msgspec.structs.replace(FIVE, timestamps=np.arange(4.0)),
+    "flat": msgspec.structs.replace(FIVE, state=np.ones(5, dtype=np.float32)),
 }  # fmt: skip
 
 
@@ -218,7 +219,7 @@ def any_signals(draw_: st.DrawFn) -> Signals:
     action, action_names = draw_(tables(frames))
     step_s = draw_(st.sampled_from([0.02, 0.1, 1.0]))
     return Signals(
-        timestamps=np.arange(frames) * step_s,
+        timestamps=np.arange(frames, dtype=np.float64) * np.float64(step_s),
         state=state,
         action=action,
         state_names=state_names,

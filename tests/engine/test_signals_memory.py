@@ -35,6 +35,12 @@ def test_what_was_done_with_another_object_stays() -> None:
     assert memory == "I put the apple in the bowl. I grasped the pear."
 
 
+def test_where_the_arm_was_is_forgotten_as_soon_as_it_does_something_else() -> None:
+    assert remember("", "I put the apple in the bowl. I moved the arm away.", "reach for the pear") == (
+        "I put the apple in the bowl. I reached the pear."
+    )
+
+
 def test_an_object_that_was_never_carried_was_only_released() -> None:
     assert (
         remember(BANANA, "I grasped the banana.", "open the gripper to release the banana") == "I released the banana."

@@ -31,6 +31,12 @@ def test_units_do_not_matter(units: tuple[float, ...]) -> None:
     assert np.allclose(found, [(2.0, 4.0), (6.0, 8.0)], atol=0.35)
 
 
+def test_a_joint_in_small_units_moves_the_arm_as_well_as_one_in_large_units() -> None:
+    strokes = ((2.0, HOME, OPEN), (2.0, (57.0, 0, 0), OPEN), (2.0, (57.0, 0, 0), OPEN), (2.0, (57.0, 1, 0), OPEN))
+    found = moves_s(analyse_motion(signals(draw(strokes)), GRIPPER))
+    assert np.allclose(found, [(2.0, 4.0), (6.0, 8.0)], atol=0.4)
+
+
 def test_sensor_noise_is_no_motion() -> None:
     rows = draw(STROKES) + np.random.default_rng(3).normal(scale=0.002, size=(200, 4)).astype(np.float32)
     found = moves_s(analyse_motion(signals(rows), GRIPPER))

@@ -1,9 +1,8 @@
 """Phases of a whole episode."""
 
-from typing import cast
+from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
 from annotator.engine.base import Signals
 from annotator.engine.signals_phases import analyse
@@ -27,7 +26,8 @@ from tests.engine.signal_shapes import (
 
 FAILED_FIRST: tuple[Stroke, ...] = (
     (2.0, OBJECT, OPEN), (1.0, OBJECT, SHUT), (1.0, ABOVE, SHUT), (1.0, ABOVE, OPEN), (1.0, OBJECT, OPEN),
-    (1.0, OBJECT, HELD), (1.0, LIFTED, HELD), (1.0, OVER, HELD), (1.0, GOAL, HELD), (1.0, GOAL, OPEN), (1.0, HOME, OPEN),
+    (1.0, OBJECT, HELD), (1.0, LIFTED, HELD), (1.0, OVER, HELD), (1.0, GOAL, HELD), (1.0, GOAL, OPEN),
+    (1.0, HOME, OPEN),
 )  # fmt: skip
 
 
@@ -52,13 +52,20 @@ def test_phases_leave_no_gap_and_do_not_overlap() -> None:
     phases = analyse(signals(draw(FAILED_FIRST))).phases
     assert phases[0].start == 0
     assert phases[-1].end == 20 * 12
-    assert all(a.end == b.start and a.start < a.end for a, b in zip(phases, phases[1:], strict=False))
+    assert all(a.end == b.start and a.start < a.end for a, b in pairwise(phases))
 
 
 def test_a_gripper_recorded_late_is_moved_to_the_rest_it_belongs_to() -> None:
     rows = draw(PICK_AND_PLACE)
     rows[:, 3] = np.roll(rows[:, 3], 24)  # 1.2 s
     assert np.allclose(starts_s(signals(rows))[1:], PICK_AND_PLACE_S, atol=0.4)
+
+
+def test_several_late_acts_are_moved_together_though_another_rest_is_nearer() -> None:
+    rows = draw(FAILED_FIRST)
+    rows[:, 3] = np.roll(rows[:, 3], 18)  # 0.9 s: the first closing is now next to the rest of the opening
+    rows[:18, 3] = OPEN
+    assert kinds(signals(rows)) == kinds(signals(draw(FAILED_FIRST)))
 
 
 def test_a_failed_grasp_is_told_from_the_one_that_held() -> None:
@@ -82,6 +89,12 @@ def test_two_objects_from_two_places_are_two_transfers() -> None:
     found = analyse(signals(draw(strokes))).phases
     assert [p.transfer for p in found if p.kind == "grasp"] == [0, 1]
     assert "try" not in {p.kind for p in found}
+
+
+def test_two_objects_from_one_place_to_one_goal_are_two_transfers() -> None:
+    found = kinds(signals(draw((*PICK_AND_PLACE[1:8], *PICK_AND_PLACE[1:8]))))
+    assert found.count("grasp") == found.count("release") == 2
+    assert "try" not in found
 
 
 def test_a_straight_push_with_a_closed_gripper_is_not_cut_into_legs() -> None:
@@ -113,7 +126,7 @@ def test_a_gripper_alone_says_nothing_about_the_arm() -> None:
 def two_arms(left: tuple[Stroke, ...], right: tuple[Stroke, ...]) -> Signals:
     names = [f"{side}_{name}" for side in ("left", "right") for name in NAMES]
     rows = np.hstack([draw(left), draw(right)])
-    return signals(cast("npt.NDArray[np.float32]", rows), names)
+    return signals(rows, names)
 
 
 def test_two_grippers_that_close_at_once_act_together() -> None:

@@ -214,7 +214,8 @@ def test_a_reader_sees_every_durable_event_while_files_are_sealed_beneath_it(fol
     thread = threading.Thread(target=append)
     thread.start()
     try:
-        for _ in range(15):
+        while len(list_segments(folder)) < 4:
+            assert thread.is_alive()
             before = list(durable)
             assert set(before) <= ids_in(folder)
     finally:
@@ -222,7 +223,6 @@ def test_a_reader_sees_every_durable_event_while_files_are_sealed_beneath_it(fol
         thread.join()
         journal.close()
     assert set(durable) <= ids_in(folder)
-    assert len(list_segments(folder)) > 3
 
 
 def test_durable_events_are_announced_before_their_future_is_done(folder: Path) -> None:
@@ -255,12 +255,8 @@ for call in itertools.count():
 @pytest.mark.parametrize("acknowledged", [1, 7, 60, 150, 400])
 def test_kill_9_loses_no_acknowledged_event(folder: Path, acknowledged: int) -> None:
     root = Path(__file__).parents[2]
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(folder)],
-        stdout=subprocess.PIPE,
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root)},
-    )
+    command = [sys.executable, "-c", CHILD, str(folder)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
     assert child.stdout is not None
     printed = [child.stdout.readline() for _ in range(acknowledged + 1)]
     child.send_signal(signal.SIGKILL)

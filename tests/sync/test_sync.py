@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -48,7 +49,7 @@ def columns(root: Path) -> pa.Table:
 
 
 def episode_bytes(table: pa.Table, episode: int) -> list[Any]:
-    mask = pa.compute.equal(table["episode_index"], episode)
+    mask = pc.equal(table["episode_index"], episode)
     return table.filter(mask).select(["language_persistent", "language_events"]).to_pylist()
 
 
