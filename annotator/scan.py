@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from annotator.dataset import Dataset, damaged
@@ -66,7 +67,7 @@ def _episodes(dataset: Dataset, path: Path, table: pa.Table) -> Iterator[Scanned
     _check_clock(path, owner, clock, cuts)
     _check_owners(path, owner[starts])
     task = _vector(table, "task_index")
-    state, action = (_matrix(table, name) for name in (STATE, ACTION))
+    state, action = (_matrix(path, table, name) for name in (STATE, ACTION))
     names = "\0".join((*dataset.names_of(STATE), "\1", *dataset.names_of(ACTION))).encode()
     for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
         part = slice(start, stop)
@@ -163,7 +164,7 @@ def signals_of(dataset: Dataset, shard: str, scanned: ScannedEpisode) -> Signals
     """Read what the robot's sensors recorded over an episode."""
     table = read_frames_table(dataset.root, shard, scanned.start, scanned.stop, ["timestamp", STATE, ACTION])
     clock = _vector(table, "timestamp").astype(np.float64)
-    state, action = (_matrix(table, name) for name in (STATE, ACTION))
+    state, action = (_matrix(dataset.root / shard, table, name) for name in (STATE, ACTION))
     return Signals(
         timestamps=clock - clock[:1],
         state=None if state is None else state.astype(np.float32),
@@ -196,14 +197,23 @@ def _vector(table: pa.Table, name: str) -> Array:
     return table[name].combine_chunks().to_numpy(zero_copy_only=False)
 
 
-def _matrix(table: pa.Table, name: str) -> Array | None:
-    """Turn a list or scalar column into (T, D), or None where there is none or its rows differ in length."""
-    if name not in table.column_names:
+def _matrix(path: Path, table: pa.Table, name: str) -> Array | None:
+    """Turn a column of numbers or (nested) lists of numbers into (T, D), or None where there is none.
+
+    Raises:
+        DatasetError: rows differ in length, are missing, or hold no numbers.
+    """
+    if name not in table.column_names or not table.num_rows:
         return None
-    column = table[name].combine_chunks()
-    if not hasattr(column, "flatten"):
-        return column.to_numpy(zero_copy_only=False).reshape(len(column), 1)
-    flat = column.flatten()
-    if len(column) == 0 or len(flat) % len(column) or column.null_count or flat.null_count:
-        return None
+    flat = column = table[name].combine_chunks()
+    even = not column.null_count
+    while isinstance(flat, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
+        even = even and pc.count_distinct(pc.list_value_length(flat)).as_py() <= 1
+        flat = flat.flatten()
+    numbers = pa.types.is_floating(flat.type) or pa.types.is_integer(flat.type) or pa.types.is_boolean(flat.type)
+    if not (even and numbers and not flat.null_count):
+        hint = "each frame has one vector of the size that meta/info.json declares"
+        raise DatasetError(
+            "a signal is not one vector a frame", where=f"{path} {name}", got=str(column.type), hint=hint
+        )
     return flat.to_numpy(zero_copy_only=False).reshape(len(column), -1)

@@ -25,7 +25,7 @@ from annotator.recipe import Kitchen, model_of, plan_kitchen
 from annotator.report import Report
 from annotator.survey import Surveyed, remember_scan, survey, watched_camera
 from annotator.tally import Tally
-from annotator.work import Job, Workshop
+from annotator.work import Job, Workshop, episode_seen
 from store.digest import Digest
 from store.events import EpisodeAnnotated, RunFinished, utc_now
 from store.keys import Model
@@ -96,6 +96,7 @@ def _annotate_and_project(run: Run, log: Log, tally: Tally, report: Report) -> s
     camera = watched_camera(run.dataset, settings.vlm.camera_key)
     threads = settings.executor.decode_threads
     surveyed = survey(run.dataset, log, camera, run.episodes, threads=threads)
+    _announce(run, log, surveyed)
     recipes = _recipes(run, surveyed)
     jobs = _jobs(run, log, surveyed, recipes)
     tally.episodes_total = len(recipes)
@@ -108,6 +109,18 @@ def _annotate_and_project(run: Run, log: Log, tally: Tally, report: Report) -> s
     remember_scan(run.dataset, log, written, surveyed)
     tally.shards_written = len(written)
     return engine
+
+
+def _announce(run: Run, log: Log, surveyed: Sequence[Surveyed]) -> None:
+    """Record where each episode that was asked for stands, where the log does not know yet."""
+    known = log.seen_episodes()
+    news = [
+        episode_seen(run.dataset, one, run.run_id)
+        for one in surveyed
+        if one.episode.index in run.episodes and (one.digest, run.dataset.name, one.episode.index) not in known
+    ]
+    if news:
+        log.record(*news).result()
 
 
 def _recipes(run: Run, surveyed: Sequence[Surveyed]) -> dict[int, Digest]:
@@ -127,14 +140,12 @@ def _recipes(run: Run, surveyed: Sequence[Surveyed]) -> dict[int, Digest]:
 def _jobs(run: Run, log: Log, surveyed: Sequence[Surveyed], recipes: Mapping[int, Digest]) -> list[Job]:
     """The episodes whose recipe was never followed, or whose footage cannot be read; equal recipes once."""
     followed = log.recipes(set(recipes.values()))
-    announced = log.seen_episodes()
     jobs: dict[Digest, Job] = {}
     for one in surveyed:
         recipe = recipes.get(one.episode.index)
         if recipe is None or (recipe in followed and one.trouble is None):
             continue
-        announce = (one.digest, run.dataset.name, one.episode.index) not in announced
-        jobs.setdefault(recipe, Job(surveyed=one, module=plan.NAME, recipe=recipe, announce=announce))
+        jobs.setdefault(recipe, Job(surveyed=one, module=plan.NAME, recipe=recipe))
     return list(jobs.values())
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import cache
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,6 +18,7 @@ from annotator.report import Report
 from annotator.scan import signals_of, timestamps_of
 from annotator.survey import Surveyed, clip_of
 from store.digest import Digest
+from store.errors import Problem
 from store.events import CameraSeen, EpisodeAnnotated, EpisodeSeen, utc_now
 
 if TYPE_CHECKING:
@@ -29,8 +31,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     surveyed: Surveyed
     module: str
     recipe: Digest
-    announce: bool
-    """The log has not yet seen this episode at this place in this dataset."""
 
 
 class Workshop:
@@ -52,9 +52,16 @@ class Workshop:
                 self._studio = stack.enter_context(Studio(self._settings.executor.decode_threads))
             pending = iter(jobs)
             lanes = min(self._settings.executor.episode_parallelism, len(jobs))
-            async with asyncio.TaskGroup() as group:
-                for _ in range(lanes):
-                    group.create_task(self._lane(pending))
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(lanes):
+                        group.create_task(self._lane(pending))
+            except ExceptionGroup as group:
+                # The log cannot be written: one lane's message says it, the others would only repeat it.
+                problems, others = group.split(Problem)
+                if problems is None or others is not None:
+                    raise
+                raise problems.exceptions[0] from group
 
     async def _lane(self, pending: Iterator[Job]) -> None:
         for job in pending:
@@ -79,8 +86,6 @@ class Workshop:
         view = await asyncio.to_thread(self._view, one)
         with ExitStack() as stack:
             asker = Asker(self._desk, self._subject(one, view, self._pictures(one, view, stack)))
-            if job.announce:
-                await self._desk.keep(self._seen(one))
             found = await plan.annotate(view, asker, self._settings.plan)
         await self._desk.keep(
             EpisodeAnnotated(
@@ -111,7 +116,7 @@ class Workshop:
             episode=one.digest,
             where=view.where,
             signals_digest=one.scanned.signals,
-            signals=lambda: signals_of(self._dataset, one.episode.shard, one.scanned),
+            signals=cache(lambda: signals_of(self._dataset, one.episode.shard, one.scanned)),
             pictures=pictures,
         )
 
@@ -123,9 +128,6 @@ class Workshop:
 
     def _count_frames(self, frames: int) -> None:
         self._desk.tally.frames_decoded += frames
-
-    def _seen(self, one: Surveyed) -> EpisodeSeen:
-        return episode_seen(self._dataset, one, self._desk.run_id)
 
 
 def episode_seen(dataset: Dataset, one: Surveyed, run_id: str) -> EpisodeSeen:
@@ -147,6 +149,7 @@ def episode_seen(dataset: Dataset, one: Surveyed, run_id: str) -> EpisodeSeen:
 
 def failure_line(job: Job, error: AnnotatorError) -> str:
     """Say in one note which episode failed and why."""
-    prefix = f"episode {job.surveyed.episode.index} {job.module}"
-    kind = "" if not isinstance(error, StepError) else " – what was answered is kept"
-    return f"failed: {prefix}: {error}{kind}"
+    line, _, hint = str(error).partition("\nhint: ")
+    kept = " – what was answered is kept" if isinstance(error, StepError) else ""
+    failed = f"failed: episode {job.surveyed.episode.index} {job.module}: {line}{kept}"
+    return f"{failed}\nhint: {hint}" if hint else failed

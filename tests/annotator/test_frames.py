@@ -22,6 +22,7 @@ KINDS = [
     pytest.param("libx264", 250, {"bf": "3"}, id="h264-gop250-b-frames"),
     pytest.param("libx264", 12, OPEN_GOP, id="h264-open-gop"),
     pytest.param("libx265", 30, {}, id="hevc-gop30"),
+    pytest.param("mpeg4", 10, {"bf": "2"}, id="mpeg4-b-frames"),
     pytest.param("libsvtav1", 2, {}, id="av1-gop2"),
     pytest.param("libsvtav1", 250, {}, id="av1-gop250"),
 ]
@@ -63,6 +64,13 @@ def test_sparse_frames_are_the_same_pixels_as_a_plain_decode_of_the_whole_file(
         assert np.abs(pixels.astype(int) - plain[position].astype(int)).max() <= 2  # two ways of scaling chroma
 
 
+@pytest.mark.parametrize(("codec", "gop", "options"), KINDS)
+def test_each_frame_can_be_asked_for_alone(tmp_path: Path, codec: str, gop: int, options: dict[str, str]) -> None:
+    episode = clip(film(tmp_path / "a.mp4", range(25), codec=codec, gop=min(gop, 10), options=options), 0, 25)
+    for position in range(25):
+        assert numbers_at(episode, [position]) == [position]
+
+
 @settings(max_examples=30, deadline=None)
 @given(positions=st.sets(st.integers(0, 89), min_size=1, max_size=8))
 def test_any_choice_of_frames_comes_back_in_order_each_once(
@@ -102,10 +110,12 @@ def test_frames_cut_away_by_an_edit_list_are_never_shown(tmp_path: Path) -> None
     with av.open(str(path)) as container:
         base = container.streams.video[0].time_base
     assert base is not None
-    start = int(data[entry + 8 : entry + 12].hex(), 16) + round(10 / 30 / base)  # the first ten frames go
-    data[entry + 8 : entry + 12] = start.to_bytes(4, "big")
+    start = int(data[entry + 8 : entry + 12].hex(), 16) + round(10 / 30 / base)
+    data[entry + 4 : entry + 12] = (800).to_bytes(4, "big") + start.to_bytes(4, "big")  # ten go from either end, of 40
     path.write_bytes(data)
-    assert numbers_at(clip(path, 0, 30), [0, 1, 29]) == [10, 11, 39]
+    assert numbers_at(clip(path, 0, 30), [0, 1, 23]) == [10, 11, 33]
+    with pytest.raises(FootageError, match="no frame is shown"):
+        numbers_at(clip(path, 0, 30), [24])
 
 
 def test_half_a_frame_period_off_is_the_frame_and_more_is_an_error(tmp_path: Path) -> None:
@@ -113,8 +123,8 @@ def test_half_a_frame_period_off_is_the_frame_and_more_is_an_error(tmp_path: Pat
     assert [read_number(pixels) for _, pixels in read_frames(episode, [10.49 / 30, 10.51 / 30])] == [10, 11]
     assert read_number(next(read_frames(episode, [29.49 / 30]))[1]) == 29
     with pytest.raises(FootageError) as caught:
-        list(read_frames(episode, [29.6 / 30]))
-    for said in (str(episode.path), "observation.images.top", "0.987 s", "0.020 s away", "hint:"):
+        list(read_frames(episode, [29.51 / 30]))
+    for said in (str(episode.path), "observation.images.top", "0.984 s", "0.017 s away", "hint:"):
         assert said in str(caught.value)
 
 

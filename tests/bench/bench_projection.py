@@ -1,6 +1,6 @@
 """Measure the projection of rows into shards against a floor: reading and rewriting the row groups, nothing added.
 
-    python tests/bench/bench_projection.py [--quick] [--keep DIR]
+    python tests/bench/bench_projection.py [--quick] [--one-group]
 
 Every variant runs in its own child process, so that CPU time (user + system) and peak memory are its own.
 Each is timed `ROUNDS` times, turn about, and its best round counts: others may be using the machine.
@@ -15,6 +15,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import msgspec
@@ -50,7 +52,7 @@ class Cost(msgspec.Struct, frozen=True):
     peak_mb: float
 
 
-Variant = Callable[[Path, Size], None]
+Variant = Callable[[Sequence[ShardJob]], None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     size = Size(shards=2 if options.quick else 10, episodes=50 if options.quick else 100, frames=1000)
     with tempfile.TemporaryDirectory() as folder:
-        run_apart(make_one_group if options.one_group else make, Path(folder), size)
+        make(Path(folder), size, one_group=options.one_group)
         costs = best_of_rounds(Path(folder), size)
     print_table(costs, size)
     return report_limits(costs)
@@ -92,7 +94,7 @@ def least(costs: Sequence[Cost]) -> Cost:
 
 
 def run_apart(variant: Variant, folder: Path, size: Size) -> Cost:
-    """Run a variant in a new process and measure only what follows its imports."""
+    """Run a variant in a new process; its imports and the making of the rows are not timed."""
     context = multiprocessing.get_context("spawn")
     receiving, sending = context.Pipe(duplex=False)
     child = context.Process(target=measure, args=(variant, folder, size, sending))
@@ -103,10 +105,11 @@ def run_apart(variant: Variant, folder: Path, size: Size) -> Cost:
     return cost
 
 
-def measure(variant: Variant, folder: Path, size: Size, sending: "multiprocessing.connection.Connection") -> None:
-    """Send the cost of one variant; the peak is of the whole process, imports included."""
+def measure(variant: Variant, folder: Path, size: Size, sending: Connection) -> None:
+    """Send the cost of one variant; the peak is of the whole process, imports and rows included."""
+    jobs = make_jobs(folder, size)
     cpu, wall = cpu_seconds(), time.perf_counter()
-    variant(folder, size)
+    variant(jobs)
     cpu, wall = cpu_seconds() - cpu, time.perf_counter() - wall
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
@@ -122,77 +125,71 @@ def cpu_seconds() -> float:
 # --- what is measured --------------------------------------------------------------------------------------------
 
 
-def floor(folder: Path, size: Size) -> None:
+def floor(jobs: Sequence[ShardJob]) -> None:
     """Read and rewrite every shard, one after the other."""
-    for source in sources(folder, size):
-        rewrite(source)
+    for job in jobs:
+        rewrite(job.source)
 
 
-def floor_in_threads(folder: Path, size: Size) -> None:
+def floor_in_threads(jobs: Sequence[ShardJob]) -> None:
     """The same with two threads."""
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(rewrite, sources(folder, size)))
+        list(pool.map(rewrite, [job.source for job in jobs]))
 
 
 def rewrite(source: Path) -> None:
     """Read and write row group by row group, with nothing added."""
-    with pq.ParquetFile(source, pre_buffer=False) as file:
-        with pq.ParquetWriter(source.with_suffix(".floor"), file.schema_arrow, compression="snappy") as writer:
-            for group in range(file.num_row_groups):
-                table = file.read_row_group(group, use_threads=False)
-                writer.write_table(table, row_group_size=table.num_rows)
+    target = source.with_suffix(".floor")
+    with (
+        pq.ParquetFile(source, pre_buffer=False) as file,
+        pq.ParquetWriter(target, file.schema_arrow, compression="snappy") as writer,
+    ):
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, use_threads=False)
+            writer.write_table(table, row_group_size=table.num_rows)
 
 
-def projection(folder: Path, size: Size) -> None:
+def projection(jobs: Sequence[ShardJob]) -> None:
     """Write every shard with its rows, read it back, fsync; one after the other."""
-    for job in jobs(folder, size):
+    for job in jobs:
         prepare_shard(job.source, job.target, job.episodes).commit()
 
 
-def projection_in_threads(folder: Path, size: Size) -> None:
+def projection_in_threads(jobs: Sequence[ShardJob]) -> None:
     """The same with two threads."""
-    for prepared in prepare_shards(jobs(folder, size), workers=2):
+    for prepared in prepare_shards(jobs, workers=2):
         prepared.commit()
 
 
-def one_episode(folder: Path, size: Size) -> None:
+def one_episode(jobs: Sequence[ShardJob]) -> None:
     """Replace the rows of one episode of each annotated shard, and keep those of the others."""
-    for job in jobs(folder, size):
+    for job in jobs:
         kept = [EpisodeRows(start=rows.start, stop=rows.stop, rows=None) for rows in job.episodes[1:]]
         prepare_shard(job.target, job.target.with_suffix(".rerun"), [job.episodes[0], *kept]).commit()
 
 
-def digest_of_files(folder: Path, size: Size) -> None:
+def digest_of_files(jobs: Sequence[ShardJob]) -> None:
     """Digest the language columns of annotated shards, as a rerun does to see that nothing is to be done."""
-    for job in jobs(folder, size):
+    for job in jobs:
         language_digest(job.target, [(rows.start, rows.stop) for rows in job.episodes])
 
 
-def digest_of_rows(folder: Path, size: Size) -> None:
+def digest_of_rows(jobs: Sequence[ShardJob]) -> None:
     """Digest the rows, without a file."""
-    for job in jobs(folder, size):
+    for job in jobs:
         expected_digest(job.episodes)
 
 
 # --- the dataset -------------------------------------------------------------------------------------------------
 
 
-def make(folder: Path, size: Size) -> None:
-    """Write shards with one row group per episode: state, action, and the index columns."""
+def make(folder: Path, size: Size, *, one_group: bool) -> None:
+    """Write shards of state, action and the index columns, with one row group per episode or one for all."""
     for shard, source in enumerate(sources(folder, size)):
         tables = [episode_table(shard * size.episodes + episode, size.frames) for episode in range(size.episodes)]
         with pq.ParquetWriter(source, tables[0].schema, compression="snappy") as writer:
-            for table in tables:
-                writer.write_table(table)
-
-
-def make_one_group(folder: Path, size: Size) -> None:
-    """Write shards with one row group for all episodes."""
-    for shard, source in enumerate(sources(folder, size)):
-        tables = [episode_table(shard * size.episodes + episode, size.frames) for episode in range(size.episodes)]
-        pq.write_table(pa.concat_tables(tables), source, row_group_size=size.episodes * size.frames)
+            for table in [pa.concat_tables(tables)] if one_group else tables:
+                writer.write_table(table, row_group_size=table.num_rows)
 
 
 def episode_table(episode: int, frames: int) -> pa.Table:
@@ -217,7 +214,7 @@ def sources(folder: Path, size: Size) -> list[Path]:
     return [folder / f"file-{shard:03}.parquet" for shard in range(size.shards)]
 
 
-def jobs(folder: Path, size: Size) -> list[ShardJob]:
+def make_jobs(folder: Path, size: Size) -> list[ShardJob]:
     """Every shard with the rows of its episodes; the annotated one lies beside it."""
     times = (np.arange(size.frames) / 30).astype(np.float32).tolist()
     found: list[ShardJob] = []

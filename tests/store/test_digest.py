@@ -25,8 +25,8 @@ class SameFields(Keyed, frozen=True):
 
 
 def test_golden_digests() -> None:
-    assert digest_parts("event.v1", [b"{}"]) == ""
-    assert digest_struct(Thing(number=1.5, names={"b": 2, "a": 1})) == ""
+    assert digest_parts("event.v1", [b"{}"]) == "22388d11bdb1b508a116b476e30b180f"
+    assert digest_struct(Thing(number=1.5, names={"b": 2, "a": 1})) == "a2444b0aae09e4065a8634edff44b3c9"
     assert canonical(Thing(number=1, names={"b": 2, "a": 1})) == b'{"names":{"a":1,"b":2},"number":1.0}'
 
 

@@ -1,0 +1,122 @@
+"""Events: what was once written can be read for ever, and is written the same way."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from store.digest import Digest
+from store.errors import JournalDamaged, NewerEvent
+from store.events import (
+    KNOWN_TYPES,
+    AnyEvent,
+    CallAnswered,
+    CallDeclined,
+    EpisodeAnnotated,
+    EpisodeSeen,
+    RunFinished,
+    decode_event,
+    encode_event,
+    event_id,
+    event_type,
+)
+from store.lines import entry_of, parse_lines, render_line
+from tests.store.facts import answered
+
+WIRE = Path(__file__).parents[1] / "wire"
+RELEASED = sorted(WIRE.glob("*.json"))
+
+GOLDEN_IDS: dict[str, str] = {
+    "answer_rejected.v1": "75adf800308a93820197d776c3423cfd",
+    "call_answered.v1": "3c4a44e582fa1706014a9e10e5535af8",
+    "call_declined.v1": "68f53edd5c564449b99fb66fe4dc48c4",
+    "call_failed.v1": "cb0e6b68d9437552ad0656958377c263",
+    "episode_annotated.v1": "2ef7413605c1e496132f49a4918e169a",
+    "episode_seen.v1": "4ed753c4da89d34e5926c192d72ef7c6",
+    "frames_chosen.v1": "5aee994f81ca7c706463936c246c5eb0",
+    "model_described.v1": "16482f64e73a1835bd497e01f3e335ba",
+    "prompt_rendered.v1": "346821b23c50a100b3da481202298c1a",
+    "run_finished.v1": "4005f641b767fe36438e979fc7f169e5",
+    "shard_written.v1": "326219dacd5991703636bdb679be0272",
+}
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+times = st.datetimes(datetime(2020, 1, 1), datetime(2090, 1, 1), timezones=st.timezones(no_cache=False))
+json_values: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+st.register_type_strategy(Digest, st.binary(min_size=16, max_size=16).map(lambda raw: Digest(raw.hex())))
+st.register_type_strategy(datetime, times)
+st.register_type_strategy(str, texts)
+st.register_type_strategy(float, st.floats(allow_nan=False, allow_infinity=False))
+
+
+@pytest.mark.parametrize("path", RELEASED, ids=lambda path: path.stem)
+def test_a_released_wire_form_is_read_and_written_back_the_same(path: Path) -> None:
+    body = path.read_bytes().rstrip(b"\n")
+    event = decode_event(body, where=path.name)
+    assert event_type(body) == path.stem
+    assert encode_event(event) == body
+    assert event_id(body) == GOLDEN_IDS[path.stem]
+
+
+def test_every_event_has_its_wire_form_kept() -> None:
+    assert {path.stem for path in RELEASED} == KNOWN_TYPES == set(GOLDEN_IDS)
+
+
+@pytest.mark.parametrize("path", RELEASED, ids=lambda path: path.stem)
+def test_an_older_reader_would_skip_a_new_field(path: Path) -> None:
+    body = path.read_bytes().rstrip(b"\n")
+    event = decode_event(body)
+    assert decode_event(body[:-1] + b',"mood":"sunny"}') == event
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.builds(CallAnswered, answer=json_values)
+    | st.builds(CallDeclined)
+    | st.builds(EpisodeSeen)
+    | st.builds(EpisodeAnnotated)
+    | st.builds(RunFinished, arguments=st.dictionaries(texts, json_values, max_size=3))
+)
+def test_decoding_undoes_encoding_and_a_line_holds_it(event: AnyEvent) -> None:
+    body = encode_event(event)
+    assert decode_event(body) == event
+    assert encode_event(decode_event(body)) == body
+    line = render_line(entry_of(event))
+    assert parse_lines(line, where="") == ([entry_of(event)], len(line))
+
+
+def test_a_model_s_own_json_is_kept_in_one_form_on_one_line() -> None:
+    raw = msgspec.Raw(b'{\n  "b": 1.50,\n  "a": [1, 2]\n}')
+    body = encode_event(answered(1, 1, answer=raw))
+    assert b"\n" not in body
+    assert body == encode_event(answered(1, 1, answer={"a": [1, 2], "b": 1.5}))
+    assert encode_event(decode_event(body)) == body
+
+
+@pytest.mark.parametrize("kind", ["call_answered.v2", "row_praised.v1"])
+def test_an_event_of_a_newer_release_is_told_from_damage(kind: str) -> None:
+    body = b'{"type":"%b","recorded_at":"2026-01-01T00:00:00Z","run_id":"r"}' % kind.encode()
+    with pytest.raises(NewerEvent, match=kind) as caught:
+        decode_event(body, where="segment x")
+    assert "segment x" in str(caught.value)
+    assert "hint: pip install --upgrade" in str(caught.value)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b'{"type":"call_failed.v1"}', b'{"type":7}'])
+def test_what_is_no_event_is_damage(body: bytes) -> None:
+    with pytest.raises(JournalDamaged):
+        decode_event(body)
+
+
+def test_the_id_is_the_digest_of_the_bytes() -> None:
+    body = encode_event(answered(1, 1))
+    assert event_id(body) == event_id(bytes(body))
+    assert event_id(body) != event_id(body + b" ")
