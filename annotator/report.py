@@ -35,7 +35,7 @@ class Report:
         self._tally = tally
         self._started = self._last = time.monotonic()
         if self._console.is_terminal:
-            columns = (TextColumn("episodes"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[calls]}"))
+            columns = (TextColumn("episodes"), BarColumn(12), MofNCompleteColumn(), TextColumn("{task.fields[calls]}"))
             self._progress = Progress(*columns, TimeRemainingColumn(), console=self._console, transient=True)
             self._task = self._progress.add_task("episodes", total=tally.episodes_total, calls="")
             self._progress.start()
@@ -92,8 +92,8 @@ def finished(tally: Tally) -> int:
 def calls_line(tally: Tally) -> str:
     """Say in one line what became of the calls so far."""
     calls = tally.calls
-    text = f"calls {calls['answered']} answered, {calls['hit']} from the log, {calls['failed']} failed"
-    return f"{text} | tokens {tally.tokens_in + tally.tokens_out}"
+    text = f"calls: {calls['answered']} answered, {calls['hit']} in the log, {calls['failed']} failed"
+    return f"{text} | {(tally.tokens_in + tally.tokens_out) / 1000:.0f}k tokens"
 
 
 def closing_lines(tally: Tally, *, engine: str, elapsed_s: float) -> list[tuple[str, str]]:

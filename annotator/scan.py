@@ -10,7 +10,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from annotator.dataset import Dataset, damaged
@@ -208,7 +207,7 @@ def _matrix(path: Path, table: pa.Table, name: str) -> Array | None:
     flat = column = table[name].combine_chunks()
     even = not column.null_count
     while isinstance(flat, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
-        even = even and pc.count_distinct(pc.list_value_length(flat)).as_py() <= 1
+        even = even and (isinstance(flat, pa.FixedSizeListArray) or len(flat.value_lengths().unique()) <= 1)
         flat = flat.flatten()
     numbers = pa.types.is_floating(flat.type) or pa.types.is_integer(flat.type) or pa.types.is_boolean(flat.type)
     if not (even and numbers and not flat.null_count):

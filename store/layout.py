@@ -41,8 +41,12 @@ def read_layout(file: pq.ParquetFile) -> Layout:
     paths = leaf_paths(schema, compliant)
     language = [path for path in paths if is_language_leaf(path)]
     renamed = dict(zip(kept, (path for path in paths if not is_language_leaf(path)), strict=True))
-    options = {"use_compliant_nested_type": compliant, "store_schema": False, "version": _version(metadata)}
-    options["write_batch_size"] = _WRITE_BATCH
+    options: dict[str, Any] = {
+        "use_compliant_nested_type": compliant,
+        "store_schema": False,
+        "version": _version(metadata),
+        "write_batch_size": _WRITE_BATCH,
+    }
     options |= _column_options(metadata, renamed, language)
     return Layout(schema=schema, others=others, key_values=_key_values(file), options=options)
 

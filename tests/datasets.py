@@ -227,7 +227,7 @@ def _info(recordings: Sequence[Recording], layout: Layout) -> dict[str, Any]:
     features = {
         "observation.state": vector,
         "action": vector,
-        **{camera: video for camera in layout.cameras},
+        **dict.fromkeys(layout.cameras, video),
         "timestamp": {"dtype": "float32", **scalar},
         **{name: {"dtype": "int64", **scalar} for name in integers},
     }

@@ -172,14 +172,12 @@ def _compare_all(frames: Sequence[Frame], rows: Iterable[Row], what: str) -> int
 
 
 def _compare(frame: Frame, item: Row, what: str) -> None:
-    where = f"{what} {frame.row} of episode {frame.episode}"
     if int(item["index"]) != frame.row:
-        raise CheckFailed(f"{where} has index {int(item['index'])}")
+        raise CheckFailed(f"{what} of {frame} has index {int(item['index'])}")
     for name, expected in zip(COLUMNS, (frame.persistent, frame.events), strict=True):
         if item.get(name) != expected:
-            raise CheckFailed(
-                f"{where} – {name}: {_short(str(item.get(name)))}, but the shard holds {_short(str(expected))}"
-            )
+            got, held = _short(str(item.get(name))), _short(str(expected))
+            raise CheckFailed(f"{what} of {frame} – {name}: {got}, but the shard holds {held}")
 
 
 def _check_calls(frame: Frame, rows: Iterable[Row]) -> int:
@@ -188,11 +186,9 @@ def _check_calls(frame: Frame, rows: Iterable[Row]) -> int:
     for call in calls:
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("arguments"), dict):
-            raise CheckFailed(
-                f"frame {frame.row} of episode {frame.episode} – tool call is {type(call).__name__}: {call}"
-            )
+            raise CheckFailed(f"{frame} – tool call is {type(call).__name__}: {call}")
         if function["name"] == "say" and not isinstance(function["arguments"].get("text"), str):
-            raise CheckFailed(f"frame {frame.row} of episode {frame.episode} – say without a text: {call}")
+            raise CheckFailed(f"{frame} – say without a text: {call}")
     return len(calls)
 
 
@@ -219,7 +215,7 @@ def subtasks(subject: Subject) -> str:
             counted["frames of episodes without subtasks"] += 1
             continue
         if active_at(frame.timestamp, persistent=frame.persistent, style="subtask") is None:
-            raise CheckFailed(f"frame {frame.row} of episode {frame.episode} – none at {frame.timestamp:.3f} s")
+            raise CheckFailed(f"{frame} – none at {frame.timestamp:.3f} s")
         counted["frames"] += 1
     return ", ".join(f"{count} {what}" for what, count in sorted(counted.items())) or "no frames"
 
@@ -282,9 +278,7 @@ def _render_all(subject: Subject, parts: dict[str, TrainingRecipe]) -> str:
             try:
                 sample = _render(frame, part)
             except LEROBOT_SAYS_NO as cause:
-                raise CheckFailed(
-                    f"{name} at frame {frame.row} of episode {frame.episode} – {_short(str(cause))}"
-                ) from cause
+                raise CheckFailed(f"{name} at {frame} – {_short(str(cause))}") from cause
             rendered[name] += sample is not None
     answered = sum(1 for count in rendered.values() if count)
     return f"{answered} of {len(parts)} give something at {len(subject.sampled)} frames, {rendered.total()} samples"

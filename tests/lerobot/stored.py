@@ -22,6 +22,9 @@ class Frame(NamedTuple):
     persistent: list[Row]
     events: list[Row]
 
+    def __str__(self) -> str:
+        return f"frame {self.row} of episode {self.episode}"
+
 
 def shards(root: Path) -> list[Path]:
     """List the data shards as LeRobot finds them."""

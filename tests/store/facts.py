@@ -190,7 +190,7 @@ def finished(second: float = 0, run_id: str = "run-1") -> RunFinished:
         tokens_out=120,
         frames_decoded=40,
         shards_written=1,
-        elapsed_s=second,
+        elapsed_s=float(second),
         outcome="done",
         versions={"annotator": "0.1.0"},
     )
