@@ -3,7 +3,7 @@
 Strings, lists and numbers are bounded, so that guided decoding always ends in valid JSON.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import msgspec
 from msgspec import Meta
@@ -77,13 +77,20 @@ _PROSE = frozenset({"title", "description"})
 
 
 def _inline(node: Any, components: dict[str, Any]) -> Any:
-    if isinstance(node, dict):
-        if "$ref" in node:
-            return _inline(components[node["$ref"]], components)
-        return {key: _inline(value, components) for key, value in node.items() if key not in _PROSE} | _required(node)
     if isinstance(node, list):
-        return [_inline(item, components) for item in node]
-    return node
+        return [_inline(item, components) for item in cast("list[Any]", node)]
+    if not isinstance(node, dict):
+        return node
+    values = cast("dict[str, Any]", node)
+    if "$ref" in values:
+        return _inline(components[values["$ref"]], components)
+    inlined: dict[str, Any] = {}
+    for key, value in values.items():
+        if key == "properties":  # keys are names of fields, which may well be called `title`
+            inlined[key] = {name: _inline(one, components) for name, one in value.items()}
+        elif key not in _PROSE:
+            inlined[key] = _inline(value, components)
+    return inlined | _required(values)
 
 
 def _required(node: dict[str, Any]) -> dict[str, Any]:

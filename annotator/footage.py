@@ -156,9 +156,14 @@ def packets_from(video: Video, pts: float) -> Iterator[VideoPacket]:
 
 
 def shown_at(packet: VideoPacket) -> int:
-    """A packet's pts; its dts in containers that know no other."""
-    shown = packet.pts if packet.pts is not None else packet.dts
-    assert shown is not None  # `_demux` lets no packet pass that has neither
+    """A packet's pts; its dts in containers that know no other.
+
+    Raises:
+        FootageError: it has neither, as in a stream without a container.
+    """
+    shown = packet.dts if packet.pts is None else packet.pts
+    if shown is None:
+        raise FootageError("the video's frames have no times", hint="put it into an mp4 with `ffmpeg -i … -c copy`")
     return shown
 
 
@@ -270,11 +275,7 @@ def _digest_or_error(contents: _Contents, clip: Clip) -> Digest | FootageError:
 
 def _demux(video: Video) -> Iterator[VideoPacket]:
     # The last packet of a demuxer is empty and asks decoders to drain.
-    return (packet for packet in video.container.demux(video.stream) if packet.size and _is_timed(packet))
-
-
-def _is_timed(packet: VideoPacket) -> bool:
-    return packet.pts is not None or packet.dts is not None
+    return (packet for packet in video.container.demux(video.stream) if packet.size)
 
 
 def _time_base(video: Video) -> Fraction:

@@ -177,7 +177,6 @@ class _Run:
     def __init__(self, video: Video, packets: Packets, first: int, last: int, wanted: set[int], tally: Tally) -> None:
         self._video = video
         self._first_pts, self._last_pts = int(packets.pts[first]), int(packets.pts[last])
-        self._has_key = not packets.is_shown[first]  # what an edit list cuts away never comes out
         self._missing = wanted
         self._tally = tally
         self._context = video.stream.codec_context
@@ -211,9 +210,8 @@ class _Run:
     def _feed(self, packet: VideoPacket | None) -> Iterator[av.VideoFrame]:
         for frame in self._context.decode(packet):
             self._tally.frames += 1
-            self._has_key = self._has_key or _pts(frame) == self._first_pts
             # Decoders patch over what they cannot read: every later frame of the run is then a guess.
-            if frame.is_corrupt or not self._has_key:
+            if frame.is_corrupt and self._missing:
                 raise self._undecodable("a frame that it is made from is damaged")
             if _pts(frame) in self._missing:
                 self._missing.discard(_pts(frame))

@@ -12,9 +12,9 @@ from uuid import uuid4
 import msgspec
 
 from annotator import __version__
-from annotator.ask import Desk
 from annotator.config import SyncSettings, check, parse_episodes
 from annotator.dataset import Dataset, open_dataset
+from annotator.desk import Desk
 from annotator.engine.base import Engine
 from annotator.engine.choose import choose_engine
 from annotator.modules import plan

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from annotator.ask import Asker, Desk, PictureSource, Subject
+from annotator.ask import Asker, PictureSource, Subject
 from annotator.config import SyncSettings
 from annotator.dataset import Dataset
+from annotator.desk import Desk
 from annotator.errors import AnnotatorError, StepError
 from annotator.modules import plan
 from annotator.modules.base import EpisodeView

@@ -1,12 +1,12 @@
 """The cache: DuckDB tables over the journal. Deleting it costs a rebuild and nothing else.
 
-DuckDB's own errors are translated here: `CacheDamaged` is answered by a rebuild, `CacheBusy` by going without the file.
+DuckDB's own errors are translated here: `CacheDamaged` and `CacheBusy` are answered in `store.rebuild`.
 """
 
 import threading
 import time
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,6 @@ from store.errors import StoreError
 from store.events import AnyEvent, EpisodeAnnotated, decode_event
 from store.fold import Current, as_utc, rows_digest
 from store.lines import Entry
-from store.segments import list_segments, read_journal, read_segment
 from store.sql import read_sql
 
 if TYPE_CHECKING:
@@ -114,6 +113,11 @@ class Cache:
             self._writer.close()
             self.connection.close()
 
+    def discard(self) -> None:
+        """Close it, whatever state it is in: it is no longer needed, or about to be deleted."""
+        with suppress(CacheDamaged):
+            self.close()
+
     def ingest(self, entries: Sequence[Entry], *, files: Sequence[str] = (), gone: Sequence[str] = ()) -> None:
         """Add events, in one transaction with the news that `files` are now wholly in, and `gone` are no more.
 
@@ -191,73 +195,8 @@ class Cache:
             if found != [(FORMAT,)]:
                 raise CacheDamaged("the cache is of another format", got=str(found))
         except CacheDamaged:
-            discard(self)
+            self.discard()
             raise
-
-
-def open_or_rebuild(path: Path, journal: Path, recovered: Sequence[str] = ()) -> Cache:
-    """Open the cache, rebuild it if it must be, and bring it up to the journal's segments.
-
-    `recovered` names active files of dead processes that are segments now.
-    """
-    try:
-        cache = Cache.open(path)
-        try:
-            if catch_up(cache, journal, recovered):
-                return cache
-        except CacheDamaged:
-            pass
-        discard(cache)
-    except (CacheDamaged, CacheBusy):
-        pass  # what a reader holds open is unlinked beneath it, and stays whole for as long as it looks
-    return rebuild(path, journal)
-
-
-def rebuild(path: Path, journal: Path) -> Cache:
-    """Delete the cache and make it again from the journal, active files included. Memos are lost."""
-    remove(path)
-    cache = Cache.open(path)
-    fill(cache, journal)
-    return cache
-
-
-def fill(cache: Cache, journal: Path) -> None:
-    """Ingest every event of a journal that may be growing meanwhile."""
-    read: set[str] = set()
-    for name, entries in read_journal(journal):
-        cache.ingest(entries)
-        read.add(name)
-    # Noted last: a rebuild that is cut short must not claim a file that is half in.
-    cache.ingest([], files=sorted(read))
-
-
-def catch_up(cache: Cache, journal: Path, recovered: Sequence[str] = ()) -> bool:
-    """Ingest the segments that are not in the cache yet; False when it holds files that the journal no longer has."""
-    listed = set(list_segments(journal))
-    ingested = cache.ingested() - set(recovered)
-    if not ingested <= listed:
-        return False
-    for name in sorted(listed - ingested):
-        for entries in read_segment(journal / name):
-            cache.ingest(entries)
-        cache.ingest([], files=[name])
-    if recovered:
-        cache.ingest([], gone=recovered)
-    return True
-
-
-def discard(cache: Cache) -> None:
-    """Close a cache that is to be thrown away, whatever state it is in."""
-    try:
-        cache.close()
-    except CacheDamaged:
-        return  # it is about to be deleted
-
-
-def remove(path: Path) -> None:
-    """Delete the cache's files."""
-    for file in (path, path.with_name(path.name + ".wal")):
-        file.unlink(missing_ok=True)
 
 
 def _connect_patiently(path: Path) -> duckdb.DuckDBPyConnection:

@@ -14,12 +14,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar
 
-from store.cache import Cache, CacheDamaged, discard, open_or_rebuild, rebuild
+from store.cache import Cache, CacheDamaged
 from store.digest import Digest
 from store.errors import StoreError
 from store.events import AnyEvent, EpisodeAnnotated, decode_event
 from store.fold import Answered, Current, DeclinedBefore, Known, fold_known, outcome_of
 from store.journal import Journal, Recorded
+from store.rebuild import open_or_rebuild, rebuild
 from store.recent import Recent
 from store.segments import recover, sync_path
 
@@ -144,7 +145,7 @@ class Log:
         self._closed = True
         with ExitStack() as last:
             last.enter_context(self._lock_file)
-            last.callback(discard, self._cache)
+            last.callback(lambda: self._cache.discard())
             last.callback(self._ingesting.shutdown)
             # The journal is whole whatever becomes of the cache: the next writer brings it up.
             last.callback(self._flush_or_leave)
@@ -168,7 +169,7 @@ class Log:
         try:
             self._cache.ingest(batch.entries, files=batch.files, gone=batch.gone)
         except CacheDamaged:
-            discard(self._cache)
+            self._cache.discard()
             self._cache = rebuild(self._path, self._folder)
             self._cache.ingest(batch.entries, files=batch.files, gone=batch.gone)
         self._recent.drop(batch)
@@ -190,7 +191,7 @@ class Log:
     def _replace(self, damaged: Cache) -> None:
         # In the one thread that writes the cache; another reader may have asked for it already.
         if self._cache is damaged:
-            discard(damaged)
+            damaged.discard()
             self._cache = rebuild(self._path, self._folder)
 
 

@@ -137,14 +137,17 @@ def read_journal(journal: Path) -> Iterator[tuple[str, list[Entry]]]:
         JournalDamaged: a file is not what it was.
     """
     done: set[str] = set()
-    while waiting := [path for path in _list_all(journal) if path.name not in done]:
-        for path in waiting:
+    vanished = True
+    while vanished:  # and not while there is more: a fast writer would be chased for ever
+        vanished = False
+        for path in _list_all(journal):
             try:
-                for entries in _read_file(path):
+                for entries in _read_file(path) if path.name not in done else ():
                     yield path.name, entries
             except FileNotFoundError:
-                continue
-            done.add(path.name)
+                vanished = True
+            else:
+                done.add(path.name)
 
 
 def sync_path(path: Path) -> None:

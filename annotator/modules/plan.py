@@ -19,7 +19,7 @@ from annotator.modules.base import Ask, EpisodeView, Gaps, ModuleRows
 from annotator.modules.spans import Segment, cover, tidy
 from annotator.modules.views import Window, windows_of
 from store.digest import Digest
-from store.events import AnnotatedRow
+from store.events import AnnotatedRow, Gap
 from store.rows import Row, order_key
 
 NAME = "plan"
@@ -170,8 +170,10 @@ async def _memories(work: Work, cuts: Sequence[Cut]) -> list[AnnotatedRow]:
     for before, cut in pairwise(cuts) if work.settings.emit_memory else ():
         inputs = {"task": work.task, "memory": memory, "completed": before.segment.text, "upcoming": cut.segment.text}
         asked = await work.gaps.optional(work.ask, "plan.memory", Memory, inputs)
-        if asked and (text := tidy_sentence(asked.answer.memory)):
-            memory = text
+        if asked and not tidy_sentence(asked.answer.memory):
+            work.gaps.found.append(Gap(step="plan.memory", reason="rejected", detail="a blank memory", call=asked.key))
+        elif asked:
+            memory = tidy_sentence(asked.answer.memory)
             rows.append(_row(work.episode, "memory", memory, cut, asked.key))
     return rows
 

@@ -82,6 +82,7 @@ def test_several_items_of_one_clip_share_one_pass(episode: Clip) -> None:
         item(times_of(episode, *range(0, 40, 2)), kind="sheet", width_px=64, columns=5),
         item(times_of(episode, *range(20, 40)), kind="video", width_px=32, badge=True),
         item(times_of(episode, 39), kind="frame"),
+        item(times_of(episode, 30, 20), kind="video", width_px=32),
     ]
     apart, together = Tally(), Tally()
     assert render_all(items, episode, together) == tuple(render(one, episode, apart) for one in items)
@@ -125,7 +126,7 @@ def test_a_badge_fits_tiles_of_any_shape(height: int, width: int) -> None:
 
 def test_times_closer_than_a_tenth_are_told_apart() -> None:
     assert labels((0.0, 0.1, 12.345)) == ("0.0s", "0.1s", "12.3s")
-    assert labels((float(np.float32(0.7)), float(np.float32(0.8)))) == ("0.7s", "0.8s")
+    assert labels((float(np.float32(0.8)), float(np.float32(0.9)))) == ("0.8s", "0.9s")
     assert labels((1.0, 1.0333, 1.0667)) == ("1.00s", "1.03s", "1.07s")
 
 

@@ -159,7 +159,7 @@ def main() -> int:
     """Measure, print the table, and say whether the limits hold."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="24 s of footage instead of 120 s")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     seconds = 24 if arguments.quick else 120
     os.environ.setdefault("SVT_LOG", "1")

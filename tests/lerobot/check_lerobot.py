@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 CACHE = tempfile.TemporaryDirectory(prefix="check-lerobot-")
-os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": CACHE.name, "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": CACHE.name}
 
 import pyarrow.parquet as pq
 from datasets.exceptions import DatasetsError

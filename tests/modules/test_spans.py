@@ -1,6 +1,7 @@
 """Whatever spans a model returns, what is written is a cover: contiguous, frame-exact, nothing twice."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ TEXTS = st.sampled_from(["reach", "Reach.", " grasp  it ", "lift", "place", "", 
 )
 TIMES = st.floats(-5, 40) | st.floats(allow_nan=True, allow_infinity=True) | st.integers(0, 20).map(float)
 SPANS = st.lists(st.builds(Span, TIMES, TIMES, TEXTS), max_size=30)
-STEPS = st.lists(st.floats(0.01, 2, width=32), max_size=60)
+STEPS = st.lists(st.floats(0.01, 2), max_size=60)
 
 
 def clock_of(steps: list[float], start: float = 0.0) -> Clock:
@@ -36,7 +37,7 @@ def length_s(segment: Segment, clock: Clock) -> float:
 
 def is_usable(span: Span, clock: Clock) -> bool:
     low, high = min(span.start, span.end), max(span.start, span.end)
-    finite = math.isfinite(low) and math.isfinite(high)
+    finite = math.isfinite(span.start) and math.isfinite(span.end)
     return finite and bool(tidy(span.subtask)) and high >= float(clock[0]) and low <= float(clock[-1])
 
 
@@ -47,10 +48,10 @@ def check_cover(segments: list[Segment], spans: list[Span], clock: Clock, min_se
         return
     assert segments[0].first == 0
     assert segments[-1].stop == len(clock)
-    assert all(a.stop == b.first for a, b in zip(segments, segments[1:], strict=False))
+    assert all(a.stop == b.first for a, b in pairwise(segments))
     assert all(s.first < s.stop for s in segments)
     assert {s.text for s in segments} <= {tidy(span.subtask) for span in usable}
-    assert all(a.text.casefold() != b.text.casefold() for a, b in zip(segments, segments[1:], strict=False))
+    assert all(a.text.casefold() != b.text.casefold() for a, b in pairwise(segments))
     if len(segments) > 1:
         assert min(length_s(s, clock) for s in segments) >= min_seconds
 
@@ -76,16 +77,6 @@ def test_a_cover_covers_itself(spans: list[Span], steps: list[float], min_second
     ends = [float(clock[min(s.stop, len(clock) - 1)]) for s in segments]
     again = [Span(float(clock[s.first]), end, s.text) for s, end in zip(segments, ends, strict=True)]
     assert cover(again, clock, min_seconds=min_seconds) == segments
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.builds(Span, TIMES, TIMES, st.just("same")), max_size=20))
-def test_the_order_in_which_spans_come_does_not_matter_to_where_they_are_cut(spans: list[Span]) -> None:
-    clock = clock_of([0.1] * 50)
-    named = [Span(s.start, s.end, f"step {i}") for i, s in enumerate(spans) if abs(s.end - s.start) > 0]
-    starts = [min(s.start, s.end) for s in named if is_usable(s, clock)]
-    if len(set(starts)) == len(starts):
-        assert cover(named[::-1], clock, min_seconds=0.3) == cover(named, clock, min_seconds=0.3)
 
 
 def test_a_thousand_spans_are_stitched_in_a_blink() -> None:

@@ -10,6 +10,7 @@ import duckdb
 import pytest
 
 from store import cache as cache_module
+from store import rebuild as rebuild_module
 from store.cache import Cache, CacheDamaged
 from store.events import AnyEvent
 from store.lines import entry_of
@@ -155,7 +156,7 @@ def test_a_segment_copied_in_is_ingested_without_a_rebuild(
     def no_rebuild(*_: object) -> Cache:
         raise AssertionError("rebuilt")
 
-    monkeypatch.setattr(cache_module, "rebuild", no_rebuild)
+    monkeypatch.setattr(rebuild_module, "rebuild", no_rebuild)
     with Log.open(store) as log:
         assert list(log.known(digest("episode", 99))) == [answered(99, 1).key]
         assert everything(log) == want
@@ -165,8 +166,8 @@ def test_a_warm_opening_reads_no_segment(store: Path, monkeypatch: pytest.Monkey
     def no_reading(*_: object) -> None:
         raise AssertionError("read a segment")
 
-    monkeypatch.setattr(cache_module, "read_segment", no_reading)
-    monkeypatch.setattr(cache_module, "read_journal", no_reading)
+    monkeypatch.setattr(rebuild_module, "read_segment", no_reading)
+    monkeypatch.setattr(rebuild_module, "read_journal", no_reading)
     Log.open(store).close()
 
 

@@ -1,0 +1,195 @@
+"""The desk of a run: what all its asks share, and where every outcome is written down before anyone relies on it."""
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from annotator.engine.base import Engine, Reply
+from annotator.engine.text import json_part
+from annotator.errors import CallError, Declined
+from annotator.prompts import Prompts
+from annotator.tally import Tally
+from store.digest import Digest, canonical, digest_struct
+from store.events import (
+    AnswerRejected,
+    AnyEvent,
+    CallAnswered,
+    CallDeclined,
+    CallFailed,
+    FramesChosen,
+    ModelDescribed,
+    PromptRendered,
+    utc_now,
+)
+from store.keys import Call, Frames, Model, Prompt
+from store.log import Answered, Log
+
+LOST_BEFORE_STOPPING = 4
+"""Calls that in a row found no server, each after its retries, before a run stops asking."""
+
+
+class Draft(msgspec.Struct, frozen=True, kw_only=True):
+    """One call before it is known whether it must be made."""
+
+    step: str
+    prompt: Prompt
+    frames: Frames
+    inputs: dict[str, str]
+    call: Call
+    key: Digest
+
+
+class Desk:
+    """What all asks of a run share: log, engine, model, prompts, and the count of what happened."""
+
+    def __init__(
+        self,
+        *,
+        log: Log,
+        engine: Engine,
+        model: Model,
+        seed: int,
+        prompts: Prompts,
+        tally: Tally,
+        run_id: str,
+        note: Callable[[str], None],
+    ) -> None:
+        self.log = log
+        self.engine = engine
+        self.model = model
+        self.model_digest = digest_struct(model)
+        self.seed = seed
+        self.prompts = prompts
+        self.tally = tally
+        self.run_id = run_id
+        self.stopped: CallError | None = None
+        self._note = note
+        self._described: set[Digest] = set()
+        self._lost_in_a_row = 0
+
+    async def keep(self, *events: AnyEvent) -> None:
+        """Record events and wait until they are on disk."""
+        await asyncio.wrap_future(self.log.record(*events))
+
+    async def keep_answer(self, draft: Draft, reply: Reply) -> Answered:
+        """Keep a reply, with what explains its key; a server that replies is alive."""
+        self._lost_in_a_row = 0
+        await self.keep(*self._preimages(draft), self._answered(draft, reply))
+        self.tally.answered(draft.step, reply.tokens_in, reply.tokens_out)
+        return Answered(draft.key, reply.text, reply.finish_reason, self.engine.name, self.model.model_id)
+
+    async def keep_failure(self, draft: Draft, error: CallError) -> None:
+        """Keep a failure. A server that cannot be reached several times over is given up for this run."""
+        self.tally.failed(error.kind)
+        self._lost_in_a_row = self._lost_in_a_row + 1 if error.kind == "connection" else 0
+        if self._lost_in_a_row == LOST_BEFORE_STOPPING:
+            self.stopped = error
+            self._note(f"giving up on the server for this run: {LOST_BEFORE_STOPPING} calls in a row did not reach it")
+        await self.keep(
+            CallFailed(
+                recorded_at=utc_now(),
+                run_id=self.run_id,
+                key=draft.key,
+                episode=draft.call.episode,
+                step=draft.step,
+                kind=error.kind,
+                detail=str(error),
+                retryable=error.retryable,
+                attempts=error.attempts,
+                engine=self.engine.name,
+                model_id=self.model.model_id,
+                endpoint=None,
+            )
+        )
+
+    async def keep_refusal(self, draft: Draft, refusal: Declined) -> None:
+        """Keep that the engine cannot answer this step."""
+        reason = refusal.got or refusal.what
+        self.declined(draft.step, reason)
+        await self.keep(
+            CallDeclined(
+                recorded_at=utc_now(),
+                run_id=self.run_id,
+                key=draft.key,
+                episode=draft.call.episode,
+                step=draft.step,
+                reason=reason,
+                engine=self.engine.name,
+                model_id=self.model.model_id,
+            )
+        )
+
+    async def keep_rejection(self, draft: Draft, known: Answered, error: Exception) -> None:
+        """Keep that a reply does not fit."""
+        await self.keep(
+            AnswerRejected(
+                recorded_at=utc_now(),
+                run_id=self.run_id,
+                key=draft.key,
+                episode=draft.call.episode,
+                step=draft.step,
+                reason=str(error),
+                reply=known.reply,
+            )
+        )
+
+    def declined(self, step: str, reason: str) -> None:
+        """Count a refusal, and say it the first time a step declines."""
+        if self.tally.declined(step, reason):
+            self._note(f"{step}: {self.engine.name} declines – {reason}")
+
+    def _preimages(self, draft: Draft) -> list[AnyEvent]:
+        """Describe the parts of a key in full, each once a run, so that every digest can be explained later."""
+        at, run, call = utc_now(), self.run_id, draft.call
+        described: list[AnyEvent] = []
+        if self._is_new(call.prompt):
+            text = canonical(draft.prompt).decode()
+            described.append(PromptRendered(recorded_at=at, run_id=run, prompt=call.prompt, step=draft.step, text=text))
+        if self._is_new(call.model):
+            text = canonical(self.model).decode()
+            described.append(ModelDescribed(recorded_at=at, run_id=run, model=call.model, text=text))
+        if self._is_new(call.frames):
+            text = canonical(draft.frames).decode()
+            described.append(FramesChosen(recorded_at=at, run_id=run, frames=call.frames, text=text))
+        return described
+
+    def _is_new(self, digest: Digest) -> bool:
+        fresh = digest not in self._described
+        self._described.add(digest)
+        return fresh
+
+    def _answered(self, draft: Draft, reply: Reply) -> CallAnswered:
+        call = draft.call
+        return CallAnswered(
+            recorded_at=utc_now(),
+            run_id=self.run_id,
+            key=draft.key,
+            episode=call.episode,
+            prompt=call.prompt,
+            model=call.model,
+            seed=call.seed,
+            frames=call.frames,
+            step=draft.step,
+            reply=reply.text,
+            answer=_raw_json(reply.text),
+            finish_reason=reply.finish_reason,
+            tokens_in=reply.tokens_in,
+            tokens_out=reply.tokens_out,
+            elapsed_s=reply.elapsed_s,
+            engine=self.engine.name,
+            model_id=self.model.model_id,
+            model_revision=reply.model_revision or self.model.revision,
+            endpoint=reply.endpoint,
+            versions=dict(reply.versions),
+        )
+
+
+def _raw_json(reply: str) -> msgspec.Raw | None:
+    """Keep the JSON part of a reply as it is, where it is JSON, for SQL to look into."""
+    text = json_part(reply)
+    try:
+        msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return None
+    return msgspec.Raw(text.encode())

@@ -1,0 +1,73 @@
+"""An `ask` that answers from a script, in memory, and remembers what it was asked."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from annotator.answers import Answer, Description, Memory, Observation, Rephrasings, Segmentation, Span, Task
+from annotator.ask import A, Asked
+from store.digest import Digest, digest_parts
+from store.keys import MediaItem
+
+Reply = Answer | Exception
+Script = Mapping[str, Reply | Callable[["Question"], Reply]]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One ask."""
+
+    step: str
+    inputs: dict[str, str]
+    media: tuple[MediaItem, ...]
+
+    @property
+    def key(self) -> Digest:
+        """A key that stands for this question."""
+        media = msgspec.json.encode(self.media)
+        return digest_parts("question", [self.step.encode(), repr(sorted(self.inputs.items())).encode(), media])
+
+
+def spans(*parts: tuple[float, float, str]) -> Segmentation:
+    return Segmentation([Span(*part) for part in parts])
+
+
+DEFAULT: Script = {
+    "plan.task": Task("stack the cups"),
+    "plan.describe": Description([Observation(0.5, "the arm moves")]),
+    "plan.segment": spans((0, 2, "reach"), (2, 5, "grasp"), (5, 9.9, "place")),
+    "plan.memory": lambda question: Memory(f"I did {question.inputs['completed']}."),
+    "plan.task_rephrasings": Rephrasings(["Stack cups", "pile the cups up"]),
+}
+
+
+@dataclass
+class ScriptedAsk:
+    """Answers from the script over DEFAULT; `asked` is in the order of asking."""
+
+    script: Script = field(default_factory=dict[str, Any])
+    asked: list[Question] = field(default_factory=list[Question])
+
+    async def __call__(
+        self, step: str, answer: type[A], inputs: dict[str, str], media: tuple[MediaItem, ...] = ()
+    ) -> Asked[A]:
+        question = Question(step, dict(inputs), media)
+        self.asked.append(question)
+        await asyncio.sleep(0)
+        reply = {**DEFAULT, **self.script}[step]
+        reply = reply(question) if callable(reply) else reply
+        if isinstance(reply, Exception):
+            raise reply
+        assert isinstance(reply, answer)
+        return Asked(reply, question.key)
+
+    @property
+    def steps(self) -> list[str]:
+        return [question.step for question in self.asked]
+
+    def to(self, step: str) -> list[Question]:
+        """What was asked of one step."""
+        return [question for question in self.asked if question.step == step]
