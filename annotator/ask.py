@@ -92,7 +92,7 @@ class Asker:
             raise self._rejection(draft, error) from error
 
     def _evidence(self, taken: Mapping[str, str]) -> tuple[Evidence, ...]:
-        if not self._desk.engine.reads_evidence:
+        if not self._desk.reads_evidence:
             return ()
         inputs = digest_struct(Inputs(values=dict(taken)))
         return (
@@ -166,7 +166,7 @@ class Asker:
         pictures: list[Picture] = []
         if desk.engine.looks and subject.pictures is not None:
             pictures = list(await asyncio.gather(*(subject.pictures.get(item) for item in draft.frames.media)))
-        reads = desk.engine.reads_evidence
+        reads = desk.reads_evidence
         return Request(
             key=draft.key,
             step=draft.step,

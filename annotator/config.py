@@ -13,8 +13,6 @@ import msgspec
 
 from annotator.errors import UsageError
 
-SIGNALS_MODEL = "signals.v1"
-
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The base of every group of settings."""

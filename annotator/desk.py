@@ -8,6 +8,7 @@ import msgspec
 from annotator.engine.base import Engine, Reply
 from annotator.engine.text import json_part
 from annotator.errors import CallError, Declined
+from annotator.models import reads_evidence
 from annotator.prompts import Prompts
 from annotator.tally import Tally
 from store.digest import Digest, canonical, digest_struct
@@ -59,6 +60,7 @@ class Desk:
         self.engine = engine
         self.model = model
         self.model_digest = digest_struct(model)
+        self.reads_evidence = reads_evidence(model)
         self.seed = seed
         self.prompts = prompts
         self.tally = tally

@@ -42,8 +42,10 @@ def is_newer(target: Path, source: Path) -> bool:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    for folder, names, files in os.walk(root):
-        names[:] = sorted(name for name in names if name not in OWN)
+    for folder, names, files in os.walk(root, followlinks=True):
+        here = Path(folder).resolve()
+        loops = {name for name in names if here.is_relative_to((here / name).resolve())}
+        names[:] = sorted(set(names) - OWN - loops)
         for name in sorted(files):
             yield (Path(folder) / name).relative_to(root)
 

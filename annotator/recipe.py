@@ -7,13 +7,12 @@ from typing import Any
 
 import msgspec
 
-from annotator.config import SIGNALS_MODEL, SyncSettings, VlmSettings
+from annotator.config import SyncSettings
+from annotator.models import reads_evidence
 from annotator.modules import plan
 from annotator.prompts import Prompts
 from store.digest import Digest, Keyed, digest_struct
 from store.keys import Model
-
-SCRIPTED_MODEL = "scripted.v1"
 
 
 class Recipe(Keyed, frozen=True, kw_only=True):
@@ -71,23 +70,5 @@ def plan_kitchen(settings: SyncSettings, prompts: Prompts, model: Model) -> Kitc
         prompts=prompts.digests(plan.STEPS),
         model=digest_struct(model),
         seed=settings.seed,
-        reads_evidence=model.model_id in (SIGNALS_MODEL, SCRIPTED_MODEL),
-    )
-
-
-def model_of(vlm: VlmSettings) -> Model:
-    """Name the model that answers, and what can change its answers. An engine without a model has no settings."""
-    if vlm.backend == "signals":
-        return Model(model_id=SIGNALS_MODEL)
-    if vlm.backend == "scripted":
-        return Model(model_id=SCRIPTED_MODEL)
-    return Model(
-        model_id=vlm.model_id,
-        revision=vlm.model_revision,
-        chat_template_kwargs=vlm.chat_template_kwargs,
-        mm_processor_kwargs=vlm.mm_processor_kwargs,
-        temperature=vlm.temperature,
-        top_p=vlm.top_p,
-        max_new_tokens=vlm.max_new_tokens,
-        reasoning_effort=vlm.reasoning_effort,
+        reads_evidence=reads_evidence(model),
     )

@@ -17,7 +17,7 @@ class Report:
     """Shows a run. On a terminal a live bar; elsewhere a plain line now and then."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(file=sys.stderr, highlight=False)
+        self._console = console or Console(file=sys.stderr, highlight=False, emoji=False)
         self._noted: set[str] = set()
         self._tally: Tally | None = None
         self._progress: Progress | None = None

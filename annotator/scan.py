@@ -45,7 +45,7 @@ def scan_shard(dataset: Dataset, shard: str) -> list[ScannedEpisode]:
         DatasetError: missing, damaged, or not one ascending clock per episode.
     """
     path = dataset.root / shard
-    with _open(path) as file:
+    with open_shard(path) as file:
         wanted = ["episode_index", "timestamp", "task_index", STATE, ACTION]
         have = set(file.schema_arrow.names)
         for column in wanted[:3]:
@@ -141,7 +141,7 @@ def read_frames_table(root: Path, shard: str, start: int, stop: int, columns: li
         DatasetError: missing or damaged.
     """
     path = root / shard
-    with _open(path) as file:
+    with open_shard(path) as file:
         groups, first, row = [], 0, 0
         for index in range(file.metadata.num_row_groups):
             rows = file.metadata.row_group(index).num_rows
@@ -173,7 +173,12 @@ def signals_of(dataset: Dataset, shard: str, scanned: ScannedEpisode) -> Signals
     )
 
 
-def _open(path: Path) -> pq.ParquetFile:
+def open_shard(path: Path) -> pq.ParquetFile:
+    """Open a data shard.
+
+    Raises:
+        DatasetError: missing or damaged.
+    """
     try:
         return pq.ParquetFile(path)
     except FileNotFoundError as cause:

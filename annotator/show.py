@@ -40,19 +40,21 @@ def read_columns(root: Path) -> "pa.RecordBatchReader":
     """Read a dataset's language columns with episode_index and timestamp, shard after shard.
 
     Raises:
-        UsageError: the dataset has none.
+        UsageError: a shard has none.
     """
     import pyarrow.dataset as ds
 
     from annotator.dataset import open_dataset
+    from annotator.scan import open_shard
 
     dataset = open_dataset(root)
-    shards = ds.dataset([str(root / shard) for shard in dataset.shards], format="parquet")
     columns = ["episode_index", "timestamp", "language_persistent", "language_events"]
-    missing = [c for c in columns if c not in shards.schema.names]
-    if missing:
-        hint = "annotator sync writes them"
-        raise UsageError("the dataset has no language columns", where=str(root), got=f"no {missing[0]}", hint=hint)
+    for shard in dataset.shards:
+        missing = set(columns) - set(open_shard(root / shard).schema_arrow.names)
+        if missing:
+            got, hint = f"no {', '.join(sorted(missing))}", "annotator sync writes them"
+            raise UsageError("a data shard has no language columns", where=str(root / shard), got=got, hint=hint)
+    shards = ds.dataset([str(root / shard) for shard in dataset.shards], format="parquet")
     return shards.scanner(columns=columns).to_reader()
 
 
@@ -135,7 +137,7 @@ def _write_rich(table: "pa.Table") -> None:
     for row in table.to_pylist():
         shown.add_row(*(_cell(value) for value in row.values()))
     width = None if sys.stdout.isatty() else 200
-    Console(width=width, highlight=False, markup=False).print(shown)
+    Console(width=width, highlight=False, markup=False, emoji=False).print(shown)
 
 
 def _cell(value: Any) -> str:

@@ -17,11 +17,12 @@ from annotator.dataset import Dataset, open_dataset
 from annotator.desk import Desk
 from annotator.engine.base import Engine
 from annotator.engine.choose import choose_engine
+from annotator.models import model_of
 from annotator.modules import plan
 from annotator.output import link_dataset
 from annotator.project import Plotter, Wanted
 from annotator.prompts import Prompts, load_prompts
-from annotator.recipe import Kitchen, model_of, plan_kitchen
+from annotator.recipe import Kitchen, plan_kitchen
 from annotator.report import Report
 from annotator.survey import Surveyed, remember_scan, survey, watched_camera
 from annotator.tally import Tally

@@ -145,7 +145,7 @@ class Log:
         self._closed = True
         with ExitStack() as last:
             last.enter_context(self._lock_file)
-            last.callback(lambda: self._cache.discard())
+            last.callback(self._discard_cache)
             last.callback(self._ingesting.shutdown)
             # The journal is whole whatever becomes of the cache: the next writer brings it up.
             last.callback(self._flush_or_leave)
@@ -163,6 +163,9 @@ class Log:
     def _flush_or_leave(self) -> None:
         with suppress(CacheDamaged):
             self._flush()
+
+    def _discard_cache(self) -> None:
+        self._cache.discard()
 
     def _ingest(self) -> None:
         batch = self._recent.take()

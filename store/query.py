@@ -41,7 +41,7 @@ _CLOSED_IN: Config = {
     "temp_directory": "",
 }
 # What is wrong with a query. All else that DuckDB raises may be the file: damage comes even as a bare `duckdb.Error`.
-_WRONG_QUERY = (duckdb.ProgrammingError, duckdb.DataError, duckdb.NotSupportedError)
+_WRONG_QUERY = (duckdb.ProgrammingError, duckdb.DataError, duckdb.NotSupportedError, duckdb.PermissionException)
 _UNKNOWN_NAME = (duckdb.CatalogException, duckdb.BinderException)
 
 

@@ -1,6 +1,7 @@
 """Keep the cache up to the journal: ingest what is new, or make the cache again."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from store.cache import Cache, CacheBusy, CacheDamaged
@@ -14,14 +15,14 @@ def open_or_rebuild(path: Path, journal: Path, recovered: Sequence[str] = ()) ->
     """
     try:
         cache = Cache.open(path)
-        try:
-            if catch_up(cache, journal, recovered):
-                return cache
-        except CacheDamaged:
-            pass
-        cache.discard()
     except (CacheDamaged, CacheBusy):
-        pass  # what a reader holds open is unlinked beneath it, and stays whole for as long as it looks
+        # What a reader holds open is unlinked beneath it, and stays whole for as long as it looks.
+        return rebuild(path, journal)
+    with ExitStack() as undo, suppress(CacheDamaged):
+        undo.callback(cache.discard)
+        if catch_up(cache, journal, recovered):
+            undo.pop_all()
+            return cache
     return rebuild(path, journal)
 
 
@@ -29,7 +30,10 @@ def rebuild(path: Path, journal: Path) -> Cache:
     """Delete the cache and make it again from the journal, active files included. Memos are lost."""
     remove(path)
     cache = Cache.open(path)
-    fill(cache, journal)
+    with ExitStack() as undo:
+        undo.callback(cache.discard)
+        fill(cache, journal)
+        undo.pop_all()
     return cache
 
 

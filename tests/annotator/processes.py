@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,15 +47,23 @@ class Server:
         self.process = process
         self.api_base = process.stdout.readline().strip()
         self._log = log
+        self._begin = 0
+
+    def forget(self) -> None:
+        """Begin anew: what was answered until now is not counted any more."""
+        self.settle()
+        self._begin = self._log.stat().st_size if self._log.exists() else 0
 
     def answers(self) -> list[Answer]:
         """Read what it has answered so far, oldest first."""
-        lines = self._log.read_bytes().split(b"\n") if self._log.exists() else []
-        return [msgspec.json.decode(line, type=Answer) for line in lines[:-1]]
+        return [msgspec.json.decode(line, type=Answer) for line in self._logged().split(b"\n")[:-1]]
 
     def count(self) -> int:
         """Count the answers without reading them."""
-        return self._log.read_bytes().count(b"\n") if self._log.exists() else 0
+        return self._logged().count(b"\n")
+
+    def _logged(self) -> bytes:
+        return self._log.read_bytes()[self._begin :] if self._log.exists() else b""
 
     def settle(self) -> None:
         """Wait until nothing is in flight: what a killed client had asked is answered or given up."""
@@ -64,10 +72,11 @@ class Server:
 
 
 @contextmanager
-def model_server(log: Path, *, delay_ms: float) -> Iterator[Server]:
+def model_server(log: Path, *, delay_ms: float, env: Mapping[str, str]) -> Generator[Server]:
     """Run a server on a port of its own; every answer takes `delay_ms`."""
     command = [sys.executable, str(SERVER), "--leave-with-parent", "--horizon-s", "16", "--log", str(log)]
-    process = subprocess.Popen([*command, "--delay-ms", str(delay_ms)], stdout=subprocess.PIPE, text=True)
+    command += ["--delay-ms", str(delay_ms)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(env))
     try:
         yield Server(process, log)
     finally:

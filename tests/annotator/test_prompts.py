@@ -265,7 +265,7 @@ def test_a_step_depends_on_its_own_text_and_on_what_every_step_says() -> None:
 
 
 def test_an_input_that_was_not_given_is_refused() -> None:
-    with pytest.raises(PromptError, match="lacks an input – prompts/plan_memory.md – memory, upcoming"):
+    with pytest.raises(PromptError, match=r"lacks an input – prompts/plan_memory.md – memory, upcoming"):
         load_prompts()["plan.memory"].text({"task": "", "completed": ""})
 
 

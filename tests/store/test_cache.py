@@ -80,6 +80,7 @@ def garbage_wal(path: Path) -> None:
 def other_format(path: Path) -> None:
     with duckdb.connect(str(path)) as connection:
         connection.execute("UPDATE cache_format SET version = version + 1")
+        connection.execute("UPDATE outcomes SET declined = true, id = uuid()")
 
 
 def foreign_tables(path: Path) -> None:

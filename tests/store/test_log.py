@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from store import recent
+from store.cache import NO_EXTENSIONS, Cache
 from store.digest import Digest
 from store.errors import NewerEvent, StoreError
 from store.events import event_id
@@ -219,8 +220,10 @@ def test_kill_9_again_and_again_loses_no_acknowledged_answer(tmp_path: Path) -> 
 def test_closing_ingests_what_it_seals_so_that_the_next_opening_has_nothing_to_do(tmp_path: Path) -> None:
     with Log.open(tmp_path) as log:
         log.record(answered(1, 1)).result()
-    with Log.open(tmp_path) as log:
-        assert log._cache.ingested() == set(list_segments(tmp_path / "journal"))  # pyright: ignore[reportPrivateUsage]
+    cache = Cache.open_read_only(tmp_path / "cache.duckdb", NO_EXTENSIONS)
+    assert cache.ingested() == set(list_segments(tmp_path / "journal"))
+    assert len(cache.select("select_known", {"episode": digest("episode", 1)})) == 1
+    cache.close()
 
 
 def test_a_journal_of_a_newer_release_is_refused_by_name(tmp_path: Path) -> None:
