@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 from store.columns import with_language
 from store.scan import is_language_leaf
 
-_ARROW_SCHEMA = b"ARROW:schema"
 _WRITE_BATCH = 1 << 14
 """Values encoded at a time; Parquet's 1,024 costs a tenth more time on 30 rows a frame. Pages end where they did."""
 
@@ -96,18 +95,5 @@ def _version(metadata: pq.FileMetaData) -> str:
 
 
 def _key_values(file: pq.ParquetFile) -> dict[bytes, bytes]:
-    found = cast("dict[bytes, bytes]", file.metadata.metadata or {})
-    declared = _declared_schema(found, file.schema_arrow)
-    wanted = with_language(declared)
-    if _ARROW_SCHEMA in found and wanted.equals(declared, check_metadata=True):
-        return found
-    return found | {_ARROW_SCHEMA: base64.b64encode(wanted.serialize().to_pybytes())}
-
-
-def _declared_schema(key_values: dict[bytes, bytes], read: pa.Schema) -> pa.Schema:
-    """The schema as its writer stored it; what Parquet itself says where that is missing or of other columns."""
-    if _ARROW_SCHEMA in key_values:
-        declared = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(key_values[_ARROW_SCHEMA])))
-        if declared.names == read.names:
-            return declared
-    return read
+    declared = with_language(file.schema_arrow).serialize().to_pybytes()
+    return cast("dict[bytes, bytes]", file.metadata.metadata or {}) | {b"ARROW:schema": base64.b64encode(declared)}

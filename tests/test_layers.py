@@ -22,7 +22,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "xxhash": ("store/digest.py",),
     "filelock": ("store/",),
     "rich": ("annotator/report.py", "annotator/show.py"),
-    "tyro": ("annotator/arguments.py",),
+    "tyro": ("annotator/arguments.py", "annotator/describe.py"),
     "jinja2": ("annotator/prompts.py",),
     "openai": ("annotator/engine/openai",),
     "httpx2": ("annotator/engine/openai",),

@@ -272,7 +272,7 @@ def report_limits(costs: dict[str, Cost]) -> int:
     base, alone, threads = costs["floor"], costs["projection"], costs["projection, 2 threads"]
     measured = {
         f"CPU, at most {CPU_LIMIT} × floor": (alone.cpu_s / base.cpu_s, CPU_LIMIT),
-        f"wall with 2 threads, at most {WALL_LIMIT} × floor": (threads.wall_s / base.wall_s, WALL_LIMIT),
+        f"wall with 2 threads, at most {WALL_LIMIT} × floor with one": (threads.wall_s / base.wall_s, WALL_LIMIT),
         f"peak, below {PEAK_LIMIT_MB:.0f} MB": (max(alone.peak_mb, threads.peak_mb), PEAK_LIMIT_MB),
     }
     for name, (found, limit) in measured.items():

@@ -122,6 +122,15 @@ def test_persistent_lists_that_differ_by_frame_are_kept_as_they_are(tmp_path: Pa
     assert contents == [["reach"], ["reach", "grasp"], []]
 
 
+def test_events_on_frames_with_one_timestamp_stay_where_they_are(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.parquet", [[]] * 3, [[], [SPEECH], [SPEECH | {"role": "user"}]])
+    table = pq.read_table(path).set_column(0, "timestamp", pa.array([0.5, 0.5, 0.5], pa.float32()))
+    pq.write_table(table, path)
+    prepare_shard(path, path, KEPT).commit()
+    roles = [[event["role"] for event in found] for found in pq.read_table(path)["language_events"].to_pylist()]
+    assert roles == [[], ["assistant"], ["user"]]
+
+
 LOST: list[tuple[Any, Any, str]] = [
     ([[ROW | {"mood": "glad"}]] * 3, None, "fields that have no place"),
     ([[ROW | {"timestamp": 0.1}]] * 3, None, "is no float32"),

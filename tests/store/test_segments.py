@@ -62,6 +62,15 @@ def test_any_changed_byte_is_noticed_or_harmless(tmp_path: Path) -> None:
     assert damaged > 30
 
 
+def test_a_changed_body_is_noticed_before_it_is_handed_out(tmp_path: Path) -> None:
+    path = tmp_path / write_segment(tmp_path, ENTRIES)
+    table = pq.read_table(path)
+    bodies = [body.replace("run-1", "run-2") for body in table["body"].to_pylist()]
+    pq.write_table(table.set_column(4, "body", [bodies]), path)
+    with pytest.raises(JournalDamaged, match="an event that is not"):
+        next(read_segment(path))
+
+
 def test_a_segment_under_another_name_is_refused(tmp_path: Path) -> None:
     path = tmp_path / write_segment(tmp_path, ENTRIES)
     other = path.rename(path.with_name("0" * 32 + ".parquet"))

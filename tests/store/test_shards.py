@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -463,14 +464,14 @@ def test_the_digest_of_a_language_is_pinned() -> None:
 
 
 def test_a_list_that_differs_on_one_frame_changes_the_digest(shard: Path) -> None:
-    prepare_shard(shard, shard, three(sample_rows("a"), (), ())).commit()
+    prepare_shard(shard, shard, three(sample_rows("a"), sample_rows("b"), ())).commit()
     table = pq.read_table(shard)
     right = language_digest(shard, [(0, 5), (5, 12), (12, 18)])
     frames = table["language_persistent"].combine_chunks()
-    order = pa.concat_arrays([frames.slice(0, 4), frames.slice(7, 1), frames.slice(5)])  # frame 4 loses its list
-    pq.write_table(
-        table.set_column(table.column_names.index("language_persistent"), "language_persistent", order), shard
-    )
+    wrong = pa.concat_arrays([frames.slice(0, 4), frames.slice(7, 1), frames.slice(5)])  # frame 4 has the list of 7
+    place = table.column_names.index("language_persistent")
+    pq.write_table(table.set_column(place, table.schema.field(place), wrong), shard)
+    assert pq.read_schema(shard).equals(table.schema)
     assert language_digest(shard, [(0, 5), (5, 12), (12, 18)]) != right
     with pytest.raises(ShardError, match="persistent rows change within an episode"):
         read_rows(shard, [(0, 5)])
@@ -488,6 +489,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"camera": "observation.images.top"}, "has a camera"),
     ({"style": "vqa"}, "no camera"),
     ({"style": "trace", "camera": ""}, "no camera"),
+    ({"tool_calls": (SAY,)}, "is persistent and has tool_calls"),
+    ({"style": None}, "no style, so it must have tool_calls and no content"),
+    ({"style": None, "content": None, "tool_calls": ("[1]",)}, "not a JSON object"),
+    ({"content": "\ud800"}, "not Unicode"),
 ]
 
 
@@ -640,6 +645,32 @@ def test_what_does_not_read_back_as_meant_is_refused(shard: Path, monkeypatch: p
         prepare_shard(shard, shard, three(sample_rows("a"), (), ()))
     assert shard.read_bytes() == before
     assert leftovers(shard.parent) == []
+
+
+def test_columns_that_do_not_read_back_with_our_types_are_refused(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = shards.read_layout
+
+    def without_arrow_schema(file: Any) -> Any:
+        return msgspec.structs.replace(real(file), key_values={})
+
+    monkeypatch.setattr(shards, "read_layout", without_arrow_schema)
+    with pytest.raises(ShardError, match="language columns do not read back as meant"):
+        prepare_shard(shard, shard, three(sample_rows("a"), (), ()))
+
+
+def test_other_columns_that_do_not_read_back_in_shape_are_refused(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = shards.build_columns
+
+    def in_two_groups(*arguments: Any) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+        monkeypatch.setattr(
+            pq.ParquetWriter, "write_table", lambda self, table, **_: write(self, table, row_group_size=3)
+        )
+        return real(*arguments)
+
+    write = pq.ParquetWriter.write_table
+    monkeypatch.setattr(shards, "build_columns", in_two_groups)
+    with pytest.raises(ShardError, match="other columns or row groups do not read back"):
+        prepare_shard(shard, shard, three(sample_rows("a"), (), ()))
 
 
 def test_a_prepared_shard_touches_nothing_until_it_is_committed(shard: Path) -> None:
