@@ -54,9 +54,9 @@ def describe_commands() -> str:
 def _command(name: str, kind: type[Any], text: str) -> str:
     options = list(options_of(kind))
     words = " ".join(f"[{o.name}]" if o.default else o.name for o in options if o.positional)
-    title = " ".join(
-        filter(None, ("annotator", name, words or ("DATASET" if kind is SyncSettings else ""), "[OPTIONS]"))
-    )
+    words = "DATASET" if kind is SyncSettings else words
+    more = "" if all(o.positional for o in options) else "[OPTIONS]"
+    title = " ".join(filter(None, ("annotator", name, words, more)))
     parts = [f"## `{title}`\n", f"{inspect.cleandoc(text or kind.__doc__ or '')}\n", _table(options)]
     for group, struct in _groups(kind):
         parts += [f"### `--{group}.…`\n", f"{inspect.cleandoc(struct.__doc__ or '')}\n"]
