@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from annotator.errors import UsageError
+from store.replace import LEFTOVER_SUFFIX
 
 OWN = frozenset({".annotator", ".git", ".cache"})
 INFO = "meta/info.json"
@@ -52,7 +53,7 @@ def _files(root: Path) -> Iterator[Path]:
 
 def _copy(source: Path, target: Path) -> None:
     if not is_newer(target, source):
-        beside = target.with_name(f".{target.name}.tmp")
+        beside = target.with_name(f".{target.name}{LEFTOVER_SUFFIX}")
         shutil.copy2(source, beside)
         beside.replace(target)
 

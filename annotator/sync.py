@@ -61,7 +61,8 @@ def sync(settings: SyncSettings, report: Report) -> Outcome:
     if run.target_root != run.dataset.root:
         link_dataset(run.dataset.root, run.target_root, run.dataset.shards)
     with Log.open(settings.store or run.target_root / ".annotator") as log:
-        sweep_leftovers(run.target_root / "data")
+        for folder in ("data", "meta"):
+            sweep_leftovers(run.target_root / folder)
         tally = Tally(report.changed)
         engine = "none needed"
         try:

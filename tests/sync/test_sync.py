@@ -49,8 +49,7 @@ def columns(root: Path) -> pa.Table:
 
 
 def episode_bytes(table: pa.Table, episode: int) -> list[Any]:
-    mask = pc.equal(table["episode_index"], episode)
-    return table.filter(mask).select(["language_persistent", "language_events"]).to_pylist()
+    return table.filter(pc.field("episode_index") == episode).select(["language_persistent", "language_events"]).to_pylist()
 
 
 def test_a_whole_real_dataset_is_annotated_and_reads_back_as_the_format_says(
