@@ -1,6 +1,7 @@
 """The plan module against a scripted `ask`: what it asks, in which order, and what it makes of the answers."""
 
 import asyncio
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -161,6 +162,15 @@ def test_a_window_cannot_claim_the_time_of_its_neighbour() -> None:
     found, ask = run(episode(200), {"plan.segment": answer}, max_frames_per_prompt=21)
     border = round(float(ask.to("plan.segment")[1].inputs["start_s"]), 3)
     assert shown(found, "subtask") == [(0, "first"), (border, "second")]
+
+
+def test_a_span_wholly_outside_its_window_counts_for_nothing() -> None:
+    def answer(question: Question) -> Segmentation:
+        first = question.inputs["start_s"] == "0.0"
+        return spans((0, 9, "first"), (15, 18, "beyond")) if first else spans((2, 5, "before"), (10, 20, "second"))
+
+    found, _ = run(episode(200), {"plan.segment": answer}, max_frames_per_prompt=21)
+    assert [text for _, text in shown(found, "subtask")] == ["first", "second"]
 
 
 def test_each_subtask_names_the_call_of_its_own_window() -> None:
@@ -333,29 +343,36 @@ def test_a_call_without_a_reply_fails_the_episode(step: str) -> None:
         run(episode(), {step: CallError("no reply", kind="timeout", retryable=True)})
 
 
+class SlowAsk(ScriptedAsk):
+    """Takes its time over what `slow` names."""
+
+    def __init__(self, script: Script, slow: Callable[[str, dict[str, str]], bool]) -> None:
+        super().__init__(script)
+        self.slow = slow
+        self.late: list[str] = []
+
+    async def __call__(self, step: str, answer: Any, inputs: dict[str, str], media: Any = ()) -> Any:
+        if self.slow(step, inputs):
+            await asyncio.sleep(0.02)
+            self.late.append(step)
+        return await super().__call__(step, answer, inputs, media)
+
+
+NO_REPLY = CallError("no reply", kind="timeout", retryable=True)
+
+
 def test_when_one_branch_fails_the_other_is_still_heard_out() -> None:
-    late: list[str] = []
-
-    class Slow(ScriptedAsk):
-        async def __call__(self, step: str, *args: Any, **more: Any) -> Any:
-            if step == "plan.task_rephrasings":
-                await asyncio.sleep(0.02)
-                late.append(step)
-            return await super().__call__(step, *args, **more)
-
-    ask = Slow({"plan.describe": CallError("no reply", kind="timeout", retryable=True)})
+    ask = SlowAsk({"plan.describe": NO_REPLY}, lambda step, _: step == "plan.task_rephrasings")
     with pytest.raises(CallError):
         asyncio.run(annotate(episode(), ask, PlanSettings()))
-    assert late == ["plan.task_rephrasings"]
+    assert ask.late == ["plan.task_rephrasings"]
 
 
 def test_when_one_window_fails_the_others_are_still_heard_out() -> None:
     def answer(question: Question) -> Segmentation | Exception:
-        if question.inputs["start_s"] == "0.0":
-            return CallError("no reply", kind="timeout", retryable=True)
-        return spans((0, 99, "go on"))
+        return NO_REPLY if question.inputs["start_s"] == "0.0" else spans((0, 99, "go on"))
 
-    ask = ScriptedAsk({"plan.segment": answer})
+    ask = SlowAsk({"plan.segment": answer}, lambda step, inputs: step == "plan.segment" and inputs["start_s"] != "0.0")
     with pytest.raises(CallError):
         asyncio.run(annotate(episode(400), ask, PlanSettings(max_frames_per_prompt=20)))
-    assert len(ask.to("plan.segment")) == 5
+    assert ask.late == ["plan.segment"] * 4
