@@ -12,6 +12,18 @@ OWN = frozenset({".annotator", ".git", ".cache"})
 INFO = "meta/info.json"
 
 
+def refuse_overlap(root: Path, output: Path) -> None:
+    """Refuse an output inside the dataset, or the other way round.
+
+    Raises:
+        UsageError: they overlap.
+    """
+    inner, outer = output.resolve(), root.resolve()
+    if inner.is_relative_to(outer) or outer.is_relative_to(inner):
+        hint = "name a folder beside the dataset"
+        raise UsageError("the output overlaps the dataset", where="--output", got=str(output), hint=hint)
+
+
 def link_dataset(root: Path, output: Path, shards: Collection[str]) -> None:
     """Link every file of the dataset into `output`, but for data shards, which will be written there, and info.json.
 
@@ -19,12 +31,8 @@ def link_dataset(root: Path, output: Path, shards: Collection[str]) -> None:
     file that the dataset has replaced since is made anew.
 
     Raises:
-        UsageError: the output lies inside the dataset, or the other way round, or cannot be written.
+        UsageError: the output cannot be written.
     """
-    inner, outer = output.resolve(), root.resolve()
-    if inner.is_relative_to(outer) or outer.is_relative_to(inner):
-        hint = "name a folder beside the dataset"
-        raise UsageError("the output overlaps the dataset", where="--output", got=str(output), hint=hint)
     try:
         for relative in _files(root):
             target = output / relative

@@ -12,7 +12,8 @@ import msgspec
 from annotator.dataset import Dataset
 from annotator.modules import plan
 from annotator.output import is_newer
-from annotator.survey import Surveyed, file_stamp
+from annotator.reels import file_stamp
+from annotator.survey import Surveyed
 from store.digest import Digest, Keyed, digest_struct
 from store.events import ShardWritten, utc_now
 from store.info import update_info

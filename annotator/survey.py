@@ -9,12 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
-from annotator.clips import Clip
-from annotator.dataset import Camera, Dataset, Episode, Stretch
+from annotator.dataset import Camera, Dataset, Episode
 from annotator.errors import DatasetError, FootageError, UsageError
+from annotator.reels import Digests, Reel, digest_footage, file_stamp, remember_images
 from annotator.scan import ScannedEpisode, footage_identity, scan_shard
 from store.digest import Digest
 from store.log import Log
@@ -30,18 +28,28 @@ class Surveyed(msgspec.Struct, frozen=True, kw_only=True):
     scanned: ScannedEpisode
     digest: Digest
     task: str
-    camera: str | None
+    camera: Camera | None
     footage: Digest | None
     trouble: FootageError | None = None
 
+    @property
+    def reel(self) -> Reel:
+        """Where its footage is to be found."""
+        return Reel(self.episode, self.scanned)
+
+
+def watchable(dataset: Dataset) -> list[Camera]:
+    """List the cameras that can be watched: those that show no depth."""
+    return [camera for camera in dataset.cameras if not camera.depth]
+
 
 def watched_camera(dataset: Dataset, camera_key: str | None) -> Camera | None:
-    """Choose the camera to watch: the named one, else the first that is stored as video and shows no depth.
+    """Choose the camera to watch: the named one, else the first that shows no depth; None where there is none.
 
     Raises:
-        UsageError: the named camera does not exist or cannot be watched.
+        UsageError: the named camera does not exist or shows depth.
     """
-    usable = [c for c in dataset.cameras if c.stored == "video" and not c.depth]
+    usable = watchable(dataset)
     if camera_key is None:
         return usable[0] if usable else None
     chosen = next((c for c in usable if c.key == camera_key), None)
@@ -58,57 +66,52 @@ def survey(dataset: Dataset, log: Log, camera: Camera | None, wanted: Iterable[i
         DatasetError: the shards and `meta/episodes` disagree, or a shard cannot be read.
     """
     scans = _located(dataset, _scans(dataset, log, threads))
+    reels = [_reel(dataset, episode, scans) for episode in dataset.episodes]
     chosen = set(wanted)
-    footage = _footage(dataset, log, camera, [e for e in dataset.episodes if e.index in chosen], threads)
-    return [_surveyed(dataset, episode, scans, camera, footage) for episode in dataset.episodes]
+    asked = [reel for reel in reels if reel.episode.index in chosen]
+    still = [reel for reel in asked if reel.scanned.motion is None]
+    seen: dict[str, Digests] = {}
+    for one in watchable(dataset):
+        # Where no signal moves, all cameras together identify the episode; else only the watched one matters.
+        needed = asked if camera is not None and one.key == camera.key else still
+        seen[one.key] = digest_footage(dataset, log, one, needed, threads=threads) if needed else {}
+    return [_surveyed(dataset, reel, camera, seen) for reel in reels]
 
 
-def _surveyed(
-    dataset: Dataset,
-    episode: Episode,
-    scans: Mapping[int, ScannedEpisode],
-    camera: Camera | None,
-    footage: Mapping[int, Digest | FootageError],
-) -> Surveyed:
+def _reel(dataset: Dataset, episode: Episode, scans: Mapping[int, ScannedEpisode]) -> Reel:
     scanned = scans.get(episode.index)
     where = f"{dataset.root / episode.shard} episode {episode.index}"
+    hint = "meta/episodes and data/ come from different versions of the dataset"
     if scanned is None:
-        hint = "meta/episodes and data/ come from different versions of the dataset"
         raise DatasetError("an episode has no frames", where=where, hint=hint)
     if scanned.stop - scanned.start != episode.length:
         got = f"{scanned.stop - scanned.start} frames, meta/episodes says {episode.length}"
-        hint = "meta/episodes and data/ come from different versions of the dataset"
         raise DatasetError("an episode's length disagrees", where=where, got=got, hint=hint)
-    seen = footage.get(episode.index)
-    trouble = seen if isinstance(seen, FootageError) else None
-    digest = None if isinstance(seen, FootageError) else seen
-    identity = scanned.motion or footage_identity(scanned.clock, (digest,) if digest else ())
+    return Reel(episode, scanned)
+
+
+def _surveyed(dataset: Dataset, reel: Reel, camera: Camera | None, seen: Mapping[str, Digests]) -> Surveyed:
+    index, scanned = reel.episode.index, reel.scanned
+    found = {key: digests[index] for key, digests in sorted(seen.items()) if index in digests}
+    trouble = next((d for d in found.values() if isinstance(d, FootageError)), None)
+    digests = {key: d for key, d in found.items() if not isinstance(d, FootageError)}
     return Surveyed(
-        episode=episode,
+        episode=reel.episode,
         scanned=scanned,
-        digest=identity,
-        task=_task(dataset, episode, scanned),
-        camera=camera.key if camera else None,
-        footage=digest,
+        digest=scanned.motion or footage_identity(scanned.clock, tuple(digests.values())),
+        task=_task(dataset, reel),
+        camera=camera,
+        footage=digests.get(camera.key) if camera else None,
         trouble=trouble,
     )
 
 
-def _task(dataset: Dataset, episode: Episode, scanned: ScannedEpisode) -> str:
-    texts = [dataset.tasks[i] for i in scanned.task_indices if i in dataset.tasks]
-    return ", then ".join(texts or episode.tasks)
+def _task(dataset: Dataset, reel: Reel) -> str:
+    texts = [dataset.tasks[i] for i in reel.scanned.task_indices if i in dataset.tasks]
+    return ", then ".join(texts or reel.episode.tasks)
 
 
-def file_stamp(path: Path) -> str:
-    """Name the state a file is in, so that what was learned of it can be remembered; "" where there is none."""
-    try:
-        status = path.stat()
-    except OSError:
-        return ""
-    return f"{status.st_size}:{status.st_mtime_ns}"
-
-
-_SCANS, _FOOTAGE = "scan.v1", "footage.v1"
+_SCANS = "scan.v1"
 
 
 def _located(dataset: Dataset, scans: Mapping[str, Sequence[ScannedEpisode]]) -> dict[int, ScannedEpisode]:
@@ -143,75 +146,15 @@ def _scans(dataset: Dataset, log: Log, threads: int) -> dict[str, list[ScannedEp
     return found | scanned
 
 
-def remember_scan(dataset: Dataset, log: Log, written: Mapping[str, Path], surveyed: Iterable[Surveyed]) -> None:
-    """Remember the scans of shards that were just rewritten: every column that a scan reads is as it was."""
+def remember_written(dataset: Dataset, log: Log, written: Mapping[str, Path], surveyed: Sequence[Surveyed]) -> None:
+    """Remember what is known of shards that were just rewritten in place: all that was read of them is as it was."""
+    shards = [shard for shard, path in written.items() if path == dataset.root / shard]
     scans: defaultdict[str, list[ScannedEpisode]] = defaultdict(list)
     for one in surveyed:
         scans[one.episode.shard].append(one.scanned)
-    items = {
-        str(path.absolute()): (file_stamp(path), msgspec.json.encode(scans[shard]).decode())
-        for shard, path in written.items()
-        if path == dataset.root / shard
-    }
-    log.memo_put(_SCANS, items)
-
-
-def _footage(
-    dataset: Dataset, log: Log, camera: Camera | None, episodes: Sequence[Episode], threads: int
-) -> dict[int, Digest | FootageError]:
-    """Digest the watched camera's footage, file by file, taking what is remembered."""
-    if camera is None:
-        return {}
-    by_file: defaultdict[str, list[Episode]] = defaultdict(list)
-    for episode in episodes:
-        by_file[episode.videos[camera.key].path].append(episode)
-    files = {rel: (dataset.root / rel).absolute() for rel in by_file}
-    held = log.memo_get(_FOOTAGE, [str(p) for p in files.values()])
-    stamps = {rel: file_stamp(path) for rel, path in files.items()}
-    known = {rel: _remembered(held.get(str(path)), stamps[rel]) for rel, path in files.items()}
-    stale = [rel for rel in by_file if any(_place(e.videos[camera.key]) not in known[rel] for e in by_file[rel])]
-    results: dict[int, Digest | FootageError] = {}
-    with ThreadPoolExecutor(threads) as pool:
-        for rel, digests in zip(stale, pool.map(lambda r: _demux(dataset, camera, by_file[r]), stale), strict=True):
-            results |= digests
-            places = {_place(e.videos[camera.key]): digests[e.index] for e in by_file[rel]}
-            known[rel] |= {place: d for place, d in places.items() if not isinstance(d, FootageError)}
-    fresh = {str(files[r]): (stamps[r], msgspec.json.encode(known[r]).decode()) for r in stale if stamps[r]}
-    log.memo_put(_FOOTAGE, fresh)
-    for rel in set(by_file) - set(stale):
-        results |= {e.index: known[rel][_place(e.videos[camera.key])] for e in by_file[rel]}
-    return results
-
-
-def _remembered(held: tuple[str, str] | None, stamp: str) -> dict[str, Digest]:
-    if held is None or not stamp or held[0] != stamp:
-        return {}
-    return msgspec.json.decode(held[1], type=dict[str, Digest])
-
-
-def _place(stretch: Stretch) -> str:
-    return f"{stretch.from_timestamp!r}:{stretch.to_timestamp!r}"
-
-
-def _demux(dataset: Dataset, camera: Camera, episodes: Sequence[Episode]) -> dict[int, Digest | FootageError]:
-    from annotator.footage import file_digests  # PyAV is loaded only when footage is new
-
-    clips = [clip_of(dataset, camera.key, episode, np.empty(0, np.float32)) for episode in episodes]
-    try:
-        digests = file_digests(clips[0].path, clips)
-    except FootageError as error:
-        return {episode.index: error for episode in episodes}
-    return {episode.index: digest for episode, digest in zip(episodes, digests, strict=True)}
-
-
-def clip_of(dataset: Dataset, camera: str, episode: Episode, clock: npt.NDArray[np.float32]) -> Clip:
-    """Locate an episode's footage of one camera; `clock` is (T,) float32 seconds."""
-    stretch = episode.videos[camera]
-    return Clip(
-        path=dataset.root / stretch.path,
-        from_timestamp=stretch.from_timestamp,
-        to_timestamp=stretch.to_timestamp,
-        frame_timestamps=clock,
-        fps=dataset.fps,
-        camera=camera,
-    )
+    paths = {shard: (dataset.root / shard).absolute() for shard in shards}
+    log.memo_put(_SCANS, {str(p): (file_stamp(p), msgspec.json.encode(scans[s]).decode()) for s, p in paths.items()})
+    camera = surveyed[0].camera if surveyed else None
+    if camera is not None and camera.stored == "image":
+        found = [(one.reel, one.footage) for one in surveyed if one.footage is not None]
+        remember_images(dataset, log, camera, shards, found)

@@ -4,6 +4,7 @@ every call leaves one event; events fold to rows; rows project to shards."""
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -19,21 +20,22 @@ from annotator.engine.base import Engine
 from annotator.engine.choose import choose_engine
 from annotator.models import model_of
 from annotator.modules import plan
-from annotator.output import link_dataset
+from annotator.output import link_dataset, refuse_overlap
 from annotator.project import Plotter, Wanted
 from annotator.prompts import Prompts, load_prompts
 from annotator.recipe import Kitchen, plan_kitchen
 from annotator.report import Report
-from annotator.survey import Surveyed, remember_scan, survey, watched_camera
+from annotator.survey import Surveyed, remember_written, survey, watched_camera
 from annotator.tally import Tally
 from annotator.work import Job, Workshop, episode_seen
 from store.digest import Digest
+from store.errors import Problem, StoreError
 from store.events import EpisodeAnnotated, RunFinished, utc_now
 from store.keys import Model
 from store.log import Log
 from store.replace import sweep_leftovers
 
-Outcome = Literal["done", "incomplete", "interrupted"]
+Outcome = Literal["done", "incomplete", "interrupted", "failed"]
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,8 +60,6 @@ def sync(settings: SyncSettings, report: Report) -> Outcome:
     """
     started = time.monotonic()
     run = _prepare(settings)
-    if run.target_root != run.dataset.root:
-        link_dataset(run.dataset.root, run.target_root, run.dataset.shards)
     with Log.open(settings.store or run.target_root / ".annotator") as log:
         for folder in ("data", "meta"):
             sweep_leftovers(run.target_root / folder)
@@ -69,6 +69,12 @@ def sync(settings: SyncSettings, report: Report) -> Outcome:
             engine = _annotate_and_project(run, log, tally, report)
         except (KeyboardInterrupt, asyncio.CancelledError):
             _record_run(run, log, tally, engine, "interrupted", time.monotonic() - started)
+            raise
+        except Problem:
+            with suppress(
+                StoreError
+            ):  # the log itself may be what cannot be written; the first problem is the one to say
+                _record_run(run, log, tally, engine, "failed", time.monotonic() - started)
             raise
         outcome: Outcome = "incomplete" if tally.incomplete() else "done"
         _record_run(run, log, tally, engine, outcome, time.monotonic() - started)
@@ -80,6 +86,8 @@ def _prepare(settings: SyncSettings) -> Run:
     check(settings)
     prompts = load_prompts(settings.prompts)
     dataset = open_dataset(settings.root)
+    if settings.output is not None:
+        refuse_overlap(settings.root, settings.output)
     chosen = parse_episodes(settings.only_episodes, [e.index for e in dataset.episodes])
     return Run(
         run_id=uuid4().hex,
@@ -98,17 +106,19 @@ def _annotate_and_project(run: Run, log: Log, tally: Tally, report: Report) -> s
     camera = watched_camera(run.dataset, settings.vlm.camera_key)
     threads = settings.executor.decode_threads
     surveyed = survey(run.dataset, log, camera, run.episodes, threads=threads)
+    if run.target_root != run.dataset.root:
+        link_dataset(run.dataset.root, run.target_root, run.dataset.shards)
     _announce(run, log, surveyed)
     recipes = _recipes(run, surveyed)
     jobs = _jobs(run, log, surveyed, recipes)
     tally.episodes_total = len(recipes)
-    tally.episodes_skipped = len(recipes) - len(jobs)
+    tally.episodes_skipped = len(recipes) - sum(job.copies for job in jobs)
     engine = asyncio.run(_work(run, log, tally, report, jobs)) if jobs else "none needed"
     _make_current(run, log, surveyed, recipes)
     wanted = _wanted(run, log, surveyed, recipes)
     plotter = Plotter(run.dataset, run.target_root, log, run.run_id)
     written = plotter.project(wanted, threads=settings.executor.write_threads)
-    remember_scan(run.dataset, log, written, surveyed)
+    remember_written(run.dataset, log, written, surveyed)
     tally.shards_written = len(written)
     return engine
 
@@ -142,13 +152,12 @@ def _recipes(run: Run, surveyed: Sequence[Surveyed]) -> dict[int, Digest]:
 def _jobs(run: Run, log: Log, surveyed: Sequence[Surveyed], recipes: Mapping[int, Digest]) -> list[Job]:
     """The episodes whose recipe was never followed, or whose footage cannot be read; equal recipes once."""
     followed = log.recipes(set(recipes.values()))
-    jobs: dict[Digest, Job] = {}
+    stale: dict[Digest, list[Surveyed]] = {}
     for one in surveyed:
         recipe = recipes.get(one.episode.index)
-        if recipe is None or (recipe in followed and one.trouble is None):
-            continue
-        jobs.setdefault(recipe, Job(surveyed=one, module=plan.NAME, recipe=recipe))
-    return list(jobs.values())
+        if recipe is not None and (recipe not in followed or one.trouble is not None):
+            stale.setdefault(recipe, []).append(one)
+    return [Job(surveyed=n[0], module=plan.NAME, recipe=recipe, copies=len(n)) for recipe, n in stale.items()]
 
 
 async def _work(run: Run, log: Log, tally: Tally, report: Report, jobs: Sequence[Job]) -> str:

@@ -49,14 +49,12 @@ class Tally:
         self.count("declined")
         return first
 
-    def episode(self, outcome: Literal["done", "skipped", "failed"]) -> None:
-        """Count an episode that is finished, needed nothing, or could not be finished."""
+    def episode(self, outcome: Literal["done", "failed"], copies: int = 1) -> None:
+        """Count an episode, and those that share its recipe, as finished or as not to be finished in this run."""
         if outcome == "done":
-            self.episodes_done += 1
-        elif outcome == "skipped":
-            self.episodes_skipped += 1
+            self.episodes_done += copies
         else:
-            self.episodes_failed += 1
+            self.episodes_failed += copies
         self._changed()
 
     def incomplete(self) -> bool:

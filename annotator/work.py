@@ -15,9 +15,10 @@ from annotator.desk import Desk
 from annotator.errors import AnnotatorError, StepError
 from annotator.modules import plan
 from annotator.modules.base import EpisodeView
+from annotator.reels import clip_of
 from annotator.report import Report
 from annotator.scan import signals_of, timestamps_of
-from annotator.survey import Surveyed, clip_of
+from annotator.survey import Surveyed
 from store.digest import Digest
 from store.errors import Problem
 from store.events import CameraSeen, EpisodeAnnotated, EpisodeSeen, utc_now
@@ -27,11 +28,12 @@ if TYPE_CHECKING:
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One module to run for one episode, under its recipe."""
+    """One module to run for one episode, under its recipe; `copies` episodes of the dataset share it."""
 
     surveyed: Surveyed
     module: str
     recipe: Digest
+    copies: int = 1
 
 
 class Workshop:
@@ -67,7 +69,7 @@ class Workshop:
     async def _lane(self, pending: Iterator[Job]) -> None:
         for job in pending:
             if self._desk.stopped is not None:
-                self._desk.tally.episode("failed")
+                self._desk.tally.episode("failed", job.copies)
                 continue
             await self._job(job)
 
@@ -75,10 +77,10 @@ class Workshop:
         try:
             await self._annotate(job)
         except AnnotatorError as error:
-            self._desk.tally.episode("failed")
+            self._desk.tally.episode("failed", job.copies)
             self._report.note(failure_line(job, error))
         else:
-            self._desk.tally.episode("done")
+            self._desk.tally.episode("done", job.copies)
 
     async def _annotate(self, job: Job) -> None:
         one = job.surveyed
@@ -86,7 +88,8 @@ class Workshop:
             raise one.trouble
         view = await asyncio.to_thread(self._view, one)
         with ExitStack() as stack:
-            asker = Asker(self._desk, self._subject(one, view, self._pictures(one, view, stack)))
+            pictures = await self._pictures(one, view, stack)
+            asker = Asker(self._desk, self._subject(one, view, pictures))
             found = await plan.annotate(view, asker, self._settings.plan)
         await self._desk.keep(
             EpisodeAnnotated(
@@ -108,7 +111,7 @@ class Workshop:
             where=f"episode {one.episode.index}",
             task=one.task,
             clock=timestamps_of(self._dataset.root, one.episode.shard, one.scanned),
-            camera=one.camera,
+            camera=one.camera.key if one.camera else None,
             footage=one.footage,
         )
 
@@ -121,10 +124,10 @@ class Workshop:
             pictures=pictures,
         )
 
-    def _pictures(self, one: Surveyed, view: EpisodeView, stack: ExitStack) -> PictureSource | None:
+    async def _pictures(self, one: Surveyed, view: EpisodeView, stack: ExitStack) -> PictureSource | None:
         if self._studio is None or one.camera is None or one.footage is None:
             return None
-        clip = clip_of(self._dataset, one.camera, one.episode, view.clock)
+        clip = await asyncio.to_thread(clip_of, self._dataset, one.camera, one.reel, view.clock)
         return stack.enter_context(self._studio.open({one.footage: clip}, self._count_frames))
 
     def _count_frames(self, frames: int) -> None:
@@ -133,7 +136,7 @@ class Workshop:
 
 def episode_seen(dataset: Dataset, one: Surveyed, run_id: str) -> EpisodeSeen:
     """Say where an episode stands in this dataset."""
-    cameras = (CameraSeen(camera=one.camera, footage=one.footage),) if one.camera and one.footage else ()
+    cameras = (CameraSeen(camera=one.camera.key, footage=one.footage),) if one.camera and one.footage else ()
     return EpisodeSeen(
         recorded_at=utc_now(),
         run_id=run_id,

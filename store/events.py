@@ -186,7 +186,7 @@ class RunFinished(Event, frozen=True, kw_only=True, tag="run_finished.v1"):
     frames_decoded: int
     shards_written: int
     elapsed_s: float
-    outcome: Literal["done", "incomplete", "interrupted"]
+    outcome: Literal["done", "incomplete", "interrupted", "failed"]
     versions: dict[str, str]
 
 

@@ -12,6 +12,7 @@ from store.layout import Layout
 from store.replace import write_hint
 
 _READ_HINT = "the file may be cut short, or no shard at all: fetch it again, or set it aside"
+_BUFFER_BYTES = 1 << 20  # pages of language columns are small: unbuffered, each costs two calls of the system
 
 
 @contextmanager
@@ -38,7 +39,7 @@ def writing(path: Path) -> Generator[None]:
 def shard_writer(path: Path, layout: Layout) -> Generator[pq.ParquetWriter]:
     """Write a new shard of this layout; key-value pairs are added at the end."""
     with writing(path):
-        sink = pa.OSFile(str(path), "wb")
+        sink = pa.BufferedOutputStream(pa.OSFile(str(path), "wb"), _BUFFER_BYTES)
         writer = pq.ParquetWriter(sink, layout.schema, **layout.options)
     try:
         yield writer
@@ -48,7 +49,7 @@ def shard_writer(path: Path, layout: Layout) -> Generator[pq.ParquetWriter]:
             sink.close()
     finally:
         writer.is_open = False  # after a failed write closing fails again, and so would the writer's `__del__`
-        with suppress(OSError):
+        with suppress(OSError, pa.ArrowException):
             sink.close()
 
 

@@ -140,7 +140,11 @@ async def _window(work: Work, window: Window) -> list[tuple[Span, Digest]]:
         "min_seconds": f"{settings.min_subtask_seconds:g}",
     }
     asked = await work.ask("plan.segment", Segmentation, inputs, window.media)
-    return [(span, asked.key) for span in window.clip(asked.answer.subtasks)]
+    inside = list(window.clip(asked.answer.subtasks))
+    if not inside:
+        missing = f"no subtask lies between {inputs['start_s']} s and {inputs['end_s']} s"
+        work.gaps.found.append(Gap(step="plan.segment", reason="rejected", detail=missing, call=asked.key))
+    return [(span, asked.key) for span in inside]
 
 
 def seconds(value: float) -> str:

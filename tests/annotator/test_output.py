@@ -11,7 +11,7 @@ import pytest
 from annotator import output as output_module
 from annotator.cli import main
 from annotator.errors import UsageError
-from annotator.output import link_dataset
+from annotator.output import link_dataset, refuse_overlap
 from tests.datasets import WRIST, edit_parquet, film_path, set_column, shard_path, snapshot
 
 MakeDataset = Callable[..., Path]
@@ -146,7 +146,7 @@ def test_an_output_that_overlaps_the_dataset_is_refused_and_nothing_is_made(
     (tmp_path / "alias").symlink_to(source)
     before = snapshot(source)
     with pytest.raises(UsageError, match=r"overlaps the dataset – --output(.|\n)*beside"):
-        link_dataset(source, tmp_path / where, {shard_path(0)})
+        refuse_overlap(source, tmp_path / where)
     assert snapshot(source) == before
     assert not (source / "out").exists()
 

@@ -272,7 +272,7 @@ def test_each_camera_has_footage_of_its_own_and_motion_identifies_whichever_is_w
 ) -> None:
     root = make_dataset(tmp_path, [A, B], cameras=(TOP, WRIST))
     top, wrist = (surveyed(root, tmp_path / camera, camera) for camera in (TOP, WRIST))
-    assert [one.camera for one in top] == [TOP, TOP]
+    assert [one.camera.key for one in top if one.camera] == [TOP, TOP]
     assert {one.footage for one in top}.isdisjoint({one.footage for one in wrist})
     assert [one.digest for one in top] == [one.digest for one in wrist]
 
@@ -292,3 +292,13 @@ def test_identities_are_pinned() -> None:
     assert scanned[0].motion == "32a9779ce203f35985969b0da6cd743b"
     assert scanned[0].clock == "ace85ae06ac9bb8fbff2198dda1e366c"
     assert scanned[0].signals == "6a86b0b244a060d90c665d1df6dbfebf"
+
+
+def test_where_nothing_moves_all_cameras_identify_the_episode_whichever_is_watched(
+    make_dataset: MakeDataset, tmp_path: Path
+) -> None:
+    still = Recording(seed=5, frames=A.frames, still=True)
+    root = make_dataset(tmp_path, [still], cameras=(TOP, WRIST))
+    top, wrist = (surveyed(root, tmp_path / camera, camera) for camera in (TOP, WRIST))
+    assert [one.digest for one in top] == [one.digest for one in wrist]
+    assert {one.footage for one in top}.isdisjoint({one.footage for one in wrist})

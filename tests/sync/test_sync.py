@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 from store.query import run_query
 
 Annotator = Callable[..., Any]
+REPO = Path(__file__).parents[2]
 EPISODES = 3
 SHARD = "data/chunk-000/file-000.parquet"
 
@@ -49,7 +52,11 @@ def columns(root: Path) -> pa.Table:
 
 
 def episode_bytes(table: pa.Table, episode: int) -> list[Any]:
-    return table.filter(pc.field("episode_index") == episode).select(["language_persistent", "language_events"]).to_pylist()
+    return (
+        table.filter(pc.field("episode_index") == episode)
+        .select(["language_persistent", "language_events"])
+        .to_pylist()
+    )
 
 
 def test_a_whole_real_dataset_is_annotated_and_reads_back_as_the_format_says(
@@ -209,3 +216,21 @@ def test_the_files_metadata_and_row_groups_come_back_as_they_were(banana: Path, 
     assert groups == [before.metadata.row_group(i).num_rows for i in range(before.metadata.num_row_groups)]
     assert after.metadata.metadata[b"huggingface"] == before.metadata.metadata[b"huggingface"]
     assert np.array_equal(after.read(["timestamp"])["timestamp"], before.read(["timestamp"])["timestamp"])
+
+
+def test_a_camera_stored_as_images_is_watched_like_any_other(
+    tmp_path: Path, sync: Callable[..., str], answered: Callable[[], int]
+) -> None:
+    root = tmp_path / "sample"
+    command = [sys.executable, str(REPO / "examples/make_sample.py"), str(root), "--episodes", "1", "--image-camera"]
+    subprocess.run(command, check=True, capture_output=True)
+    wrist = ("--vlm.camera_key", "observation.images.wrist")
+
+    sync(root, *wrist, episodes="0")
+
+    assert last_run(root)["frames_decoded"] > 0
+    asked = answered()
+    sync(root, *wrist, episodes="0")
+    assert answered() == asked
+    sync(root, episodes="0")
+    assert answered() > asked, "another camera is other footage"
