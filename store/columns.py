@@ -142,7 +142,10 @@ def _pool(rows: Sequence[Row], column: Column) -> pa.StructArray:
 
 
 def _texts(values: Sequence[str | None]) -> pa.DictionaryArray:
-    return pa.array(values, pa.string()).dictionary_encode()
+    # In Python: Arrow's own encoding sets up a hash table each time, which costs more than a few dozen strings.
+    places: dict[str, int] = {}
+    codes = [None if value is None else places.setdefault(value, len(places)) for value in values]
+    return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(list(places), pa.string()))
 
 
 def _persistent(episode: Placed, start: int, stop: int) -> Iterator[Spread]:

@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from store.columns import with_language
 from store.scan import is_language_leaf
 
+_REPEATED_FLOATS = ".timestamp"
+"""Of language, a dictionary is for texts: hashing 30 floats a frame takes longer than letting the codec find them."""
 _WRITE_BATCH = 1 << 14
 """Values encoded at a time; Parquet's 1,024 costs a tenth more time on 30 rows a frame. Pages end where they did."""
 
@@ -67,7 +69,7 @@ def _column_options(metadata: pq.FileMetaData, renamed: dict[int, str], language
     encodings = {path: _plain_encoding(found) for path, found in chunks if found and path not in dictionary}
     options: dict[str, Any] = {
         "compression": {path: "NONE" if codec == "UNCOMPRESSED" else codec for path, codec in codecs.items()},
-        "use_dictionary": [*dictionary, *language],
+        "use_dictionary": [*dictionary, *(path for path in language if not path.endswith(_REPEATED_FLOATS))],
         "column_encoding": {path: encoding for path, encoding in encodings.items() if encoding} or None,
         "write_statistics": [path for path, found in chunks if any(chunk.is_stats_set for chunk in found)],
         "write_page_index": any(chunk.has_offset_index for _, found in chunks for chunk in found),

@@ -54,7 +54,7 @@ class Stopped(msgspec.Struct, frozen=True):
 
 @pytest.fixture(scope="module")
 def env(tmp_path_factory: pytest.TempPathFactory) -> Env:
-    return environment(tmp_path_factory.mktemp("bytecode"))
+    return environment(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
