@@ -113,7 +113,10 @@ class Asker:
     def _asked(self, answer: type[A], known: Answered) -> Asked[A]:
         if known.finish_reason == "length":
             raise msgspec.DecodeError("the reply was cut off at max_new_tokens")
-        parsed = msgspec.json.decode(json_part(known.reply), type=answer)
+        try:
+            parsed = msgspec.json.decode(json_part(known.reply), type=answer)
+        except RecursionError as error:
+            raise msgspec.DecodeError("the reply is nested too deeply") from error
         self.calls.append(known.key)
         return Asked(parsed, known.key)
 

@@ -168,6 +168,8 @@ def check(settings: SyncSettings) -> None:
         if not 0 <= getattr(settings.vlm, name) < math.inf:
             got = str(getattr(settings.vlm, name))
             raise UsageError("setting out of range", where=f"--vlm.{name}", got=got, hint="must not be below 0")
+    for name in ("chat_template_kwargs", "mm_processor_kwargs"):
+        _refuse_unnameable(getattr(settings.vlm, name), name)
     if not 1 <= plan.contact_sheet_quality <= 95:
         got = str(plan.contact_sheet_quality)
         raise UsageError("setting out of range", where="--plan.contact_sheet_quality", got=got, hint="1 to 95")
@@ -175,6 +177,16 @@ def check(settings: SyncSettings) -> None:
         if getattr(settings.executor, name) < 1:
             got = str(getattr(settings.executor, name))
             raise UsageError("setting out of range", where=f"--executor.{name}", got=got, hint="at least 1")
+
+
+def _refuse_unnameable(value: object, name: str) -> None:
+    """NaN and infinities have no JSON, so no key could cover them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError("setting is no number", where=f"--vlm.{name}", got=str(value))
+    if isinstance(value, dict | list):
+        parts = cast("dict[str, object]", value).values() if isinstance(value, dict) else cast("list[object]", value)
+        for part in parts:
+            _refuse_unnameable(part, name)
 
 
 def read_toml(path: Path) -> SyncSettings:
@@ -185,12 +197,20 @@ def read_toml(path: Path) -> SyncSettings:
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-        return msgspec.convert(_underscored(values), SyncSettings)
+        if isinstance(values.get("only_episodes"), int | list):
+            values["only_episodes"] = str(values["only_episodes"])
+        return msgspec.convert(_underscored(values), SyncSettings, dec_hook=_decode_path)
     except OSError as cause:
         raise UsageError("settings cannot be read", where=str(path), got=str(cause)) from cause
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as cause:
         hint = "names are those of `annotator sync --help`"
         raise UsageError("settings cannot be read", where=str(path), got=str(cause), hint=hint) from cause
+
+
+def _decode_path(kind: type, value: Any) -> Any:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise ValueError(f"expected {kind.__name__}, got {type(value).__name__}")
 
 
 def _underscored(values: dict[str, Any]) -> dict[str, Any]:

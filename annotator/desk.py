@@ -30,6 +30,10 @@ LOST_BEFORE_STOPPING = 4
 """Calls that in a row found no server, each after its retries, before a run stops asking."""
 
 
+HOPELESS = frozenset({"http_401", "http_403"})
+"""Failures that every further call would share."""
+
+
 class Draft(msgspec.Struct, frozen=True, kw_only=True):
     """One call before it is known whether it must be made."""
 
@@ -85,9 +89,10 @@ class Desk:
         """Keep a failure. A server that cannot be reached several times over is given up for this run."""
         self.tally.failed(error.kind)
         self._lost_in_a_row = self._lost_in_a_row + 1 if error.kind == "connection" else 0
-        if self._lost_in_a_row == LOST_BEFORE_STOPPING:
+        hopeless = error.kind in HOPELESS or self._lost_in_a_row >= LOST_BEFORE_STOPPING
+        if hopeless and self.stopped is None:
             self.stopped = error
-            self._note(f"giving up on the server for this run: {LOST_BEFORE_STOPPING} calls in a row did not reach it")
+            self._note(f"asking nothing more in this run: the server does not let us in, or is gone ({error.kind})")
         await self.keep(
             CallFailed(
                 recorded_at=utc_now(),
@@ -191,7 +196,8 @@ def _raw_json(reply: str) -> msgspec.Raw | None:
     """Keep the JSON part of a reply as it is, where it is JSON, for SQL to look into."""
     text = json_part(reply)
     try:
-        msgspec.json.decode(text)
-    except msgspec.DecodeError:
+        # Wrapped, so that what is only just shallow enough here is so inside an event, too.
+        msgspec.json.decode(f"[[[[{text}]]]]")
+    except (msgspec.DecodeError, RecursionError):
         return None
     return msgspec.Raw(text.encode())

@@ -33,6 +33,7 @@ def link_dataset(root: Path, output: Path, shards: Collection[str]) -> None:
     Raises:
         UsageError: the output cannot be written.
     """
+    _refuse_strays(root, output, shards)
     try:
         for relative in _files(root):
             target = output / relative
@@ -43,6 +44,16 @@ def link_dataset(root: Path, output: Path, shards: Collection[str]) -> None:
                 _link((root / relative).resolve(), target)
     except OSError as cause:
         raise UsageError("the output cannot be written", where=str(output), got=str(cause)) from cause
+
+
+def _refuse_strays(root: Path, output: Path, shards: Collection[str]) -> None:
+    """Readers take every parquet file under data/ and meta/episodes/ for part of the dataset."""
+    for folder in ("data", "meta/episodes"):
+        for path in sorted((output / folder).rglob("*.parquet")):
+            relative = path.relative_to(output)
+            if relative.as_posix() not in shards and not (root / relative).is_file():
+                hint = f"the dataset was laid out anew since: remove {output / 'data'} and {output / 'meta/episodes'}"
+                raise UsageError("the output holds a file that the dataset has not", where=str(path), hint=hint)
 
 
 def is_newer(target: Path, source: Path) -> bool:

@@ -3,6 +3,7 @@
 All shards are prepared beside their targets before the first is renamed, so a failure while writing changes nothing.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,12 +16,21 @@ from annotator.output import is_newer
 from annotator.reels import file_stamp
 from annotator.survey import Surveyed
 from store.digest import Digest, Keyed, digest_struct
+from store.errors import ShardError
 from store.events import ShardWritten, utc_now
 from store.info import update_info
 from store.language import EpisodeRows
 from store.log import Log
 from store.rows import Row, order_key
-from store.shards import PreparedShard, ShardImage, expected_digest, language_digest, prepare_shard, read_rows
+from store.shards import (
+    PreparedShard,
+    ShardImage,
+    expected_digest,
+    language_digest,
+    prepare_shard,
+    read_rows,
+    same_frames,
+)
 
 STYLES_OF: Mapping[str, frozenset[str | None]] = {plan.NAME: frozenset(plan.STYLES)}
 """Which styles belong to a module: a module's new rows replace those, and only those."""
@@ -54,17 +64,37 @@ class Plotter:
         self._log = log
         self._run_id = run_id
 
+    def refuse_unwritable(self, wanted: Sequence[Wanted]) -> None:
+        """Find out before anything is paid for whether the shards can be read and replaced.
+
+        Raises:
+            ShardError: a folder cannot be written, or a shard's language columns say what ours cannot.
+        """
+        by_shard = self._by_shard(wanted)
+        for folder in sorted({self._target(shard).parent for shard in by_shard} | {self._target_root / "meta"}):
+            if not os.access(folder, os.W_OK):
+                hint = "make it writable, or write a separate dataset with --output DIR"
+                raise ShardError("the dataset cannot be written", where=str(folder), hint=hint)
+        for shard in self._doubtful(by_shard):
+            bounds = [(one.surveyed.scanned.start, one.surveyed.scanned.stop) for one in by_shard[shard]]
+            read_rows(self._source(shard), bounds)
+
+    def _by_shard(self, wanted: Sequence[Wanted]) -> dict[str, list[Wanted]]:
+        """Sort the episodes by shard, and by place in it."""
+        by_shard: dict[str, list[Wanted]] = {shard: [] for shard in self._dataset.shards}
+        for one in wanted:
+            by_shard[one.surveyed.episode.shard].append(one)
+        for episodes in by_shard.values():
+            episodes.sort(key=lambda one: one.surveyed.scanned.start)
+        return by_shard
+
     def project(self, wanted: Sequence[Wanted], *, threads: int) -> dict[str, Path]:
         """Bring every shard up to date, and `meta/info.json` with them. Returns the shards written.
 
         Raises:
             ShardError: a shard cannot be read or written; nothing was changed.
         """
-        by_shard: dict[str, list[Wanted]] = {shard: [] for shard in self._dataset.shards}
-        for one in wanted:
-            by_shard[one.surveyed.episode.shard].append(one)
-        for episodes in by_shard.values():
-            episodes.sort(key=lambda one: one.surveyed.scanned.start)
+        by_shard = self._by_shard(wanted)
         doubtful = self._doubtful(by_shard)
         prepared = self._prepare(doubtful, by_shard, threads)
         images = self._commit(prepared)
@@ -80,6 +110,12 @@ class Plotter:
         """What to start from: a separate output that is there and not older than the dataset's shard, else that."""
         target, source = self._target(shard), self._dataset.root / shard
         return target if is_newer(target, source) else source
+
+    def _held(self, shard: str, bounds: Sequence[tuple[int, int]]) -> tuple[Path, tuple[tuple[Row, ...], ...]]:
+        """The rows to keep, and the file they stand in: a separate output's own, while it has the same frames."""
+        target, source = self._target(shard), self._dataset.root / shard
+        holder = target if target.is_file() and same_frames(target, source) else source
+        return holder, read_rows(holder, bounds)
 
     def _doubtful(self, by_shard: Mapping[str, Sequence[Wanted]]) -> list[str]:
         names = {shard: str(self._target(shard).absolute()) for shard in by_shard}
@@ -105,18 +141,24 @@ class Plotter:
     def _prepare_one(self, shard: str, wanted: Sequence[Wanted]) -> PreparedShard | None:
         source = self._source(shard)
         bounds = [(one.surveyed.scanned.start, one.surveyed.scanned.stop) for one in wanted]
-        episodes = self._episodes(wanted, read_rows(source, bounds))
+        holder, held = self._held(shard, bounds)
+        episodes = self._episodes(wanted, held, verbatim=holder == source)
         if source == self._target(shard) and language_digest(source, bounds) == expected_digest(episodes, source):
             return None
         return prepare_shard(source, self._target(shard), episodes)
 
-    def _episodes(self, wanted: Sequence[Wanted], held: Sequence[tuple[Row, ...]]) -> list[EpisodeRows]:
-        """Give each episode its rows: new ones, and what the shard has of styles that nobody wrote anew."""
+    def _episodes(
+        self, wanted: Sequence[Wanted], held: Sequence[tuple[Row, ...]], *, verbatim: bool
+    ) -> list[EpisodeRows]:
+        """Give each episode its rows: new ones, and what is held of styles that nobody wrote anew.
+
+        `verbatim`: the file that is rewritten holds the rows to keep, so an episode without new ones stays as it is.
+        """
         events = [event for one in wanted for event in (one.sources or {}).values()]
         found = dict(zip(events, self._log.annotations(events), strict=True))
         episodes: list[EpisodeRows] = []
         for one, had in zip(wanted, held, strict=True):
-            rows: tuple[Row, ...] | None = None
+            rows: tuple[Row, ...] | None = None if verbatim else tuple(had)
             if one.sources:
                 replaced = frozenset[str | None]().union(*(STYLES_OF[module] for module in one.sources))
                 new = [a.row for event in one.sources.values() for a in found[event].rows]

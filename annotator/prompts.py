@@ -118,8 +118,17 @@ def load_prompts(folder: Path | None = None) -> Prompts:
             extra = sorted(set(file.head.inputs) - set(known[file.head.id].head.inputs))
             hint = f"{file.head.id} is given {', '.join(known[file.head.id].head.inputs) or 'no inputs'}"
             raise PromptError("a prompt wants an unknown input", where=str(path), got=", ".join(extra), hint=hint)
+        _refuse_other_head(file.head, known[file.head.id].head, where=str(path))
         known[file.head.id] = file
     return Prompts(known.values())
+
+
+def _refuse_other_head(own: Head, shipped: Head, *, where: str) -> None:
+    """What a step answers, sees and covers is decided by the code; a head that says otherwise would mislead."""
+    for name in ("answer", "scope", "frames"):
+        if getattr(own, name) != getattr(shipped, name):
+            got, hint = f"{name} = {getattr(own, name)!r}", f"{own.id} has {name} = {getattr(shipped, name)!r}"
+            raise PromptError("a prompt's head does not fit its step", where=where, got=got, hint=hint)
 
 
 def shipped_files() -> Sequence[tuple[str, str]]:
@@ -139,9 +148,14 @@ def eject(folder: Path) -> list[Path]:
     for path, _ in targets:
         if path.exists():
             raise PromptError("a prompt file would be overwritten", where=str(path), hint="name an empty folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    for path, text in targets:
-        path.write_text(text, encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, text in targets:
+            path.write_text(text, encoding="utf-8")
+    except OSError as cause:
+        raise PromptError(
+            "prompts cannot be copied", where=str(folder), got=str(cause), hint="name a new folder"
+        ) from cause
     return [path for path, _ in targets]
 
 

@@ -48,7 +48,7 @@ def digest_footage(dataset: Dataset, log: Log, camera: Camera, reels: Sequence[R
         by_file[_file(dataset, camera, reel.episode)].append(reel)
     names = {path: _memo_name(path, camera) for path in by_file}
     held = log.memo_get(_MEMO, list(names.values()))
-    stamps = {path: file_stamp(path) for path in by_file}
+    stamps = {path: _stamp(dataset, path) for path in by_file}
     known = {path: _remembered(held.get(names[path]), stamps[path]) for path in by_file}
     stale = [path for path, here in by_file.items() if any(_place(camera, r) not in known[path] for r in here)]
     with ThreadPoolExecutor(threads) as pool:
@@ -72,7 +72,7 @@ def remember_images(
     for shard in shards:
         path = dataset.root / shard
         places = {_place(camera, reel): digest for reel, digest in found if reel.episode.shard == shard}
-        items[_memo_name(path, camera)] = (file_stamp(path), msgspec.json.encode(places).decode())
+        items[_memo_name(path, camera)] = (_stamp(dataset, path), msgspec.json.encode(places).decode())
     log.memo_put(_MEMO, items)
 
 
@@ -100,6 +100,12 @@ def _video_clip(dataset: Dataset, camera: Camera, episode: Episode, clock: npt.N
 
 def _file(dataset: Dataset, camera: Camera, episode: Episode) -> Path:
     return dataset.root / (episode.shard if camera.stored == "image" else episode.videos[camera.key].path)
+
+
+def _stamp(dataset: Dataset, path: Path) -> str:
+    """Footage depends on its file, and on the frame rate by which its frames are numbered; "" without a file."""
+    stamp = file_stamp(path)
+    return f"{stamp}:{dataset.fps!r}" if stamp else ""
 
 
 def _memo_name(path: Path, camera: Camera) -> str:

@@ -165,7 +165,7 @@ def signals_of(dataset: Dataset, shard: str, scanned: ScannedEpisode) -> Signals
     clock = _vector(table, "timestamp").astype(np.float64)
     state, action = (_matrix(dataset.root / shard, table, name) for name in (STATE, ACTION))
     return Signals(
-        timestamps=clock - clock[:1],
+        timestamps=clock,
         state=None if state is None else state.astype(np.float32),
         action=None if action is None else action.astype(np.float32),
         state_names=dataset.names_of(STATE),

@@ -1,6 +1,8 @@
 """Show what is known: query results, runs, prompts. Results go to stdout, in the format that was asked for."""
 
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,14 +38,12 @@ def show_query(arguments: QueryArguments) -> int:
     return 0
 
 
-def read_columns(root: Path) -> "pa.RecordBatchReader":
-    """Read a dataset's language columns with episode_index and timestamp, shard after shard.
+def read_columns(root: Path) -> "Iterator[pa.Table]":
+    """Read a dataset's language columns with episode_index and timestamp, row group after row group.
 
     Raises:
         UsageError: a shard has none.
     """
-    import pyarrow.dataset as ds
-
     from annotator.dataset import open_dataset
     from annotator.scan import open_shard
 
@@ -54,8 +54,24 @@ def read_columns(root: Path) -> "pa.RecordBatchReader":
         if missing:
             got, hint = f"no {', '.join(sorted(missing))}", "annotator sync writes them"
             raise UsageError("a data shard has no language columns", where=str(root / shard), got=got, hint=hint)
-    shards = ds.dataset([str(root / shard) for shard in dataset.shards], format="parquet")
-    return shards.scanner(columns=columns).to_reader()
+    for shard in dataset.shards:
+        with open_shard(root / shard) as file:
+            for group in range(file.metadata.num_row_groups):
+                yield _typed(file.read_row_group(group, columns=columns))
+
+
+def _typed(table: "pa.Table") -> "pa.Table":
+    """Give a column in which nothing was ever said the type it would have: some tools write `list<null>` then."""
+    import pyarrow as pa
+
+    from store.columns import language_field
+    from store.rows import EVENTS, PERSISTENT
+
+    for name in (PERSISTENT, EVENTS):
+        if pa.types.is_null(getattr(table.schema.field(name).type, "value_type", pa.string())):
+            index = table.schema.get_field_index(name)
+            table = table.set_column(index, name, pa.nulls(len(table), language_field(name).type))
+    return table
 
 
 def show_runs(arguments: LogArguments) -> int:
@@ -86,6 +102,7 @@ def show_prompts(arguments: PromptsArguments) -> int:
 
 def write_table(table: "pa.Table", form: str) -> None:
     """Write a result to stdout. JSON is one object a line; parquet is bytes."""
+    table = _plain(table)
     if form == "table":
         _write_rich(table)
     elif form == "json":
@@ -111,6 +128,28 @@ def pa_buffer() -> Any:
     import pyarrow as pa
 
     return pa.BufferOutputStream()
+
+
+def _plain(table: "pa.Table") -> "pa.Table":
+    """Tell columns of one name apart, and write intervals as text, which no output format has."""
+    import pyarrow as pa
+
+    seen: Counter[str] = Counter()
+    names: list[str] = []
+    for name in table.column_names:
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name}_{seen[name] - 1}")
+    table = table.rename_columns(names)
+    for index, column in enumerate(table.schema):
+        if column.type == pa.month_day_nano_interval():
+            texts = [None if v is None else _interval(*v) for v in table[index].to_pylist()]
+            table = table.set_column(index, column.name, pa.array(texts, pa.string()))
+    return table
+
+
+def _interval(months: int, days: int, nanoseconds: int) -> str:
+    parts = [f"{months} months"] * bool(months) + [f"{days} days"] * bool(days)
+    return " ".join([*parts, f"{nanoseconds / 1e9:g} s"])
 
 
 def _flat(table: "pa.Table") -> "pa.Table":

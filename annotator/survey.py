@@ -13,8 +13,8 @@ import msgspec
 from annotator.dataset import Camera, Dataset, Episode
 from annotator.errors import DatasetError, FootageError, UsageError
 from annotator.reels import Digests, Reel, digest_footage, file_stamp, remember_images
-from annotator.scan import ScannedEpisode, footage_identity, scan_shard
-from store.digest import Digest
+from annotator.scan import ACTION, STATE, ScannedEpisode, footage_identity, scan_shard
+from store.digest import Digest, digest_parts
 from store.log import Log
 
 
@@ -130,9 +130,15 @@ def _located(dataset: Dataset, scans: Mapping[str, Sequence[ScannedEpisode]]) ->
     return located
 
 
+def _scan_stamp(dataset: Dataset, path: Path) -> str:
+    """A scan depends on its shard, and on the names that info.json gives to what is in it."""
+    names = digest_parts("names.v1", ["\0".join(dataset.names_of(f)).encode() for f in (STATE, ACTION)])
+    return f"{file_stamp(path)}:{names}"
+
+
 def _scans(dataset: Dataset, log: Log, threads: int) -> dict[str, list[ScannedEpisode]]:
     paths = {shard: (dataset.root / shard).absolute() for shard in dataset.shards}
-    stamps = {shard: file_stamp(path) for shard, path in paths.items()}
+    stamps = {shard: _scan_stamp(dataset, path) for shard, path in paths.items()}
     held = log.memo_get(_SCANS, [str(p) for p in paths.values()])
     found: dict[str, list[ScannedEpisode]] = {}
     for shard, path in paths.items():
@@ -153,7 +159,9 @@ def remember_written(dataset: Dataset, log: Log, written: Mapping[str, Path], su
     for one in surveyed:
         scans[one.episode.shard].append(one.scanned)
     paths = {shard: (dataset.root / shard).absolute() for shard in shards}
-    log.memo_put(_SCANS, {str(p): (file_stamp(p), msgspec.json.encode(scans[s]).decode()) for s, p in paths.items()})
+    log.memo_put(
+        _SCANS, {str(p): (_scan_stamp(dataset, p), msgspec.json.encode(scans[s]).decode()) for s, p in paths.items()}
+    )
     camera = surveyed[0].camera if surveyed else None
     if camera is not None and camera.stored == "image":
         found = [(one.reel, one.footage) for one in surveyed if one.footage is not None]

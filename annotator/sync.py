@@ -60,7 +60,12 @@ def sync(settings: SyncSettings, report: Report) -> Outcome:
     """
     started = time.monotonic()
     run = _prepare(settings)
-    with Log.open(settings.store or run.target_root / ".annotator") as log:
+    store = settings.store or run.target_root / ".annotator"
+    if not store.exists() and settings.plan.enabled:
+        # All is to be asked: with nobody there to answer, not even a store is made.
+        asyncio.run(_refuse_without_engine(run))
+    with Log.open(store) as log:
+        run = msgspec.structs.replace(run, dataset=_labelled(run.dataset, store, log))
         for folder in ("data", "meta"):
             sweep_leftovers(run.target_root / folder)
         tally = Tally(report.changed)
@@ -80,6 +85,22 @@ def sync(settings: SyncSettings, report: Report) -> Outcome:
         _record_run(run, log, tally, engine, outcome, time.monotonic() - started)
     report.close(tally, engine=engine, elapsed_s=time.monotonic() - started)
     return outcome
+
+
+async def _refuse_without_engine(run: Run) -> None:
+    engine = await choose_engine(run.settings.vlm, lambda _: None, offline=run.settings.offline)
+    await engine.aclose()
+
+
+def _labelled(dataset: Dataset, store: Path, log: Log) -> Dataset:
+    """Name the dataset in the log: where the log lies inside it, as it was first named, wherever it moved since.
+
+    In a log that datasets share, the path tells apart those whose folders have one name.
+    """
+    if not store.resolve().is_relative_to(dataset.root.resolve()):
+        return msgspec.structs.replace(dataset, name=str(dataset.root.resolve()))
+    names = sorted({name for _, name, _ in log.seen_episodes()})
+    return msgspec.structs.replace(dataset, name=names[0]) if names else dataset
 
 
 def _prepare(settings: SyncSettings) -> Run:
@@ -113,10 +134,13 @@ def _annotate_and_project(run: Run, log: Log, tally: Tally, report: Report) -> s
     jobs = _jobs(run, log, surveyed, recipes)
     tally.episodes_total = len(recipes)
     tally.episodes_skipped = len(recipes) - sum(job.copies for job in jobs)
-    engine = asyncio.run(_work(run, log, tally, report, jobs)) if jobs else "none needed"
+    plotter = Plotter(run.dataset, run.target_root, log, run.run_id)
+    engine = "none needed"
+    if jobs:
+        plotter.refuse_unwritable(_wanted(run, log, surveyed, recipes))
+        engine = asyncio.run(_work(run, log, tally, report, jobs))
     _make_current(run, log, surveyed, recipes)
     wanted = _wanted(run, log, surveyed, recipes)
-    plotter = Plotter(run.dataset, run.target_root, log, run.run_id)
     written = plotter.project(wanted, threads=settings.executor.write_threads)
     remember_written(run.dataset, log, written, surveyed)
     tally.shards_written = len(written)
@@ -161,7 +185,7 @@ def _jobs(run: Run, log: Log, surveyed: Sequence[Surveyed], recipes: Mapping[int
 
 
 async def _work(run: Run, log: Log, tally: Tally, report: Report, jobs: Sequence[Job]) -> str:
-    engine: Engine = await choose_engine(run.settings.vlm, report, offline=run.settings.offline)
+    engine: Engine = await choose_engine(run.settings.vlm, report.note, offline=run.settings.offline)
     desk = Desk(
         log=log, engine=engine, model=run.model, seed=run.settings.seed, prompts=run.prompts, tally=tally,
         run_id=run.run_id, note=report.note,
@@ -199,18 +223,18 @@ def _again(event: EpisodeAnnotated, run_id: str) -> EpisodeAnnotated:
 
 
 def _wanted(run: Run, log: Log, surveyed: Sequence[Surveyed], recipes: Mapping[int, Digest]) -> list[Wanted]:
-    """For every episode, the event each module's rows come from; None for episodes that were not asked for."""
+    """For every episode, the event each module's rows come from; None for episodes that were not asked for.
+
+    A module that is off, or did not finish, has none: what the shard holds of it stays, whoever wrote it.
+    """
     followed = log.recipes(set(recipes.values()))
-    current = log.current()
     wanted: list[Wanted] = []
     for one in surveyed:
         sources: dict[str, Digest] | None = None
         if one.episode.index in run.episodes:
             recipe = recipes.get(one.episode.index)
             event = followed.get(recipe) if recipe else None
-            held = current.get((one.digest, plan.NAME))
-            chosen = event or (held.event_id if held else None)
-            sources = {plan.NAME: chosen} if chosen else {}
+            sources = {plan.NAME: event} if event else {}
         wanted.append(Wanted(surveyed=one, sources=sources))
     return wanted
 
@@ -226,6 +250,7 @@ def _record_run(run: Run, log: Log, tally: Tally, engine: str, outcome: Outcome,
             arguments=arguments,
             engine=engine,
             model_id=run.model.model_id,
+            dataset_episodes=len(run.dataset.episodes),
             episodes=tally.episodes_total,
             episodes_skipped=tally.episodes_skipped,
             calls_answered=tally.calls["answered"],
@@ -233,7 +258,7 @@ def _record_run(run: Run, log: Log, tally: Tally, engine: str, outcome: Outcome,
             calls_failed=tally.calls["failed"],
             calls_declined=tally.calls["declined"],
             answers_rejected=tally.calls["rejected"],
-            misses_by_reason=dict(tally.misses),
+            answered_by_step=dict(tally.answered_by_step),
             tokens_in=tally.tokens_in,
             tokens_out=tally.tokens_out,
             frames_decoded=tally.frames_decoded,

@@ -13,7 +13,7 @@ class Tally:
     def __init__(self, changed: Callable[[], None] = lambda: None) -> None:
         self.calls: Counter[Outcome] = Counter()
         self.failures: Counter[str] = Counter()
-        self.misses: Counter[str] = Counter()
+        self.answered_by_step: Counter[str] = Counter()
         self.declined_steps: dict[str, str] = {}
         self.tokens_in = 0
         self.tokens_out = 0
@@ -34,7 +34,7 @@ class Tally:
         """Count a call that an engine answered."""
         self.tokens_in += tokens_in
         self.tokens_out += tokens_out
-        self.misses[step] += 1
+        self.answered_by_step[step] += 1
         self.count("answered")
 
     def failed(self, kind: str) -> None:

@@ -1,6 +1,7 @@
 """Work through the episodes that need it: many at once, no barrier between them, one failing alone."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import cache
@@ -53,7 +54,7 @@ class Workshop:
                 from annotator.pictures import Studio  # PyAV and Pillow are loaded only for an engine that looks
 
                 self._studio = stack.enter_context(Studio(self._settings.executor.decode_threads))
-            pending = iter(jobs)
+            pending = iter(self._without_trouble(jobs))
             lanes = min(self._settings.executor.episode_parallelism, len(jobs))
             try:
                 async with asyncio.TaskGroup() as group:
@@ -65,6 +66,18 @@ class Workshop:
                 if problems is None or others is not None:
                     raise
                 raise problems.exceptions[0] from group
+
+    def _without_trouble(self, jobs: Sequence[Job]) -> list[Job]:
+        """Leave out the episodes whose footage cannot be read; a file that fails many of them is said once."""
+        troubled: defaultdict[str, list[Job]] = defaultdict(list)
+        for job in jobs:
+            if job.surveyed.trouble is not None:
+                troubled[str(job.surveyed.trouble)].append(job)
+        for trouble, failed in troubled.items():
+            self._desk.tally.episode("failed", sum(job.copies for job in failed))
+            indices = ", ".join(str(job.surveyed.episode.index) for job in failed)
+            self._report.note(f"failed: episode{'s' * (len(failed) > 1)} {indices}: {trouble}")
+        return [job for job in jobs if job.surveyed.trouble is None]
 
     async def _lane(self, pending: Iterator[Job]) -> None:
         for job in pending:
@@ -84,8 +97,6 @@ class Workshop:
 
     async def _annotate(self, job: Job) -> None:
         one = job.surveyed
-        if one.trouble is not None:
-            raise one.trouble
         view = await asyncio.to_thread(self._view, one)
         with ExitStack() as stack:
             pictures = await self._pictures(one, view, stack)

@@ -173,6 +173,7 @@ class RunFinished(Event, frozen=True, kw_only=True, tag="run_finished.v1"):
     arguments: dict[str, Any]
     engine: str
     model_id: str
+    dataset_episodes: int
     episodes: int
     episodes_skipped: int
     calls_answered: int
@@ -180,7 +181,7 @@ class RunFinished(Event, frozen=True, kw_only=True, tag="run_finished.v1"):
     calls_failed: int
     calls_declined: int
     answers_rejected: int
-    misses_by_reason: dict[str, int]
+    answered_by_step: dict[str, int]
     tokens_in: int
     tokens_out: int
     frames_decoded: int

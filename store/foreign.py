@@ -4,6 +4,7 @@ LeRobot's own writer lets Arrow infer: float64 timestamps, `list<null>` where a 
 struct in which every call has every key that any call has (`volume: None`). Those invented nulls are dropped again.
 """
 
+from math import isfinite
 from typing import Any, cast
 
 import msgspec
@@ -67,9 +68,10 @@ def _text(row: dict[str, Any], name: str, where: str, *, required: bool = False)
 
 
 def _float32(value: Any, where: str) -> float:
-    if isinstance(value, float) and float(np.float32(value)) == value:
-        return value
-    raise _lost("a persistent row's timestamp is no float32", where, repr(value))
+    """Round to float32: frames are stamped in float32, and a float64 list holds those stamps with more digits."""
+    if isinstance(value, int | float) and isfinite(value):
+        return float(np.float32(value))
+    raise _lost("a persistent row's timestamp is no number", where, repr(value))
 
 
 def _tool_calls(value: Any, where: str) -> tuple[str, ...] | None:
@@ -108,5 +110,5 @@ def _lost(what: str, where: str, got: str) -> ShardError:
         what,
         where=where,
         got=got[:400],
-        hint="another tool wrote this; annotate the episode here, or remove the language columns from the shard",
+        hint="another tool wrote this; drop the columns language_persistent and language_events from the shard",
     )

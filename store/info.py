@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from store.errors import StoreError
-from store.replace import replace_durably, temporary_beside, write_hint
+from store.replace import drop, replace_durably, temporary_beside, write_hint
 from store.rows import EVENTS, PERSISTENT
 
 LANGUAGE_FEATURE: dict[str, Any] = {"dtype": "language", "shape": [1], "names": None}
@@ -70,7 +70,7 @@ def update_info(path: Path) -> bool:
     except OSError as cause:
         raise StoreError("a file cannot be written", where=str(path), got=str(cause), hint=write_hint(cause)) from cause
     finally:
-        temporary.unlink(missing_ok=True)
+        drop(temporary)
     return True
 
 

@@ -107,7 +107,7 @@ def check_row(row: Row, where: str = "") -> Row:
             f"a language row {broken}",
             where=", ".join(part for part in (where, f"timestamp {row.timestamp!r}") if part),
             got=repr(row),
-            hint="nothing was written; `annotator show` lists the rows of an episode",
+            hint='nothing was written; `annotator query "SELECT * FROM rows"` shows what the log has',
         )
     return row
 

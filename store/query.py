@@ -6,7 +6,7 @@ A user's SQL may read the views and nothing else: one SELECT, no files, no netwo
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 
@@ -70,12 +70,16 @@ def run_query(folder: Path | None, sql: str, parameters: Parameters | None = Non
 
 
 def columns_query(
-    frames: "pa.Table | pa.RecordBatchReader", sql: str, parameters: Parameters | None = None, *, dataset: str = ""
+    frames: "pa.Table | Iterable[pa.Table | pa.RecordBatch]",
+    sql: str,
+    parameters: Parameters | None = None,
+    *,
+    dataset: str = "",
 ) -> "pa.Table":
     """Answer one SELECT over `rows` as they stand in a dataset's own language columns, with no store.
 
-    `frames` has episode_index, timestamp, language_persistent, language_events: one row per frame. Persistent rows
-    count once per episode; engine and model are 'unknown', and what only a store knows is null.
+    `frames`, whole or in parts, has a row per frame: episode_index, timestamp, language_persistent, language_events.
+    Persistent rows count once per episode; engine and model are 'unknown', and what only a store knows is null.
 
     Raises:
         QueryRefused: the SQL is wrong or asks for more than reading, or a column is missing.
@@ -168,10 +172,12 @@ def _refuse_all_but_select(sql: str) -> None:
         )
 
 
-def _batches(frames: "pa.Table | pa.RecordBatchReader") -> "Iterable[pa.RecordBatch]":
+def _batches(frames: "pa.Table | Iterable[pa.Table | pa.RecordBatch]") -> "Generator[pa.RecordBatch]":
     import pyarrow as pa
 
-    return frames.to_batches(_FRAMES_AT_ONCE) if isinstance(frames, pa.Table) else frames
+    parts: Iterable[Any] = [frames] if isinstance(frames, pa.Table) else frames
+    for part in parts:
+        yield from part.to_batches(_FRAMES_AT_ONCE) if isinstance(part, pa.Table) else (part,)
 
 
 def _add_frames(connection: duckdb.DuckDBPyConnection, batch: "pa.RecordBatch") -> None:

@@ -6,6 +6,7 @@ A temporary file never ends in `.parquet`: readers of a dataset take every such 
 import errno
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 LEFTOVER_SUFFIX = ".annotator-partial"
@@ -36,6 +37,12 @@ def replace_durably(temporary: Path, target: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def drop(temporary: Path) -> None:
+    """Remove a temporary file; where even that is refused, the next sweep does it, and the first error is said."""
+    with suppress(OSError):
+        temporary.unlink(missing_ok=True)
 
 
 def sweep_leftovers(data_dir: Path) -> tuple[Path, ...]:

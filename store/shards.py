@@ -20,7 +20,7 @@ from store.frame_times import FrameTimes, read_frame_times
 from store.language import EpisodeRows, shard_digest, silent
 from store.layout import read_layout
 from store.placement import bounds, gaps_between, place_episodes, wanted
-from store.replace import fsync_file, replace_durably, temporary_beside
+from store.replace import drop, fsync_file, replace_durably, temporary_beside
 from store.rows import Row
 from store.scan import Boundary, Scan, has_language, is_language_leaf, scan_language
 from store.shard_file import file_stamp, opened_shard, shard_writer, writing
@@ -59,7 +59,7 @@ class PreparedShard(msgspec.Struct, frozen=True, kw_only=True):
 
     def discard(self) -> None:
         """Remove the temporary file. Safe to call twice, and after `commit`."""
-        self.temporary.unlink(missing_ok=True)
+        drop(self.temporary)
 
 
 def prepare_shard(source: Path, target: Path, episodes: Sequence[EpisodeRows]) -> PreparedShard:
@@ -84,7 +84,7 @@ def prepare_shard(source: Path, target: Path, episodes: Sequence[EpisodeRows]) -
         finished = True
     finally:
         if not finished:
-            temporary.unlink(missing_ok=True)
+            drop(temporary)
     return PreparedShard(temporary=temporary, target=target, image=image, target_was=target_was)
 
 
@@ -125,6 +125,21 @@ def read_rows(path: Path, boundaries: Sequence[Boundary]) -> tuple[tuple[Row, ..
     for index, episode in zip(order, found.episodes if found else (), strict=False):
         rows[index] = episode.rows(f"{path}, rows {boundaries[index][0]}–{boundaries[index][1]}")
     return tuple(rows)
+
+
+def same_frames(one: Path, other: Path) -> bool:
+    """Say whether two shards stamp the same frames: equal `episode_index` and `timestamp`, row by row.
+
+    Raises:
+        ShardError: one of them cannot be read.
+    """
+    if one.samefile(other):
+        return True
+    with opened_shard(one) as first, opened_shard(other) as second:
+        if first.metadata.num_rows != second.metadata.num_rows:
+            return False
+        columns = ["episode_index", "timestamp"]
+        return bool(first.read(columns).equals(second.read(columns)))
 
 
 def _rewrite(source: Path, temporary: Path, episodes: Sequence[EpisodeRows]) -> ShardImage:

@@ -27,8 +27,9 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
 class Signals(msgspec.Struct, frozen=True, kw_only=True):
     """What the robot's own sensors recorded over one episode of T frames.
 
-    `timestamps`: (T,) float64 seconds from the first frame. `state`: (T, S) float32, `action`: (T, A) float32, in the
-    dataset's units; None where the dataset has none. Names are as in `meta/info.json`, empty where it gives none.
+    `timestamps`: (T,) float64 seconds, as stored, and as prompts and pictures say them. `state`: (T, S) float32,
+    `action`: (T, A) float32, in the dataset's units; None where the dataset has none. Names are as in
+    `meta/info.json`, empty where it gives none.
     """
 
     timestamps: npt.NDArray[np.float64]

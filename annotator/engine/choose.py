@@ -1,11 +1,11 @@
 """Choose the engine that a run asked for, and say which and why. Nothing is imported before it is chosen."""
 
 import os
+from collections.abc import Callable
 
 from annotator.config import VlmSettings
 from annotator.engine.base import Engine
 from annotator.errors import NoEngine, UsageError
-from annotator.report import Report
 
 DEFAULT_API_BASE = "http://localhost:8000/v1"
 
@@ -16,8 +16,8 @@ CHOICES = (
 )
 
 
-async def choose_engine(vlm: VlmSettings, report: Report, *, offline: bool) -> Engine:
-    """Make the engine for a run.
+async def choose_engine(vlm: VlmSettings, note: Callable[[str], None], *, offline: bool) -> Engine:
+    """Make the engine for a run, and note which.
 
     Raises:
         NoEngine: none was named and none was found.
@@ -30,24 +30,24 @@ async def choose_engine(vlm: VlmSettings, report: Report, *, offline: bool) -> E
     if vlm.backend == "signals":
         from annotator.engine.signals import SignalsEngine
 
-        report.note("engine: signals – no model; answers come from gripper and motion signals and the task's words")
+        note("engine: signals – no model; answers come from gripper and motion signals and the task's words")
         return SignalsEngine()
     if vlm.backend == "scripted":
         from annotator.engine.scripted import ScriptedEngine
 
-        report.note("engine: scripted – made-up answers, for tests only")
+        note("engine: scripted – made-up answers, for tests only")
         return ScriptedEngine(record=False)
-    return await _openai(vlm, report)
+    return await _openai(vlm, note)
 
 
-async def _openai(vlm: VlmSettings, report: Report) -> Engine:
+async def _openai(vlm: VlmSettings, note: Callable[[str], None]) -> Engine:
     from annotator.engine.openai import OpenAIEngine, probe, require
 
     base, key = vlm.api_base or DEFAULT_API_BASE, api_key(vlm)
     if vlm.api_base is None and vlm.backend == "auto" and await probe(base, key, timeout_s=2.0) is None:
         raise NoEngine("no engine", where="--vlm.backend auto", got=f"no server answers at {base}", hint=CHOICES)
     await require(base, vlm.model_id, key)
-    report.note(f"engine: openai at {base}, model {vlm.model_id}")
+    note(f"engine: openai at {base}, model {vlm.model_id}")
     return OpenAIEngine(
         api_base=base,
         api_key=key,

@@ -23,7 +23,7 @@ class OfflineEngine:
             retryable=False,
             where=request.step,
             got=f"key {request.key}",
-            hint="run without --offline, or see what is missing with: annotator plan",
+            hint="run once without --offline, with the same settings",
         )
 
     async def aclose(self) -> None:

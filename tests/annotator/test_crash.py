@@ -89,11 +89,20 @@ def steps_of(answers: list[Answer]) -> Counter[str]:
     return Counter(answer.step for answer in answers)
 
 
-def stop(run: "subprocess.Popen[str]", how: signal.Signals, server: Server, *, after: int) -> Stopped:
-    """Send a signal to a run once the server has answered that often; wait until both are quiet."""
+def stop(
+    run: "subprocess.Popen[str]", how: signal.Signals, server: Server, *, after: int, rested: bool = False
+) -> Stopped:
+    """Send a signal to a run once the server has answered that often; wait until both are quiet.
+
+    The signal comes with an answer on its way into the log; `rested`, only when all have had their time to get there.
+    """
     lag_s = wait_for(lambda: server.count() >= after, f"{after} answers", run)
+    if rested:
+        server.process.send_signal(signal.SIGSTOP)
+        time.sleep(2 * (GRACE_S + lag_s))
     stopped_at = time.time()
     run.send_signal(how)
+    server.process.send_signal(signal.SIGCONT)
     _, said = run.communicate()
     server.settle()
     return Stopped(said, stopped_at - GRACE_S - lag_s)
@@ -119,10 +128,11 @@ def test_a_run_killed_again_and_again_keeps_every_answer_and_the_next_asks_only_
     for moment in moments:
         before = server.count()
         run = start_sync(banana, server.api_base, env=env)
-        stopped = stop(run, signal.SIGKILL, server, after=moment)
+        stopped = stop(run, signal.SIGKILL, server, after=moment, rested=moment % 2 == 0)
         assert run.returncode == -signal.SIGKILL
         answered, kept = server.answers()[before:], kept_steps(banana)
         old = [answer for answer in answered if answer.at < stopped.kept_until]
+        assert len(old) >= moment - before or moment % 2, "the moments are mixed up"
         assert not known + steps_of(old) - kept, "an answer is lost"
         assert not kept - known - steps_of(answered), "the log holds an answer that nobody gave"
         assert not known + steps_of(answered) - reference.steps, "a kept answer was asked for again"
@@ -188,7 +198,7 @@ def test_a_terminated_run_keeps_what_was_answered_and_the_next_finishes(
     banana: Path, server: Server, env: Env, reference: Reference
 ) -> None:
     run = start_sync(banana, server.api_base, env=env)
-    stopped = stop(run, signal.SIGTERM, server, after=6)
+    stopped = stop(run, signal.SIGTERM, server, after=6, rested=True)
     assert run.returncode != 0
     assert "Traceback" not in stopped.said
     old = [answer for answer in server.answers() if answer.at < stopped.kept_until]

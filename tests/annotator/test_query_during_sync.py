@@ -5,7 +5,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -57,6 +57,11 @@ def query(root: Path, env: Env) -> dict[str, int]:
     return json.loads(said)
 
 
+def two_more_answers(server: Server) -> Callable[[], bool]:
+    least = server.count() + 2
+    return lambda: server.count() >= least
+
+
 def only_grow(seen: list[dict[str, int]], *names: str) -> bool:
     return all(earlier[name] <= later[name] for earlier, later in itertools.pairwise(seen) for name in names)
 
@@ -69,7 +74,7 @@ def test_a_second_process_sees_calls_and_rows_grow_while_a_run_goes_on_and_never
     wait_for((banana / ".annotator" / "lock").exists, "a store", run)
     seen = [query(banana, env)]
     for _ in range(3):
-        wait_for(lambda least=server.count() + 2: server.count() >= least, "two more answers", run)
+        wait_for(two_more_answers(server), "two more answers", run)
         server.process.send_signal(signal.SIGSTOP)  # however slow the query is, the run is not done before it
         seen.append(query(banana, env))
         server.process.send_signal(signal.SIGCONT)

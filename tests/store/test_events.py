@@ -40,7 +40,7 @@ GOLDEN_IDS: dict[str, str] = {
     "frames_chosen.v1": "5aee994f81ca7c706463936c246c5eb0",
     "model_described.v1": "16482f64e73a1835bd497e01f3e335ba",
     "prompt_rendered.v1": "346821b23c50a100b3da481202298c1a",
-    "run_finished.v1": "5ac017e3eff1aacb7af480969b6b9c17",
+    "run_finished.v1": "c417120f7e6871a85ecf8743734e1cfb",
     "shard_written.v1": "326219dacd5991703636bdb679be0272",
 }
 

@@ -133,8 +133,7 @@ def test_events_on_frames_with_one_timestamp_stay_where_they_are(tmp_path: Path)
 
 LOST: list[tuple[Any, Any, str]] = [
     ([[ROW | {"mood": "glad"}]] * 3, None, "fields that have no place"),
-    ([[ROW | {"timestamp": 0.1}]] * 3, None, "is no float32"),
-    ([[ROW | {"timestamp": float("nan")}]] * 3, None, "is no float32"),
+    ([[ROW | {"timestamp": float("nan")}]] * 3, None, "timestamp is no number"),
     ([[ROW | {"role": None}]] * 3, None, "role is no text"),
     ([[ROW | {"content": 7}]] * 3, None, "content is no text"),
     ([[None]] * 3, None, "null or no struct"),

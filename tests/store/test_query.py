@@ -75,7 +75,7 @@ COLUMNS = {
     "model_revision endpoint finish_reason recorded_at run_id prompt frames seed",
     "episodes": "digest dataset episode_index tasks frame_count duration_s cameras modules revision seen_at",
     "runs": "id run_id dataset outcome started_at finished_at elapsed_s engine model_id episodes episodes_skipped "
-    "calls_answered calls_hit calls_failed calls_declined answers_rejected misses_by_reason tokens_in tokens_out "
+    "calls_answered calls_hit calls_failed calls_declined answers_rejected answered_by_step tokens_in tokens_out "
     "frames_decoded shards_written arguments versions",
     "failures": "id outcome step episode_index episode kind detail reply retryable attempts engine model_id key "
     "recorded_at run_id superseded",
@@ -225,7 +225,7 @@ def test_episodes_prompts_and_runs(store: Path) -> None:
     prompts = {r["prompt"]: (r["step"], r["text"], r["calls"]) for r in rows_of(store, "SELECT * FROM prompts")}
     assert prompts[digest("prompt", 0)] == ("plan.segment", '{"messages":["segment 0"]}', 2)
     (run,) = rows_of(store, "SELECT * FROM runs")
-    assert (run["outcome"], run["calls_answered"], run["misses_by_reason"]) == ("done", 4, '{"new":4}')
+    assert (run["outcome"], run["calls_answered"], run["answered_by_step"]) == ("done", 4, '{"plan.segment":4}')
     assert (run["finished_at"] - run["started_at"]).total_seconds() == 9
 
 

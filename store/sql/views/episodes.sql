@@ -1,7 +1,7 @@
 -- Every episode of every dataset, where it was last seen, and which modules have annotated it.
 -- Columns: as below; cameras and modules are sorted. Ordered by (dataset, episode_index).
 WITH seen AS (
-    SELECT id, episode, recorded_at, from_json(body, '{
+    SELECT id, episode, recorded_at, run_id, from_json(body, '{
         "dataset": "VARCHAR", "revision": "VARCHAR", "episode_index": "BIGINT", "tasks": ["VARCHAR"],
         "frame_count": "BIGINT", "duration_s": "DOUBLE", "cameras": [{"camera": "VARCHAR"}]
     }') AS e
@@ -11,10 +11,18 @@ WITH seen AS (
     SELECT DISTINCT ON (e.dataset, e.episode_index) *
     FROM seen
     ORDER BY e.dataset, e.episode_index, recorded_at DESC, id DESC
+), sizes AS (
+    SELECT DISTINCT ON (body->>'dataset') body->>'dataset' AS dataset, (body->>'dataset_episodes')::BIGINT AS episodes
+    FROM events
+    WHERE type = 'run_finished.v1'
+    ORDER BY body->>'dataset', recorded_at DESC, id DESC
 ), places AS (
-    SELECT DISTINCT ON (e.dataset, episode) *
+    SELECT last_at_index.*
     FROM last_at_index
-    ORDER BY e.dataset, episode, recorded_at DESC, id DESC
+    LEFT JOIN sizes ON sizes.dataset = e.dataset
+    WHERE e.episode_index < coalesce(sizes.episodes, e.episode_index + 1)
+    -- An episode that was seen elsewhere since has moved; one that a single run saw twice is there twice.
+    QUALIFY run_id = first_value(run_id) OVER (PARTITION BY e.dataset, episode ORDER BY recorded_at DESC, id DESC)
 ), done AS (
     SELECT episode, list(module ORDER BY module) AS modules
     FROM current_annotations

@@ -31,5 +31,5 @@ SELECT
     unnested.episode AS episode,
     unnested.seq AS seq
 FROM unnested
-LEFT JOIN episodes ON episodes.digest = unnested.episode
+JOIN episodes ON episodes.digest = unnested.episode
 ORDER BY dataset, episode_index, episode, module, seq;

@@ -1,5 +1,5 @@
 -- Every run that came to its end, and what it took. A run that was killed leaves none.
--- Columns: as below; arguments, misses_by_reason and versions are JSON text. Ordered by (finished_at, id).
+-- Columns: as below; arguments, answered_by_step and versions are JSON text. Ordered by (finished_at, id).
 SELECT
     replace(id::VARCHAR, '-', '') AS id,
     run_id,
@@ -17,7 +17,7 @@ SELECT
     e.calls_failed AS calls_failed,
     e.calls_declined AS calls_declined,
     e.answers_rejected AS answers_rejected,
-    e.misses_by_reason::VARCHAR AS misses_by_reason,
+    e.answered_by_step::VARCHAR AS answered_by_step,
     e.tokens_in AS tokens_in,
     e.tokens_out AS tokens_out,
     e.frames_decoded AS frames_decoded,
@@ -29,7 +29,7 @@ FROM (
         "dataset": "VARCHAR", "outcome": "VARCHAR", "started_at": "TIMESTAMP", "elapsed_s": "DOUBLE",
         "engine": "VARCHAR", "model_id": "VARCHAR", "episodes": "BIGINT", "episodes_skipped": "BIGINT",
         "calls_answered": "BIGINT", "calls_hit": "BIGINT", "calls_failed": "BIGINT", "calls_declined": "BIGINT",
-        "answers_rejected": "BIGINT", "misses_by_reason": "JSON", "tokens_in": "BIGINT", "tokens_out": "BIGINT",
+        "answers_rejected": "BIGINT", "answered_by_step": "JSON", "tokens_in": "BIGINT", "tokens_out": "BIGINT",
         "frames_decoded": "BIGINT", "shards_written": "BIGINT", "arguments": "JSON", "versions": "JSON"
     }') AS e
     FROM events
