@@ -179,7 +179,7 @@ class Desk:
             frames=call.frames,
             step=draft.step,
             reply=reply.text,
-            answer=_raw_json(reply.text),
+            answer=raw_json(reply.text),
             finish_reason=reply.finish_reason,
             tokens_in=reply.tokens_in,
             tokens_out=reply.tokens_out,
@@ -192,7 +192,7 @@ class Desk:
         )
 
 
-def _raw_json(reply: str) -> msgspec.Raw | None:
+def raw_json(reply: str) -> msgspec.Raw | None:
     """Keep the JSON part of a reply as it is, where it is JSON, for SQL to look into."""
     text = json_part(reply)
     try:

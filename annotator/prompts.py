@@ -165,7 +165,7 @@ def parse_prompt(text: str, *, where: str) -> PromptFile:
     Raises:
         PromptError: what is wrong with it, and where.
     """
-    parts = text.split("+++\n", 2)
+    parts = text.replace("\r\n", "\n").split("+++\n", 2)
     if len(parts) != 3 or parts[0].strip():
         raise PromptError("a prompt has no head", where=where, hint="start with +++, TOML, +++")
     head = _head(parts[1], where)

@@ -292,3 +292,21 @@ def test_ejecting_overwrites_nothing(tmp_path: Path) -> None:
         eject(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["retry.md"]
     assert (tmp_path / "retry.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('answer = "Memory"', 'answer = "Task"'), ('frames = "none"', 'frames = "window"'), ('"episode"', '"dataset"')],
+)
+def test_a_head_that_says_otherwise_than_its_step_is_refused(tmp_path: Path, old: str, new: str) -> None:
+    text = dict(shipped_files())["plan_memory.md"]
+    assert old in text
+    (tmp_path / "plan_memory.md").write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(PromptError, match=r"head does not fit its step – .*\n?.*hint"):
+        load_prompts(tmp_path)
+
+
+def test_prompts_that_cannot_be_copied_out_are_one_message(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PromptError, match="cannot be copied"):
+        eject(tmp_path / "file" / "below")

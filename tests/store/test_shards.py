@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from decimal import Decimal
 from itertools import pairwise
@@ -739,6 +740,7 @@ def test_the_cap_on_memory_says_how_many_are_at_work(
             at_work[0] += 1
             seen[0] = max(seen[0], at_work[0])
         barrier.wait(10)
+        time.sleep(0.03)  # long enough for another to begin, were it let
         with lock:
             at_work[0] -= 1
         return prepare_shard(source, target, episodes)
