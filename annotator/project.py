@@ -5,7 +5,6 @@ All shards are prepared beside their targets before the first is renamed, so a f
 
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -21,13 +20,13 @@ from store.events import ShardWritten, utc_now
 from store.info import update_info
 from store.language import EpisodeRows
 from store.log import Log
+from store.parallel import ShardJob, prepare_shards
 from store.rows import Row, order_key
 from store.shards import (
     PreparedShard,
     ShardImage,
     expected_digest,
     language_digest,
-    prepare_shard,
     read_rows,
     same_frames,
 )
@@ -125,27 +124,29 @@ class Plotter:
     def _prepare(
         self, doubtful: Sequence[str], by_shard: Mapping[str, Sequence[Wanted]], threads: int
     ) -> dict[str, PreparedShard]:
+        """Prepare all shards or none; rows are in memory for as many shards as there are threads."""
         prepared: dict[str, PreparedShard] = {}
         try:
-            with ThreadPoolExecutor(threads) as pool:
-                results = pool.map(lambda shard: self._prepare_one(shard, by_shard[shard]), doubtful)
-                for shard, result in zip(doubtful, results, strict=True):
-                    if result is not None:
-                        prepared[shard] = result
+            for start in range(0, len(doubtful), threads):
+                jobs = {shard: self._job(shard, by_shard[shard]) for shard in doubtful[start : start + threads]}
+                wrong = {shard: job for shard, job in jobs.items() if job is not None}
+                done = prepare_shards(list(wrong.values()), workers=threads)
+                prepared |= dict(zip(wrong, done, strict=True))
         except BaseException:
             for one in prepared.values():
                 one.discard()
             raise
         return prepared
 
-    def _prepare_one(self, shard: str, wanted: Sequence[Wanted]) -> PreparedShard | None:
+    def _job(self, shard: str, wanted: Sequence[Wanted]) -> ShardJob | None:
+        """What to write into a shard; None where it is right already."""
         source = self._source(shard)
         bounds = [(one.surveyed.scanned.start, one.surveyed.scanned.stop) for one in wanted]
         holder, held = self._held(shard, bounds)
         episodes = self._episodes(wanted, held, verbatim=holder == source)
         if source == self._target(shard) and language_digest(source, bounds) == expected_digest(episodes, source):
             return None
-        return prepare_shard(source, self._target(shard), episodes)
+        return ShardJob(source=source, target=self._target(shard), episodes=tuple(episodes))
 
     def _episodes(
         self, wanted: Sequence[Wanted], held: Sequence[tuple[Row, ...]], *, verbatim: bool

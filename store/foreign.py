@@ -4,7 +4,6 @@ LeRobot's own writer lets Arrow infer: float64 timestamps, `list<null>` where a 
 struct in which every call has every key that any call has (`volume: None`). Those invented nulls are dropped again.
 """
 
-from math import isfinite
 from typing import Any, cast
 
 import msgspec
@@ -15,6 +14,7 @@ from store.errors import ShardError
 from store.rows import Row
 
 _FIELDS = frozenset({"role", "content", "style", "timestamp", "camera", "tool_calls"})
+_LARGEST = float(np.finfo(np.float32).max)
 _encoder = msgspec.json.Encoder(order="sorted")
 
 
@@ -69,7 +69,7 @@ def _text(row: dict[str, Any], name: str, where: str, *, required: bool = False)
 
 def _float32(value: Any, where: str) -> float:
     """Round to float32: frames are stamped in float32, and a float64 list holds those stamps with more digits."""
-    if isinstance(value, int | float) and isfinite(value):
+    if isinstance(value, float) and abs(value) <= _LARGEST:
         return float(np.float32(value))
     raise _lost("a persistent row's timestamp is no number", where, repr(value))
 
