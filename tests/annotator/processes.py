@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections import Counter
@@ -67,9 +68,19 @@ class Server:
         return self._log.read_bytes()[self._begin :] if self._log.exists() else b""
 
     def settle(self) -> None:
-        """Wait until nothing is in flight: what a killed client had asked is answered or given up."""
-        url = f"{self.api_base.removesuffix('/v1')}/control/stats"
-        wait_for(lambda: json.loads(urllib.request.urlopen(url, timeout=10).read())["in_flight"] == 0, "a quiet server")
+        """Wait until nothing is in flight and nothing more comes in: what a killed client had sent is dealt with."""
+        wait_for(self._is_quiet, "a quiet server")
+
+    def _is_quiet(self) -> bool:
+        before = self._counts()
+        time.sleep(0.1)
+        return self._counts() == before and before[1] == 0
+
+    def _counts(self) -> tuple[int, int]:
+        """How many requests were received, and how many are in flight."""
+        with urllib.request.urlopen(f"{self.api_base.removesuffix('/v1')}/control/stats", timeout=60) as reply:
+            stats = json.load(reply)
+        return stats["received"], stats["in_flight"]
 
 
 @contextmanager
@@ -131,6 +142,16 @@ def wait_for(happened: Callable[[], bool], what: str, process: "subprocess.Popen
         time.sleep(POLL_S)
         lag_s, last = max(lag_s, time.monotonic() - last - POLL_S), time.monotonic()
     return lag_s
+
+
+def fsync_s(folder: Path) -> float:
+    """How long this disk takes at the moment to keep a few bytes, seconds."""
+    started = time.monotonic()
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"a few bytes")
+        file.flush()
+        os.fsync(file.fileno())
+    return time.monotonic() - started
 
 
 def ask_log(root: Path, sql: str) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from tests.annotator.processes import (
     copy_banana,
     environment,
     finish,
+    fsync_s,
     kept_steps,
     litter,
     model_server,
@@ -32,7 +33,7 @@ from tests.annotator.processes import (
 )
 
 GRACE_S = 0.2
-"""An answer that left the server longer ago than this is on disk. A machine that is late itself gets its lateness."""
+"""An answer that left the server longer ago than this is on disk. A machine and a disk that are late themselves get it."""
 
 Env = dict[str, str]
 
@@ -91,7 +92,13 @@ def steps_of(answers: list[Answer]) -> Counter[str]:
 
 
 def stop(
-    run: "subprocess.Popen[str]", how: signal.Signals, server: Server, *, after: int, rested: bool = False
+    run: "subprocess.Popen[str]",
+    how: signal.Signals,
+    root: Path,
+    server: Server,
+    *,
+    after: int,
+    rested: bool = False,
 ) -> Stopped:
     """Send a signal to a run once the server has answered that often; wait until both are quiet.
 
@@ -104,6 +111,7 @@ def stop(
     stopped_at = time.time()
     run.send_signal(how)
     server.process.send_signal(signal.SIGCONT)
+    lag_s += fsync_s(root)
     _, said = run.communicate()
     server.settle()
     return Stopped(said, stopped_at - GRACE_S - lag_s)
@@ -129,7 +137,7 @@ def test_a_run_killed_again_and_again_keeps_every_answer_and_the_next_asks_only_
     for moment in moments:
         before = server.count()
         run = start_sync(banana, server.api_base, env=env)
-        stopped = stop(run, signal.SIGKILL, server, after=moment, rested=moment % 2 == 0)
+        stopped = stop(run, signal.SIGKILL, banana, server, after=moment, rested=moment % 2 == 0)
         assert run.returncode == -signal.SIGKILL
         answered, kept = server.answers()[before:], kept_steps(banana)
         old = [answer for answer in answered if answer.at < stopped.kept_until]
@@ -184,7 +192,7 @@ def test_ctrl_c_exits_130_with_a_hint_and_the_next_run_finishes(
     banana: Path, server: Server, env: Env, reference: Reference
 ) -> None:
     run = start_sync(banana, server.api_base, env=env)
-    stopped = stop(run, signal.SIGINT, server, after=5)
+    stopped = stop(run, signal.SIGINT, banana, server, after=5)
     assert run.returncode == 130, stopped.said
     assert "interrupted\nhint: every answer that arrived is kept; run the same command to go on" in stopped.said
     assert "Traceback" not in stopped.said
@@ -199,7 +207,7 @@ def test_a_terminated_run_keeps_what_was_answered_and_the_next_finishes(
     banana: Path, server: Server, env: Env, reference: Reference
 ) -> None:
     run = start_sync(banana, server.api_base, env=env)
-    stopped = stop(run, signal.SIGTERM, server, after=6, rested=True)
+    stopped = stop(run, signal.SIGTERM, banana, server, after=6, rested=True)
     assert run.returncode != 0
     assert "Traceback" not in stopped.said
     old = [answer for answer in server.answers() if answer.at < stopped.kept_until]
