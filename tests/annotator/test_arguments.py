@@ -270,3 +270,22 @@ def test_the_small_commands_read_their_arguments() -> None:
     prompts = parse_prompts(["eject", "folder"])
     assert (prompts.action, prompts.folder) == ("eject", Path("folder"))
     assert parse_prompts([]).action == "list"
+
+
+def test_a_settings_file_may_name_folders_and_list_episodes(tmp_path: Path) -> None:
+    file = tmp_path / "annotator.toml"
+    file.write_text('root = "there"\nstore = "log"\nonly_episodes = [0, 2]\n', encoding="utf-8")
+    settings = parse_sync(["--config", str(file)])
+    assert (settings.root, settings.store) == (Path("there"), Path("log"))
+    assert parse_episodes(settings.only_episodes, [0, 1, 2]) == [0, 2]
+    file.write_text("store = 3\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"annotator\.toml"):
+        parse_sync(["--config", str(file)])
+
+
+@pytest.mark.parametrize("value", ["nan", "[1.0, inf]"])
+def test_a_number_that_no_key_can_cover_is_refused(tmp_path: Path, value: str) -> None:
+    file = tmp_path / "annotator.toml"
+    file.write_text(f"[vlm]\nchat_template_kwargs = {{ a = {value} }}\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="no number"):
+        check(parse_sync(["--config", str(file)]))

@@ -33,7 +33,7 @@ from tests.annotator.processes import (
 )
 
 GRACE_S = 0.2
-"""An answer that left the server longer ago than this is on disk. A machine and a disk that are late themselves get it."""
+"""An answer that left the server longer ago than this is on disk; how late machine and disk are comes on top."""
 
 Env = dict[str, str]
 
@@ -107,11 +107,13 @@ def stop(
     lag_s = wait_for(lambda: server.count() >= after, f"{after} answers", run)
     if rested:
         server.process.send_signal(signal.SIGSTOP)
+        lag_s += fsync_s(root)
         time.sleep(2 * (GRACE_S + lag_s))
     stopped_at = time.time()
     run.send_signal(how)
     server.process.send_signal(signal.SIGCONT)
-    lag_s += fsync_s(root)
+    if not rested:
+        lag_s += fsync_s(root)
     _, said = run.communicate()
     server.settle()
     return Stopped(said, stopped_at - GRACE_S - lag_s)
