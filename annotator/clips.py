@@ -62,18 +62,3 @@ def image_bytes(clip: ImageClip, index: int) -> bytes | memoryview:
             got=str(cause),
             hint="fetch the dataset's images, or correct --root",
         ) from cause
-
-
-def stamp(path: Path) -> str:
-    """Name a file's present state by path, size and mtime in ns: while it holds, digests can be remembered.
-
-    Raises:
-        FootageError: there is no such file.
-    """
-    try:
-        status = path.stat()
-    except OSError as cause:
-        raise FootageError(
-            "the video file is missing", where=str(path), hint="fetch the dataset's videos, or correct --root"
-        ) from cause
-    return f"{path}:{status.st_size}:{status.st_mtime_ns}"

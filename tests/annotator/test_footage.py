@@ -1,6 +1,5 @@
 """Digests of footage: what moves them, and what must not."""
 
-import os
 import struct
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from annotator.clips import Clip, ImageClip, stamp
+from annotator.clips import Clip, ImageClip
 from annotator.errors import FootageError
 from annotator.footage import clip_digest, file_digests, images_digest, open_video, scan
 from store.digest import Digest, digest_parts
@@ -185,18 +184,3 @@ def test_order_bounds_and_times_of_stored_images_take_part(tmp_path: Path) -> No
         for clip in (one, later, images(b"bb", b"a", root=tmp_path), images(b"ab", b"b", root=tmp_path))
     ]
     assert len(set(digests)) == 4
-
-
-def test_a_stamp_holds_while_the_file_does(tmp_path: Path) -> None:
-    path = tmp_path / "a.mp4"
-    path.write_bytes(b"1")
-    os.utime(path, ns=(1, 1))
-    first = stamp(path)
-    assert stamp(path) == first
-    os.utime(path, ns=(1, 2))
-    assert stamp(path) != first
-    path.write_bytes(b"22")
-    os.utime(path, ns=(1, 1))
-    assert stamp(path) != first
-    with pytest.raises(FootageError, match="missing"):
-        stamp(tmp_path / "none.mp4")

@@ -12,6 +12,7 @@ import pytest
 
 from annotator.dataset import open_dataset
 from annotator.errors import DatasetError
+from annotator.reels import file_stamp
 from annotator.scan import read_frames_table, scan_shard, signals_of, timestamps_of
 from annotator.survey import Surveyed, survey, watched_camera
 from store.digest import Digest
@@ -302,3 +303,17 @@ def test_where_nothing_moves_all_cameras_identify_the_episode_whichever_is_watch
     top, wrist = (surveyed(root, tmp_path / camera, camera) for camera in (TOP, WRIST))
     assert [one.digest for one in top] == [one.digest for one in wrist]
     assert {one.footage for one in top}.isdisjoint({one.footage for one in wrist})
+
+
+def test_a_files_stamp_holds_while_the_file_does(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"1")
+    os.utime(path, ns=(1, 1))
+    first = file_stamp(path)
+    assert file_stamp(path) == first
+    os.utime(path, ns=(1, 2))
+    assert file_stamp(path) != first
+    path.write_bytes(b"22")
+    os.utime(path, ns=(1, 1))
+    assert file_stamp(path) != first
+    assert file_stamp(tmp_path / "none.mp4") == ""
