@@ -3,7 +3,8 @@
 Strings, lists and numbers are bounded, so that guided decoding always ends in valid JSON.
 """
 
-from typing import Annotated, Any, cast
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, cast
 
 import msgspec
 from msgspec import Meta
@@ -63,33 +64,129 @@ class Rephrasings(Answer, frozen=True):
     rephrasings: Annotated[list[Line], Meta(min_length=1, max_length=64)]
 
 
-def schema_of(answer: type[Answer]) -> dict[str, Any]:
-    """Derive the JSON schema of an answer.
+class RelabelledSpan(Answer, frozen=True):
+    """`plan.relabel`: a subtask's wording, corrected where the footage says otherwise."""
+
+    subtask: Line
+
+
+class AxisRephrasings(Answer, frozen=True):
+    """`plan.task_aug_axes`: other wordings of the task, by what they leave out."""
+
+    synonym_paraphrase: Annotated[list[Line], Meta(min_length=0, max_length=16)]
+    omit_arm: Annotated[list[Line], Meta(min_length=0, max_length=16)]
+    omit_orientation: Annotated[list[Line], Meta(min_length=0, max_length=16)]
+    omit_grasp_method: Annotated[list[Line], Meta(min_length=0, max_length=16)]
+    combined_omissions: Annotated[list[Line], Meta(min_length=0, max_length=16)]
+
+
+class Discovered(Answer, frozen=True):
+    """`vocabulary.discover`: the labels and milestones that recur in a dataset."""
+
+    subtasks: Annotated[list[Line], Meta(min_length=1, max_length=64)]
+    memories: Annotated[list[Line], Meta(min_length=1, max_length=64)]
+
+
+class InitialSpeech(Answer, frozen=True):
+    """`interjections.initial_speech`: what the robot says before it begins."""
+
+    speech: Line
+
+
+Scenario = Literal["negative_task", "situated_correction", "specific_constraint", "preference"]
+
+
+class Interjection(Answer, frozen=True):
+    """`interjections.interjection`: what the user says at that moment, and the robot's spoken reply."""
+
+    scenario: Scenario
+    interjection: Line
+    reply: Line
+
+
+Ordinate = Annotated[float, Meta(ge=0, le=100000, extra_json_schema={"multipleOf": 0.1})]
+"""One coordinate, in the units that the prompt asks for."""
+
+
+class Detection(Answer, frozen=True):
+    """One box: its corners, x before y."""
+
+    label: Line
+    bbox: Annotated[list[Ordinate], Meta(min_length=4, max_length=4)]
+
+
+class BboxAnswer(Answer, frozen=True):
+    """`vqa.bbox`: a question and the boxes that answer it."""
+
+    question: Line
+    detections: Annotated[list[Detection], Meta(min_length=1, max_length=16)]
+
+
+class KeypointAnswer(Answer, frozen=True):
+    """`vqa.keypoint`: a question and the point that answers it, x before y."""
+
+    question: Line
+    label: Line
+    point: Annotated[list[Ordinate], Meta(min_length=2, max_length=2)]
+
+
+class CountAnswer(Answer, frozen=True):
+    """`vqa.count`: a question and how many there are. `note` may be empty."""
+
+    question: Line
+    label: Line
+    count: Annotated[int, Meta(ge=0, le=1000)]
+    note: Annotated[str, Meta(min_length=0, max_length=200)]
+
+
+class AttributeAnswer(Answer, frozen=True):
+    """`vqa.attribute`: a question about a thing, which property it asks for, and its value."""
+
+    question: Line
+    label: Line
+    attribute: Line
+    value: Line
+
+
+class SpatialAnswer(Answer, frozen=True):
+    """`vqa.spatial`: a question and how two things lie to each other."""
+
+    question: Line
+    subject: Line
+    relation: Line
+    object: Line
+
+
+def schema_of(answer: type[Answer], allowed: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
+    """Derive the JSON schema of an answer. `allowed` holds text fields, by name, to a list of values.
 
     Every definition is inlined, since some guided decoders refuse `$ref`; titles and docstrings are left out,
     since the schema is part of the key and rewording a docstring must not cost a call.
     """
     (schema,), components = msgspec.json.schema_components([answer], ref_template="{name}")
-    return _inline(schema, components)
+    return _inline(schema, components, allowed or {})
 
 
 _PROSE = frozenset({"title", "description"})
 
 
-def _inline(node: Any, components: dict[str, Any]) -> Any:
+def _inline(node: Any, components: dict[str, Any], allowed: Mapping[str, Sequence[str]]) -> Any:
     if isinstance(node, list):
-        return [_inline(item, components) for item in cast("list[Any]", node)]
+        return [_inline(item, components, allowed) for item in cast("list[Any]", node)]
     if not isinstance(node, dict):
         return node
     values = cast("dict[str, Any]", node)
     if "$ref" in values:
-        return _inline(components[values["$ref"]], components)
+        return _inline(components[values["$ref"]], components, allowed)
     inlined: dict[str, Any] = {}
     for key, value in values.items():
         if key == "properties":  # keys are names of fields, which may well be called `title`
-            inlined[key] = {name: _inline(one, components) for name, one in value.items()}
+            inlined[key] = {
+                name: {"enum": list(allowed[name])} if name in allowed else _inline(one, components, allowed)
+                for name, one in value.items()
+            }
         elif key not in _PROSE:
-            inlined[key] = _inline(value, components)
+            inlined[key] = _inline(value, components, allowed)
     return inlined | _required(values)
 
 

@@ -1,16 +1,17 @@
-"""Arguments: from the command line and `annotator.toml` to settings, by the names in `annotator.config`."""
+"""Arguments: from the command line and `annotator.toml` to settings, by the names in `annotator.settings`."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
-from annotator.config import Settings, SyncSettings, read_toml
+from annotator.config import read_toml
 from annotator.errors import UsageError
+from annotator.settings import Settings, SyncSettings
 
 T = TypeVar("T")
 Format = Literal["table", "json", "csv", "parquet"]
@@ -39,6 +40,29 @@ def _read_bool(text: str) -> bool:
     if text.lower() in FALSE:
         return False
     raise ValueError(f"{text!r} is neither true nor false")
+
+
+@registry.primitive_rule
+def _list(info: tyro.constructors.PrimitiveTypeInfo) -> PrimitiveConstructorSpec[tuple[str, ...]] | None:
+    """Take several texts as one value, joined by commas, so that every flag takes one value."""
+    if get_origin(info.type) is not tuple:
+        return None
+    texts = get_args(get_args(info.type)[0])
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="{" + ",".join(texts) + "}" if texts else "NAME,NAME,…",
+        instance_from_str=lambda args: _read_list(args[0], texts),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [",".join(value)],
+    )
+
+
+def _read_list(text: str, allowed: tuple[str, ...]) -> tuple[str, ...]:
+    parts = tuple(part.strip(" '\"") for part in text.strip("[]() ").split(",") if part.strip(" '\""))
+    strange = [part for part in parts if allowed and part not in allowed]
+    if strange:
+        raise ValueError(f"{strange[0]!r} is none of {', '.join(allowed)}")
+    return parts
 
 
 @registry.primitive_rule
@@ -90,6 +114,69 @@ class LogArguments:
     """Where the log lives; unset takes .annotator in the dataset."""
     format: Format = "table"
     """How to print the result."""
+
+
+@dataclass(frozen=True)
+class ValidateArguments:
+    """Hold the language columns of a dataset to the rules, whoever wrote them. docs/validation.md lists the rules.
+
+    Exit status 0 where there is no error, 1 where there is one, 2 usage.
+    """
+
+    dataset: Annotated[Path | None, tyro.conf.Positional] = None
+    """The dataset's folder; the same as --root."""
+    root: Path = Path()
+    """The dataset's folder."""
+    rules: Path | None = None
+    """A folder of own rules, one SQL file each, beside the shipped ones."""
+    only_episodes: str | None = None
+    """Episodes to look at, such as 0,5-9."""
+    vocabulary: bool = True
+    """Hold subtasks and memory to meta/canonical_vocabulary.json, where there is one."""
+    store: Path | None = None
+    """Where the log lives that knows the call of a row; unset takes .annotator in the dataset, if it is there."""
+    limit: int = 20
+    """Findings of each rule to print; all are counted."""
+    format: Literal["table", "json", "csv"] = "table"
+    """How to print what is wrong."""
+
+
+@dataclass(frozen=True)
+class VerifyArguments:
+    """Derive every digest of the log again, fold and project again, and compare with shards, lock and prompts.
+
+    Reads only. What differs is listed with its place, what was expected there and what was found; exit status 1 then.
+    """
+
+    dataset: Annotated[Path | None, tyro.conf.Positional] = None
+    """The dataset's folder; the same as --root."""
+    root: Path = Path()
+    """The dataset's folder."""
+    store: Path | None = None
+    """Where the log lives; unset takes .annotator in the dataset."""
+    prompts: Path | None = None
+    """The folder of own prompts; unset takes the last run's, where it is there, else the shipped ones."""
+    rebuild: bool = False
+    """Make the cache anew in a temporary folder as well, and compare that."""
+    format: Format = "table"
+    """How to print what is wrong."""
+
+
+@dataclass(frozen=True)
+class ExportArguments:
+    """Write the rows that the shards were made of as files: episode_{N:06d}/<module>.jsonl, one row a line.
+
+    A line has camera, content, role, style, timestamp (seconds) and tool_calls, keys sorted. Reads the log only.
+    """
+
+    dataset: Annotated[Path | None, tyro.conf.Positional] = None
+    """The dataset's folder; the same as --root."""
+    root: Path = Path()
+    """The dataset's folder."""
+    store: Path | None = None
+    """Where the log lives; unset takes .annotator in the dataset."""
+    staging: Path | None = None
+    """Where to write: a new or empty folder, or that of an earlier export, which is replaced."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +242,24 @@ def parse_log(args: Sequence[str]) -> LogArguments:
     return LogArguments(root=parsed.dataset or parsed.root, store=parsed.store, format=parsed.format)
 
 
+def parse_validate(args: Sequence[str]) -> ValidateArguments:
+    """Read `annotator validate`'s arguments."""
+    parsed = _parse("validate", ValidateArguments, args)
+    return replace(parsed, root=parsed.dataset or parsed.root)
+
+
+def parse_verify(args: Sequence[str]) -> VerifyArguments:
+    """Read `annotator verify`'s arguments."""
+    parsed = _parse("verify", VerifyArguments, list(_with_flag_values(args, {"--rebuild"})))
+    return replace(parsed, root=parsed.dataset or parsed.root)
+
+
+def parse_export(args: Sequence[str]) -> ExportArguments:
+    """Read `annotator export`'s arguments."""
+    parsed = _parse("export", ExportArguments, args)
+    return replace(parsed, root=parsed.dataset or parsed.root)
+
+
 def parse_prompts(args: Sequence[str]) -> PromptsArguments:
     """Read `annotator prompts`' arguments."""
     return _parse("prompts", PromptsArguments, args)
@@ -174,9 +279,9 @@ def _parse(command: str, kind: type[T], args: Sequence[str], default: T | None =
         )
 
 
-def _with_flag_values(args: Sequence[str]) -> Iterator[str]:
-    """Give a bare boolean flag its value: `--offline` means `--offline true`."""
-    flags = set(_bool_names(SyncSettings, "--"))
+def _with_flag_values(args: Sequence[str], named: Collection[str] = ()) -> Iterator[str]:
+    """Give a bare boolean flag its value: `--offline` means `--offline true`. `named` are those of other commands."""
+    flags = set(named) or set(_bool_names(SyncSettings, "--"))
     for index, arg in enumerate(args):
         yield arg
         following = args[index + 1].lower() if index + 1 < len(args) else ""

@@ -1,19 +1,19 @@
 """Ask: the only way to a model. A key is computed; it is known, or it is called; every call leaves one event."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
-from annotator.answers import Answer
-from annotator.desk import Desk, Draft
+from annotator.answers import Answer, schema_of
+from annotator.desk import Desk, Draft, Outcomes
 from annotator.engine.base import Picture, Request, Signals
 from annotator.engine.text import json_part
 from annotator.errors import CallError, Declined, Rejected
 from store.digest import Digest, Keyed, digest_struct
 from store.keys import Call, Evidence, Frames, MediaItem, Prompt, call_key
-from store.log import Answered, DeclinedBefore, Known
+from store.log import Answered, DeclinedBefore
 
 A = TypeVar("A", bound=Answer)
 
@@ -48,6 +48,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     signals_digest: Digest
     signals: Callable[[], Signals]
     pictures: PictureSource | None
+    outcomes: Outcomes
 
 
 class Asker:
@@ -56,14 +57,22 @@ class Asker:
     def __init__(self, desk: Desk, subject: Subject) -> None:
         self._desk = desk
         self._subject = subject
-        self._known: Mapping[Digest, Known] | None = None
-        self._rejected: set[Digest] = set()
         self.calls: list[Digest] = []
 
     async def __call__(
-        self, step: str, answer: type[A], inputs: Mapping[str, str], media: tuple[MediaItem, ...] = ()
+        self,
+        step: str,
+        answer: type[A],
+        inputs: Mapping[str, str],
+        media: tuple[MediaItem, ...] = (),
+        *,
+        allowed: Mapping[str, Sequence[str]] | None = None,
+        misfit: Callable[[A], str] | None = None,
     ) -> Asked[A]:
         """Ask one step; a reply that does not fit is asked for once more, with the error.
+
+        `allowed` holds text fields to a list of values in the schema that is sent; an engine that leaves it all the
+        same is not refused here. `misfit` says what is wrong with an answer beyond its schema, "" where nothing is.
 
         Raises:
             CallError: no reply; the next run asks again.
@@ -72,12 +81,12 @@ class Asker:
             FootageError: the pictures cannot be made.
         """
         taken = self._desk.prompts[step].taken(inputs)
-        prompt = self._desk.prompts.ask(step, inputs, answer, len(media))
+        prompt = self._desk.prompts.ask(step, inputs, schema_of(answer, allowed), len(media))
         frames = Frames(media=media, evidence=self._evidence(taken))
         draft = self._draft(step, prompt, frames, taken)
         first = await self._reply(draft)
         try:
-            return self._asked(answer, first)
+            return self._asked(answer, first, misfit)
         except msgspec.DecodeError as error:
             await self._reject(draft, first, error)
             self._desk.tally.count("asked again")
@@ -85,7 +94,7 @@ class Asker:
         draft = self._draft(step, prompt, frames, taken)
         second = await self._reply(draft)
         try:
-            return self._asked(answer, second)
+            return self._asked(answer, second, misfit)
         except msgspec.DecodeError as error:
             await self._reject(draft, second, error)
             self._desk.tally.count("rejected")
@@ -110,18 +119,21 @@ class Asker:
         )
         return Draft(step=step, prompt=prompt, frames=frames, inputs=taken, call=call, key=call_key(call))
 
-    def _asked(self, answer: type[A], known: Answered) -> Asked[A]:
+    def _asked(self, answer: type[A], known: Answered, misfit: Callable[[A], str] | None) -> Asked[A]:
         if known.finish_reason == "length":
             raise msgspec.DecodeError("the reply was cut off at max_new_tokens")
         try:
             parsed = msgspec.json.decode(json_part(known.reply), type=answer)
         except RecursionError as error:
             raise msgspec.DecodeError("the reply is nested too deeply") from error
+        wrong = misfit(parsed) if misfit else ""
+        if wrong:
+            raise msgspec.ValidationError(wrong)
         self.calls.append(known.key)
         return Asked(parsed, known.key)
 
     async def _reject(self, draft: Draft, known: Answered, error: Exception) -> None:
-        if known.key not in self._rejected:
+        if known.key not in self._subject.outcomes.rejected:
             await self._desk.keep_rejection(draft, known, error)
 
     def _rejection(self, draft: Draft, error: Exception) -> Rejected:
@@ -132,7 +144,7 @@ class Asker:
         return rejected
 
     async def _reply(self, draft: Draft) -> Answered:
-        known = self._outcomes().get(draft.key)
+        known = self._subject.outcomes.known.get(draft.key)
         if known is None:
             return await self._make(draft)
         if isinstance(known, DeclinedBefore):
@@ -142,12 +154,6 @@ class Asker:
             raise refusal
         self._desk.tally.count("hit")
         return known
-
-    def _outcomes(self) -> Mapping[Digest, Known]:
-        if self._known is None:
-            self._known = self._desk.log.known(self._subject.episode)
-            self._rejected = self._desk.log.rejected_keys(self._subject.episode)
-        return self._known
 
     async def _make(self, draft: Draft) -> Answered:
         if self._desk.stopped is not None:

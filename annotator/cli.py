@@ -18,6 +18,9 @@ and LeRobot v3 datasets get the columns language_persistent and language_events.
   query SQL          ask the log or the dataset: rows, calls, episodes, runs, failures, prompts
   log                list the runs
   prompts            list the prompts, or copy them out: annotator prompts eject DIR
+  validate DATASET   hold the language columns to the rules, whoever wrote them
+  verify DATASET     derive every digest again, project again, and name what differs
+  export DATASET     write the rows as files, one for each episode and module: --staging DIR
 
 annotator COMMAND --help shows a command's options.
 """
@@ -96,11 +99,35 @@ def _prompts(args: list[str]) -> int:
     return show_prompts(parse_prompts(args))
 
 
+def _validate(args: list[str]) -> int:
+    from annotator.arguments import parse_validate
+    from annotator.show_validate import show_validate
+
+    return show_validate(parse_validate(args))
+
+
+def _verify(args: list[str]) -> int:
+    from annotator.arguments import parse_verify
+    from annotator.show_verify import show_verify
+
+    return show_verify(parse_verify(args))
+
+
+def _export(args: list[str]) -> int:
+    from annotator.arguments import parse_export
+    from annotator.show_verify import show_export
+
+    return show_export(parse_export(args))
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "sync": _sync,
     "query": _query,
     "log": _log,
     "prompts": _prompts,
+    "validate": _validate,
+    "verify": _verify,
+    "export": _export,
 }
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,130 +1,15 @@
-"""Every setting, its name, its default. The command line and `annotator.toml` are generated from these structs.
-
-Names are those of the pipeline this tool stands in for (`--vlm.model_id`, `--plan.n_task_rephrasings`, …).
-Settings that can change an answer reach the key (see `annotator.recipe`); the rest is provenance.
-"""
+"""Read settings from `annotator.toml`, and refuse values that no run could mean."""
 
 import math
 import tomllib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import msgspec
 
 from annotator.errors import UsageError
-
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The base of every group of settings."""
-
-
-class PlanSettings(Settings, frozen=True, kw_only=True):
-    """The `plan` module: subtasks, plan, memory and task rephrasings."""
-
-    enabled: bool = True
-    """Write subtask, plan, memory and task_aug rows."""
-    view: Literal["contact_sheets", "video"] = "contact_sheets"
-    """How an episode is shown: grids of timed tiles (any server that takes images), or one video block."""
-    frames_per_second: float = 2.0
-    """Frames shown per second of episode. Long episodes are cut into windows rather than thinned out."""
-    max_video_frames: int = 128
-    """Frames per call with --plan.view=video; an episode with more is cut into windows."""
-    max_frames_per_prompt: int = 60
-    """Frames per call with --plan.view=contact_sheets; an episode with more is cut into windows."""
-    contact_sheet_columns: int = 5
-    """Tiles in a row of a contact sheet."""
-    contact_sheet_frames_per_sheet: int = 20
-    """Tiles on one contact sheet."""
-    contact_sheet_frame_width: int = 224
-    """Width of a tile, pixels."""
-    contact_sheet_quality: int = 84
-    """JPEG quality of sheets and frames, 1 to 95."""
-    video_frame_width: int = 448
-    """Width of a frame of a video block, pixels; 0 keeps the stored width."""
-    derive_task_from_video: Literal["off", "if_short", "always"] = "if_short"
-    """Read the task off the footage: never, where the given one is short or a placeholder, or always."""
-    derive_task_min_words: int = 3
-    """With if_short: a task of fewer words than this is read off the footage."""
-    n_task_rephrasings: int = 10
-    """Other wordings of the task to ask for; 0 asks for none and writes no task_aug rows."""
-    min_subtask_seconds: float = 1.5
-    """Shorter subtasks are merged into a neighbour."""
-    plan_max_steps: int = 8
-    """Subtasks asked for at most, per call."""
-    subtask_describe_first: bool = True
-    """Ask what visibly happens before asking for subtasks."""
-    emit_plan: bool = True
-    """Write a numbered plan of what is left at every subtask boundary."""
-    emit_memory: bool = True
-    """Write a memory of what matters so far at every subtask boundary."""
-
-
-class VlmSettings(Settings, frozen=True, kw_only=True):
-    """The model and the server that runs it."""
-
-    backend: Literal["auto", "openai", "signals", "scripted", "offline"] = "auto"
-    """Who answers: auto (a server that is named or found), openai, signals (no model), scripted (tests), offline."""
-    model_id: str = "Qwen/Qwen3-VL-8B-Instruct"
-    """The model's name, as the server knows it. Part of every key."""
-    model_revision: str | None = None
-    """The model's revision, where the server was started with one. Part of every key."""
-    api_base: str | None = None
-    """An OpenAI-compatible endpoint; unset looks at http://localhost:8000/v1."""
-    api_key_env: str | None = None
-    """Name of the environment variable that holds the API key."""
-    request_timeout_s: float = 600.0
-    """Give up on a request after this many seconds."""
-    request_max_retries: int = 4
-    """Ask again this often after a timeout, a lost connection, a 429 or a 5xx, backing off."""
-    client_concurrency: int = 16
-    """Requests in flight at once; 0 sets no limit."""
-    max_new_tokens: int = 2048
-    """Longest reply, tokens."""
-    temperature: float = 0.2
-    """Sampling temperature."""
-    top_p: float = 1.0
-    """Nucleus sampling."""
-    reasoning_effort: str | None = None
-    """Sent along where set, for models that think."""
-    chat_template_kwargs: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
-    """Arguments of the chat template, as JSON, such as {"enable_thinking": false}."""
-    mm_processor_kwargs: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
-    """Arguments of the image processor, as JSON; the server must allow them."""
-    camera_key: str | None = None
-    """The camera to watch; unset takes the dataset's first."""
-
-
-class ExecutorSettings(Settings, frozen=True, kw_only=True):
-    """How much happens at once, on this machine. Never part of a key."""
-
-    episode_parallelism: int = 16
-    """Episodes in progress at once."""
-    decode_threads: int = 2
-    """Threads that decode footage."""
-    write_threads: int = 2
-    """Shards written at once."""
-
-
-class SyncSettings(Settings, frozen=True, kw_only=True):
-    """Everything `annotator sync` can be told."""
-
-    root: Path = Path()
-    """The dataset's folder. May also be given without the flag."""
-    output: Path | None = None
-    """Write a separate dataset here instead of in place; what is unchanged is linked."""
-    store: Path | None = None
-    """Where the log lives; unset takes .annotator in the dataset that is written."""
-    prompts: Path | None = None
-    """A folder of prompt files that replace the shipped ones, file by file."""
-    seed: int = 1729
-    """Sent with every call, and the root of every random choice."""
-    only_episodes: str | None = None
-    """Episodes to work on, such as 0,5-9; all others keep every row they have."""
-    offline: bool = False
-    """Answer from the log alone; a call that is not in it fails."""
-    plan: PlanSettings = PlanSettings()
-    vlm: VlmSettings = VlmSettings()
-    executor: ExecutorSettings = ExecutorSettings()
+from annotator.settings import SyncSettings
 
 
 def parse_episodes(text: str | None, known: list[int]) -> list[int]:
@@ -149,34 +34,68 @@ def parse_episodes(text: str | None, known: list[int]) -> list[int]:
     return sorted(wanted)
 
 
+_ABOVE_ZERO = {
+    "plan": ("frames_per_second", "max_video_frames", "max_frames_per_prompt", "contact_sheet_columns",
+             "contact_sheet_frames_per_sheet", "contact_sheet_frame_width", "plan_max_steps", "subtask_relabel_frames"),
+    "interjections": ("interjection_window_frames",),
+    "vqa": ("vqa_emission_hz", "K"),
+    "vocabulary": ("sample_episodes",),
+    "executor": ("episode_parallelism", "decode_threads", "write_threads"),
+}  # fmt: skip
+_NOT_BELOW_ZERO = {
+    "plan": ("n_task_rephrasings", "min_subtask_seconds", "video_frame_width"),
+    "plan.task_aug_axes": ("synonym_paraphrase", "omit_arm", "omit_orientation", "omit_grasp_method",
+                           "combined_omissions"),
+    "interjections": ("max_interjections_per_episode", "interjection_min_t", "interjection_window_seconds",
+                      "frame_width"),
+    "vlm": ("temperature", "top_p"),
+}  # fmt: skip
+_AT_MOST = {
+    "plan.n_task_rephrasings": 64,
+    **{f"plan.task_aug_axes.{name}": 16 for name in _NOT_BELOW_ZERO["plan.task_aug_axes"]},
+    "plan.contact_sheet_quality": 95,
+}
+"""What an answer has room for, and what JPEG knows."""
+
+
 def check(settings: SyncSettings) -> None:
     """Refuse values that no run could mean.
 
     Raises:
         UsageError: naming the setting and what was found.
     """
-    plan, limits = settings.plan, "must be above 0"
-    for name in ("frames_per_second", "max_video_frames", "max_frames_per_prompt", "contact_sheet_columns",
-                 "contact_sheet_frames_per_sheet", "contact_sheet_frame_width", "plan_max_steps"):  # fmt: skip
-        if not 0 < getattr(plan, name) < math.inf:
-            raise UsageError("setting out of range", where=f"--plan.{name}", got=str(getattr(plan, name)), hint=limits)
-    for name in ("n_task_rephrasings", "min_subtask_seconds", "video_frame_width"):
-        if not 0 <= getattr(plan, name) < math.inf:
-            got = str(getattr(plan, name))
-            raise UsageError("setting out of range", where=f"--plan.{name}", got=got, hint="must not be below 0")
-    for name in ("temperature", "top_p"):
-        if not 0 <= getattr(settings.vlm, name) < math.inf:
-            got = str(getattr(settings.vlm, name))
-            raise UsageError("setting out of range", where=f"--vlm.{name}", got=got, hint="must not be below 0")
+    for name, value in _values(settings, _ABOVE_ZERO):
+        if not 0 < value < math.inf:
+            raise UsageError("setting out of range", where=f"--{name}", got=str(value), hint="must be above 0")
+    for name, value in _values(settings, _NOT_BELOW_ZERO):
+        if not 0 <= value < math.inf:
+            raise UsageError("setting out of range", where=f"--{name}", got=str(value), hint="must not be below 0")
+    for name, most in _AT_MOST.items():
+        value = _value(settings, name)
+        if value > most:
+            raise UsageError("setting out of range", where=f"--{name}", got=str(value), hint=f"at most {most}")
     for name in ("chat_template_kwargs", "mm_processor_kwargs"):
         _refuse_unnameable(getattr(settings.vlm, name), name)
-    if not 1 <= plan.contact_sheet_quality <= 95:
-        got = str(plan.contact_sheet_quality)
+    if settings.plan.contact_sheet_quality < 1:
+        got = str(settings.plan.contact_sheet_quality)
         raise UsageError("setting out of range", where="--plan.contact_sheet_quality", got=got, hint="1 to 95")
-    for name in ("episode_parallelism", "decode_threads", "write_threads"):
-        if getattr(settings.executor, name) < 1:
-            got = str(getattr(settings.executor, name))
-            raise UsageError("setting out of range", where=f"--executor.{name}", got=got, hint="at least 1")
+    if settings.vqa.enabled and not settings.vqa.question_types:
+        raise UsageError("no type of question is left", where="--vqa.question_types", hint="--vqa.enabled false")
+    if settings.vlm.camera_key is not None and settings.vlm.camera_keys:
+        raise UsageError("two settings name cameras", where="--vlm.camera_key, --vlm.camera_keys", hint="give one")
+
+
+def _values(settings: SyncSettings, names: Mapping[str, Iterable[str]]) -> Iterator[tuple[str, float]]:
+    for group, fields in names.items():
+        for field in fields:
+            yield f"{group}.{field}", _value(settings, f"{group}.{field}")
+
+
+def _value(settings: SyncSettings, name: str) -> float:
+    value: Any = settings
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
 
 
 def _refuse_unnameable(value: object, name: str) -> None:

@@ -14,21 +14,32 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import msgspec
 import tyro
 
-from annotator.arguments import SYNC_TEXT, LogArguments, PromptsArguments, QueryArguments
-from annotator.config import Settings, SyncSettings
+from annotator.arguments import (
+    SYNC_TEXT,
+    ExportArguments,
+    LogArguments,
+    PromptsArguments,
+    QueryArguments,
+    ValidateArguments,
+    VerifyArguments,
+)
+from annotator.settings import Settings, SyncSettings
 
 COMMANDS: dict[str, tuple[type[Any], str]] = {
     "sync": (SyncSettings, SYNC_TEXT),
     "query": (QueryArguments, ""),
     "log": (LogArguments, ""),
     "prompts": (PromptsArguments, ""),
+    "validate": (ValidateArguments, ""),
+    "verify": (VerifyArguments, ""),
+    "export": (ExportArguments, ""),
 }
 """Each command, the struct its options are generated from, and its text; "" takes the struct's docstring."""
 
 _HEAD = """\
 # The command line
 
-Generated from `annotator/config.py` and `annotator/arguments.py` by `python -m annotator.describe > docs/cli.md`;
+Generated from `annotator/settings.py` and `annotator/arguments.py` by `python -m annotator.describe > docs/cli.md`;
 a test compares the two.
 
 Words in names may be joined by `_` or `-`. A flag may stand bare (`--offline`) or take `true` or `false`, in any case.
@@ -86,8 +97,12 @@ def options_of(kind: type[Any], prefix: str = "") -> Iterator[Option]:
             yield Option(name=shown, kind=_kind(hint), default=default, text=texts[name], positional=positional)
 
 
-def _groups(kind: type[Any]) -> Iterator[tuple[str, type[Settings]]]:
-    yield from ((name, hint) for name, hint in get_type_hints(kind).items() if _is_group(hint))
+def _groups(kind: type[Any], prefix: str = "") -> Iterator[tuple[str, type[Settings]]]:
+    """List the groups of settings, each before those inside it, by their dotted names."""
+    for name, hint in get_type_hints(kind).items():
+        if _is_group(hint):
+            yield f"{prefix}{name}", hint
+            yield from _groups(hint, f"{prefix}{name}.")
 
 
 def _is_group(hint: Any) -> bool:
@@ -124,6 +139,8 @@ def _kind(hint: Any) -> str:
         return ", ".join(f"`{one}`" for one in inner)
     if origin is dict:
         return "JSON object"
+    if origin is tuple:
+        return f"{_kind(inner[0])}, joined by commas"
     return _KINDS[hint]
 
 

@@ -1,7 +1,7 @@
 """The desk of a run: what all its asks share, and where every outcome is written down before anyone relies on it."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -24,7 +24,7 @@ from store.events import (
     utc_now,
 )
 from store.keys import Call, Frames, Model, Prompt
-from store.log import Answered, Log
+from store.log import Answered, Known, Log
 
 LOST_BEFORE_STOPPING = 4
 """Calls that in a row found no server, each after its retries, before a run stops asking."""
@@ -43,6 +43,13 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     inputs: dict[str, str]
     call: Call
     key: Digest
+
+
+class Outcomes(msgspec.Struct, frozen=True, kw_only=True):
+    """What the log knew of an episode's calls when it was opened: how each ended, and which replies did not fit."""
+
+    known: Mapping[Digest, Known]
+    rejected: frozenset[Digest]
 
 
 class Desk:
@@ -73,6 +80,10 @@ class Desk:
         self._note = note
         self._described: set[Digest] = set()
         self._lost_in_a_row = 0
+
+    def outcomes(self, episode: Digest) -> Outcomes:
+        """Read what the log knows of an episode; from any thread."""
+        return Outcomes(known=self.log.known(episode), rejected=frozenset(self.log.rejected_keys(episode)))
 
     async def keep(self, *events: AnyEvent) -> None:
         """Record events and wait until they are on disk."""

@@ -6,6 +6,9 @@ Problem (store.errors)
     ├── DatasetError         the dataset is not what LeRobot v3 says it is
     ├── FootageError         a video or image cannot be read: this episode fails, others go on
     ├── PromptError          a prompt file is wrong: refused before the first call
+    ├── VocabularyError      the vocabulary's file is wrong, or there is nothing to find one from
+    ├── RulesBroken          rows that were about to be written break a rule: no shard is touched
+    ├── OutOfDate            with --locked: something would have to change
     ├── NoEngine             no engine was named and none was found: exit status 2
     └── StepError            one step of one episode has no usable answer
         ├── CallError        the engine gave no reply; `retryable` says whether asking again can help
@@ -34,6 +37,18 @@ class FootageError(AnnotatorError):
 
 class PromptError(AnnotatorError):
     """A prompt file is unusable; refused before the first call."""
+
+
+class VocabularyError(AnnotatorError):
+    """The vocabulary's file is unusable, or there is nothing to find one from."""
+
+
+class RulesBroken(AnnotatorError):
+    """Rows that were about to be written break a rule; no shard was touched."""
+
+
+class OutOfDate(AnnotatorError):
+    """Nothing may be changed, and something would have to be."""
 
 
 class NoEngine(UsageError):

@@ -1,6 +1,6 @@
 """Models: what names one in a key."""
 
-from annotator.config import VlmSettings
+from annotator.settings import VlmSettings
 from store.keys import Model
 
 SIGNALS_MODEL = "signals.v1"

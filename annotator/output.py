@@ -9,7 +9,8 @@ from annotator.errors import UsageError
 from store.replace import LEFTOVER_SUFFIX
 
 OWN = frozenset({".annotator", ".git", ".cache"})
-INFO = "meta/info.json"
+OURS = frozenset({"meta/info.json", "meta/canonical_vocabulary.json", "meta/annotations.lock.json", "README.md"})
+"""Files beside the shards that a run may write: the output has its own, begun as a copy."""
 
 
 def refuse_overlap(root: Path, output: Path) -> None:
@@ -25,7 +26,7 @@ def refuse_overlap(root: Path, output: Path) -> None:
 
 
 def link_dataset(root: Path, output: Path, shards: Collection[str]) -> None:
-    """Link every file of the dataset into `output`, but for data shards, which will be written there, and info.json.
+    """Link every file of the dataset into `output`; data shards will be written there, and what a run writes is copied.
 
     Hard links where the file system allows them, else symbolic links. A link that is there already stays; one to a
     file that the dataset has replaced since is made anew.
@@ -38,7 +39,7 @@ def link_dataset(root: Path, output: Path, shards: Collection[str]) -> None:
         for relative in _files(root):
             target = output / relative
             target.parent.mkdir(parents=True, exist_ok=True)
-            if relative.as_posix() == INFO:
+            if relative.as_posix() in OURS:
                 _copy(root / relative, target)
             elif relative.as_posix() not in shards:
                 _link((root / relative).resolve(), target)

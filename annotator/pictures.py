@@ -69,7 +69,8 @@ class Pictures:
     """One episode's pictures. Use it from one event loop, as a context manager or with `close`.
 
     Asked for again, or by several steps at once, an identical item is drawn once; what is asked for together of one
-    clip is decoded in one forward pass. Pictures stay until `close`, so the episodes that are open bound the memory.
+    clip is decoded in one forward pass. Sheets and video blocks stay until `close`, since several steps look at them;
+    a single frame is let go of as soon as whoever asked for it has it, since there may be thousands in an episode.
     """
 
     def __init__(
@@ -97,8 +98,10 @@ class Pictures:
             )
         if item not in self._drawn:
             self._drawn[item] = self._ask(item)
-        work, position = self._drawn[item]
+        held = work, position = self._drawn[item]
         drawn = (await asyncio.shield(work))[position]
+        if item.render.kind == "frame" and self._drawn.get(item) is held:
+            del self._drawn[item]
         if isinstance(drawn, FootageError):
             raise drawn
         return drawn

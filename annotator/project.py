@@ -9,19 +9,21 @@ from pathlib import Path
 
 import msgspec
 
+from annotator.compose import compose
 from annotator.dataset import Dataset
-from annotator.modules import plan
+from annotator.judge import Judge
 from annotator.output import is_newer
 from annotator.reels import file_stamp
 from annotator.survey import Surveyed
 from store.digest import Digest, Keyed, digest_struct
 from store.errors import ShardError
-from store.events import ShardWritten, utc_now
+from store.events import AnnotatedRow, EpisodeSources, ShardWritten, utc_now
 from store.info import update_info
 from store.language import EpisodeRows
+from store.ledger import fold_shards, says_more
 from store.log import Log
 from store.parallel import ShardJob, prepare_shards
-from store.rows import Row, order_key
+from store.rows import Row
 from store.shards import (
     PreparedShard,
     ShardImage,
@@ -30,9 +32,6 @@ from store.shards import (
     read_rows,
     same_frames,
 )
-
-STYLES_OF: Mapping[str, frozenset[str | None]] = {plan.NAME: frozenset(plan.STYLES)}
-"""Which styles belong to a module: a module's new rows replace those, and only those."""
 
 _PROJECTED = "projected.v1"
 
@@ -50,18 +49,20 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 class Projection(Keyed, frozen=True, kw_only=True):
     """What a shard's language columns were made from; unchanged, the shard is right and is not even opened."""
 
-    tag_v = "projection.v1"
+    tag_v = "projection.v2"
+    rules: Digest
     episodes: tuple[tuple[int, int, dict[str, Digest] | None], ...]
 
 
 class Plotter:
     """Writes one dataset's shards, in place or into a separate folder."""
 
-    def __init__(self, dataset: Dataset, target_root: Path, log: Log, run_id: str) -> None:
+    def __init__(self, dataset: Dataset, target_root: Path, log: Log, run_id: str, judge: Judge) -> None:
         self._dataset = dataset
         self._target_root = target_root
         self._log = log
         self._run_id = run_id
+        self._judge = judge
 
     def refuse_unwritable(self, wanted: Sequence[Wanted]) -> None:
         """Find out before anything is paid for whether the shards can be read and replaced.
@@ -92,15 +93,22 @@ class Plotter:
 
         Raises:
             ShardError: a shard cannot be read or written; nothing was changed.
+            RulesBroken: rows break a rule, and nothing was changed.
         """
         by_shard = self._by_shard(wanted)
         doubtful = self._doubtful(by_shard)
         prepared = self._prepare(doubtful, by_shard, threads)
         images = self._commit(prepared)
         update_info(self._target_root / "meta" / "info.json")
-        self._remember(doubtful, by_shard)
-        self._record(images)
+        right = [shard for shard in doubtful if shard not in images]
+        self._remember([shard for shard in doubtful if shard not in self._judge.shards], by_shard)
+        self._record(images, right, by_shard)
         return {shard: self._target(shard) for shard in images}
+
+    def pending(self, wanted: Sequence[Wanted]) -> list[str]:
+        """Name the shards that `project` would write."""
+        by_shard = self._by_shard(wanted)
+        return [shard for shard in self._doubtful(by_shard) if self._job(shard, by_shard[shard]) is not None]
 
     def _target(self, shard: str) -> Path:
         return self._target_root / shard
@@ -119,7 +127,11 @@ class Plotter:
     def _doubtful(self, by_shard: Mapping[str, Sequence[Wanted]]) -> list[str]:
         names = {shard: str(self._target(shard).absolute()) for shard in by_shard}
         held = self._log.memo_get(_PROJECTED, list(names.values()))
-        return [s for s, n in names.items() if held.get(n) != (file_stamp(self._target(s)), _made_from(by_shard[s]))]
+        return [
+            s
+            for s, n in names.items()
+            if held.get(n) != (file_stamp(self._target(s)), _made_from(by_shard[s], self._judge.digest))
+        ]
 
     def _prepare(
         self, doubtful: Sequence[str], by_shard: Mapping[str, Sequence[Wanted]], threads: int
@@ -129,9 +141,10 @@ class Plotter:
         try:
             for start in range(0, len(doubtful), threads):
                 jobs = {shard: self._job(shard, by_shard[shard]) for shard in doubtful[start : start + threads]}
-                wrong = {shard: job for shard, job in jobs.items() if job is not None}
+                wrong = {shard: job for shard, job in jobs.items() if job is not None and not self._judge.aborts}
                 done = prepare_shards(list(wrong.values()), workers=threads)
                 prepared |= dict(zip(wrong, done, strict=True))
+            self._judge.raise_if_broken(self._target_root)
         except BaseException:
             for one in prepared.values():
                 one.discard()
@@ -143,61 +156,87 @@ class Plotter:
         source = self._source(shard)
         bounds = [(one.surveyed.scanned.start, one.surveyed.scanned.stop) for one in wanted]
         holder, held = self._held(shard, bounds)
-        episodes = self._episodes(wanted, held, verbatim=holder == source)
+        composed = self._composed(wanted, held)
+        bad = self._judge.bad_episodes(shard, source, composed)
+        episodes = [
+            _episode(one, None if one.surveyed.episode.index in bad else composed.get(one.surveyed.episode.index), had,
+                     verbatim=holder == source)
+            for one, had in zip(wanted, held, strict=True)
+        ]  # fmt: skip
         if source == self._target(shard) and language_digest(source, bounds) == expected_digest(episodes, source):
             return None
         return ShardJob(source=source, target=self._target(shard), episodes=tuple(episodes))
 
-    def _episodes(
-        self, wanted: Sequence[Wanted], held: Sequence[tuple[Row, ...]], *, verbatim: bool
-    ) -> list[EpisodeRows]:
-        """Give each episode its rows: new ones, and what is held of styles that nobody wrote anew.
-
-        `verbatim`: the file that is rewritten holds the rows to keep, so an episode without new ones stays as it is.
-        """
+    def _composed(self, wanted: Sequence[Wanted], held: Sequence[tuple[Row, ...]]) -> dict[int, list[AnnotatedRow]]:
+        """Compose the rows of every episode that has new ones, by episode index."""
         events = [event for one in wanted for event in (one.sources or {}).values()]
         found = dict(zip(events, self._log.annotations(events), strict=True))
-        episodes: list[EpisodeRows] = []
-        for one, had in zip(wanted, held, strict=True):
-            rows: tuple[Row, ...] | None = None if verbatim else tuple(had)
-            if one.sources:
-                replaced = frozenset[str | None]().union(*(STYLES_OF[module] for module in one.sources))
-                new = [a.row for event in one.sources.values() for a in found[event].rows]
-                rows = tuple(sorted([*(row for row in had if row.style not in replaced), *new], key=order_key))
-            scanned = one.surveyed.scanned
-            episodes.append(EpisodeRows(start=scanned.start, stop=scanned.stop, rows=rows))
-        return episodes
+        return {
+            one.surveyed.episode.index: compose(had, {m: found[event].rows for m, event in one.sources.items()})
+            for one, had in zip(wanted, held, strict=True)
+            if one.sources
+        }
 
     def _commit(self, prepared: Mapping[str, PreparedShard]) -> dict[str, ShardImage]:
         return {shard: one.commit() for shard, one in prepared.items()}
 
     def _remember(self, doubtful: Sequence[str], by_shard: Mapping[str, Sequence[Wanted]]) -> None:
         items = {
-            str(self._target(shard).absolute()): (file_stamp(self._target(shard)), _made_from(by_shard[shard]))
+            str(self._target(shard).absolute()): (
+                file_stamp(self._target(shard)),
+                _made_from(by_shard[shard], self._judge.digest),
+            )
             for shard in doubtful
         }
         self._log.memo_put(_PROJECTED, items)
 
-    def _record(self, images: Mapping[str, ShardImage]) -> None:
-        events = [
-            ShardWritten(
-                recorded_at=utc_now(),
-                run_id=self._run_id,
-                dataset=self._dataset.name,
-                path=shard,
-                language=image.language,
-                episodes=image.episodes,
-                frames=image.frames,
-            )
-            for shard, image in images.items()
-        ]
+    def _record(
+        self, images: Mapping[str, ShardImage], right: Sequence[str], by_shard: Mapping[str, Sequence[Wanted]]
+    ) -> None:
+        """Record the shards that were written, and what is news of those that were found right."""
+        events = [self._written(shard, image.language, by_shard[shard]) for shard, image in images.items()]
+        found = [self._written(shard, self._language(shard, by_shard[shard]), by_shard[shard]) for shard in right]
+        if found:
+            stood = fold_shards(self._log.shards_written(), self._dataset.name)
+            events += [event for event in found if says_more(stood.get(event.path), event)]
         if events:
             self._log.record(*events).result()
 
+    def _language(self, shard: str, wanted: Sequence[Wanted]) -> Digest:
+        bounds = [(one.surveyed.scanned.start, one.surveyed.scanned.stop) for one in wanted]
+        digest = language_digest(self._target(shard), bounds)
+        assert digest is not None, "a shard that is right has both columns"
+        return digest
 
-def _made_from(wanted: Sequence[Wanted]) -> str:
+    def _written(self, shard: str, language: Digest, wanted: Sequence[Wanted]) -> ShardWritten:
+        return ShardWritten(
+            recorded_at=utc_now(),
+            run_id=self._run_id,
+            dataset=self._dataset.name,
+            path=shard,
+            language=language,
+            episodes=len(wanted),
+            frames=sum(one.surveyed.episode.length for one in wanted),
+            made_of=tuple(self._made_of(one) for one in wanted),
+        )
+
+    def _made_of(self, one: Wanted) -> EpisodeSources:
+        scanned, kept = one.surveyed.scanned, one.surveyed.episode.index in self._judge.quarantined
+        sources = None if one.sources is None or kept else dict(one.sources)
+        return EpisodeSources(episode=one.surveyed.digest, start=scanned.start, stop=scanned.stop, sources=sources)
+
+
+def _episode(one: Wanted, rows: Sequence[AnnotatedRow] | None, had: tuple[Row, ...], *, verbatim: bool) -> EpisodeRows:
+    """Give an episode its rows. `verbatim`: the file that is rewritten holds those to keep, so it stays as it is."""
+    kept = None if verbatim else had
+    scanned = one.surveyed.scanned
+    new = None if rows is None else tuple(annotated.row for annotated in rows)
+    return EpisodeRows(start=scanned.start, stop=scanned.stop, rows=kept if new is None else new)
+
+
+def _made_from(wanted: Sequence[Wanted], rules: Digest) -> str:
     episodes = tuple(
         (one.surveyed.scanned.start, one.surveyed.scanned.stop, None if one.sources is None else dict(one.sources))
         for one in wanted
     )
-    return digest_struct(Projection(episodes=episodes))
+    return digest_struct(Projection(rules=rules, episodes=episodes))

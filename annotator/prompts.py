@@ -9,14 +9,13 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jinja2
 import jinja2.meta
 import msgspec
 
 from annotator import answers
-from annotator.answers import Answer, schema_of
 from annotator.errors import PromptError
 from store.digest import Digest, digest_parts
 from store.keys import Message, Prompt, Slot, Text
@@ -79,7 +78,7 @@ class Prompts:
         """Digest the bodies that the given steps can render, by id; `system` and `retry` belong to every step."""
         return {step: self._files[step].digest for step in ("system", "retry", *steps)}
 
-    def ask(self, step: str, inputs: Mapping[str, str], answer: type[Answer], pictures: int) -> Prompt:
+    def ask(self, step: str, inputs: Mapping[str, str], schema: dict[str, Any], pictures: int) -> Prompt:
         """Render a step's first ask: system text, then the pictures, then the step's text.
 
         The pictures come before the text and in one order: steps that share them share a server's prefix cache.
@@ -87,7 +86,7 @@ class Prompts:
         slots = tuple(Slot(index) for index in range(pictures))
         system = Message("system", (Text(self._files["system"].text({})),))
         user = Message("user", (*slots, Text(self._files[step].text(inputs))))
-        return Prompt(messages=(system, user), schema=schema_of(answer))
+        return Prompt(messages=(system, user), schema=schema)
 
     def ask_again(self, first: Prompt, reply: str, error: str) -> Prompt:
         """Render the second ask, after a reply that could not be used."""

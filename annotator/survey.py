@@ -1,4 +1,4 @@
-"""Survey a dataset: which episodes it has, what identifies each, and what its camera's footage digests to.
+"""Survey a dataset: which episodes it has, what identifies each, and what its cameras' footage digests to.
 
 Scans and demuxing are remembered by (path, size, mtime_ns) in the log's cache, so a warm run only stats files.
 """
@@ -14,28 +14,46 @@ from annotator.dataset import Camera, Dataset, Episode
 from annotator.errors import DatasetError, FootageError, UsageError
 from annotator.reels import Digests, Reel, digest_footage, file_stamp, remember_images
 from annotator.scan import ACTION, STATE, ScannedEpisode, footage_identity, scan_shard
+from annotator.settings import SyncSettings
 from store.digest import Digest, digest_parts
 from store.log import Log
+
+
+class Cast(msgspec.Struct, frozen=True, kw_only=True):
+    """Which cameras a run looks through: `watched` in prompts about the whole episode, `asked` of single frames."""
+
+    watched: tuple[Camera, ...]
+    asked: tuple[Camera, ...]
+
+    @property
+    def all(self) -> tuple[Camera, ...]:
+        """Every camera in use, once."""
+        return tuple({camera.key: camera for camera in (*self.watched, *self.asked)}.values())
 
 
 class Surveyed(msgspec.Struct, frozen=True, kw_only=True):
     """One episode, located and identified.
 
-    `footage` is None where there is no camera, or where it cannot be read; `trouble` then says why.
+    `footage` holds, by camera key, what can be read of the cameras in use; `troubles` says why the others cannot.
+    `nameless` is set where the episode can be identified by its footage alone, and some of that cannot be read.
     """
 
     episode: Episode
     scanned: ScannedEpisode
     digest: Digest
     task: str
-    camera: Camera | None
-    footage: Digest | None
-    trouble: FootageError | None = None
+    footage: dict[str, Digest]
+    troubles: dict[str, FootageError] = msgspec.field(default_factory=dict[str, FootageError])
+    nameless: FootageError | None = None
 
     @property
     def reel(self) -> Reel:
         """Where its footage is to be found."""
         return Reel(self.episode, self.scanned)
+
+    def trouble(self, cameras: Iterable[Camera]) -> FootageError | None:
+        """Say what is wrong with the footage of these cameras, or with the episode's identity."""
+        return self.nameless or next((self.troubles[c.key] for c in cameras if c.key in self.troubles), None)
 
 
 def watchable(dataset: Dataset) -> list[Camera]:
@@ -43,23 +61,35 @@ def watchable(dataset: Dataset) -> list[Camera]:
     return [camera for camera in dataset.cameras if not camera.depth]
 
 
-def watched_camera(dataset: Dataset, camera_key: str | None) -> Camera | None:
-    """Choose the camera to watch: the named one, else the first that shows no depth; None where there is none.
+def cast_of(dataset: Dataset, settings: SyncSettings) -> Cast:
+    """Choose the cameras: the named ones, else the first that shows no depth; none where there is none.
 
     Raises:
-        UsageError: the named camera does not exist or shows depth.
+        UsageError: a named camera does not exist, shows depth, or is named twice.
     """
     usable = watchable(dataset)
-    if camera_key is None:
-        return usable[0] if usable else None
-    chosen = next((c for c in usable if c.key == camera_key), None)
+    named, flag = settings.vlm.camera_keys, "--vlm.camera_keys"
+    if not named and settings.vlm.camera_key is not None:
+        named, flag = (settings.vlm.camera_key,), "--vlm.camera_key"
+    watched = tuple(_named_camera(usable, key, flag) for key in named) or tuple(usable[:1])
+    if len({camera.key for camera in watched}) < len(watched):
+        raise UsageError("a camera is named twice", where=flag, got=", ".join(named), hint="name each once")
+    asked = watched[:1] if settings.vqa.restrict_to_default_camera else tuple(usable)
+    shows = settings.plan.enabled or settings.interjections.enabled
+    return Cast(watched=watched if shows else (), asked=asked if settings.vqa.enabled else ())
+
+
+def _named_camera(usable: Sequence[Camera], key: str, flag: str) -> Camera:
+    chosen = next((camera for camera in usable if camera.key == key), None)
     if chosen is None:
         hint = f"cameras: {', '.join(c.key for c in usable) or 'none'}"
-        raise UsageError("no such camera", where="--vlm.camera_key", got=camera_key, hint=hint)
+        raise UsageError("no such camera", where=flag, got=key, hint=hint)
     return chosen
 
 
-def survey(dataset: Dataset, log: Log, camera: Camera | None, wanted: Iterable[int], *, threads: int) -> list[Surveyed]:
+def survey(
+    dataset: Dataset, log: Log, cameras: Sequence[Camera], wanted: Iterable[int], *, threads: int
+) -> list[Surveyed]:
     """Survey every episode; footage is digested for the wanted ones only, and only where it is not remembered.
 
     Raises:
@@ -70,12 +100,13 @@ def survey(dataset: Dataset, log: Log, camera: Camera | None, wanted: Iterable[i
     chosen = set(wanted)
     asked = [reel for reel in reels if reel.episode.index in chosen]
     still = [reel for reel in asked if reel.scanned.motion is None]
+    in_use = {camera.key for camera in cameras}
     seen: dict[str, Digests] = {}
     for one in watchable(dataset):
-        # Where no signal moves, all cameras together identify the episode; else only the watched one matters.
-        needed = asked if camera is not None and one.key == camera.key else still
+        # Where no signal moves, all cameras together identify the episode; else only those in use matter.
+        needed = asked if one.key in in_use else still
         seen[one.key] = digest_footage(dataset, log, one, needed, threads=threads) if needed else {}
-    return [_surveyed(dataset, reel, camera, seen) for reel in reels]
+    return [_surveyed(dataset, reel, seen) for reel in reels]
 
 
 def _reel(dataset: Dataset, episode: Episode, scans: Mapping[int, ScannedEpisode]) -> Reel:
@@ -90,19 +121,19 @@ def _reel(dataset: Dataset, episode: Episode, scans: Mapping[int, ScannedEpisode
     return Reel(episode, scanned)
 
 
-def _surveyed(dataset: Dataset, reel: Reel, camera: Camera | None, seen: Mapping[str, Digests]) -> Surveyed:
+def _surveyed(dataset: Dataset, reel: Reel, seen: Mapping[str, Digests]) -> Surveyed:
     index, scanned = reel.episode.index, reel.scanned
     found = {key: digests[index] for key, digests in sorted(seen.items()) if index in digests}
-    trouble = next((d for d in found.values() if isinstance(d, FootageError)), None)
-    digests = {key: d for key, d in found.items() if not isinstance(d, FootageError)}
+    troubles = {key: d for key, d in found.items() if isinstance(d, FootageError)}
+    footage = {key: d for key, d in found.items() if not isinstance(d, FootageError)}
     return Surveyed(
         episode=reel.episode,
         scanned=scanned,
-        digest=scanned.motion or footage_identity(scanned.clock, tuple(digests.values())),
+        digest=scanned.motion or footage_identity(scanned.clock, tuple(footage.values())),
         task=_task(dataset, reel),
-        camera=camera,
-        footage=digests.get(camera.key) if camera else None,
-        trouble=trouble,
+        footage=footage,
+        troubles=troubles,
+        nameless=None if scanned.motion else next(iter(troubles.values()), None),
     )
 
 
@@ -162,7 +193,7 @@ def remember_written(dataset: Dataset, log: Log, written: Mapping[str, Path], su
     log.memo_put(
         _SCANS, {str(p): (_scan_stamp(dataset, p), msgspec.json.encode(scans[s]).decode()) for s, p in paths.items()}
     )
-    camera = surveyed[0].camera if surveyed else None
-    if camera is not None and camera.stored == "image":
-        found = [(one.reel, one.footage) for one in surveyed if one.footage is not None]
-        remember_images(dataset, log, camera, shards, found)
+    for camera in watchable(dataset):
+        found = [(one.reel, one.footage[camera.key]) for one in surveyed if camera.key in one.footage]
+        if camera.stored == "image" and found:
+            remember_images(dataset, log, camera, shards, found)

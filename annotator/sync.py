@@ -3,52 +3,42 @@ every call leaves one event; events fold to rows; rows project to shards."""
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from datetime import datetime
-from pathlib import Path
-from typing import Any, Literal
-from uuid import uuid4
 
 import msgspec
 
-from annotator import __version__
-from annotator.config import SyncSettings, check, parse_episodes
-from annotator.dataset import Dataset, open_dataset
-from annotator.desk import Desk
-from annotator.engine.base import Engine
+from annotator.agenda import Agenda, agenda_of, jobs_of, overruled
 from annotator.engine.choose import choose_engine
-from annotator.models import model_of
-from annotator.modules import plan
-from annotator.output import link_dataset, refuse_overlap
+from annotator.judge import Judge
+from annotator.lock import FILE, read_lock
+from annotator.locked import refuse_changes, refuse_work
+from annotator.office import Office
+from annotator.output import link_dataset
 from annotator.project import Plotter, Wanted
-from annotator.prompts import Prompts, load_prompts
-from annotator.recipe import Kitchen, plan_kitchen
+from annotator.publish import Basis, publish
+from annotator.recipe import kitchens
 from annotator.report import Report
-from annotator.survey import Surveyed, remember_written, survey, watched_camera
+from annotator.run import Outcome, Run, prepare, record_run
+from annotator.settings import SyncSettings
+from annotator.settle import settle
+from annotator.show_validate import known_of
+from annotator.survey import Surveyed, remember_written, survey
 from annotator.tally import Tally
-from annotator.work import Job, Workshop, episode_seen
-from store.digest import Digest
+from annotator.vocabulary import Vocabulary
+from annotator.work import Workshop, episode_seen
 from store.errors import Problem, StoreError
-from store.events import EpisodeAnnotated, RunFinished, utc_now
-from store.keys import Model
 from store.log import Log
 from store.replace import sweep_leftovers
 
-Outcome = Literal["done", "incomplete", "interrupted", "failed"]
 
+class Annotated(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known when nothing more is to be asked, and what writes it down."""
 
-class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """What one run is about, once its settings, prompts and dataset are read and found good."""
-
-    run_id: str
-    started_at: datetime
-    settings: SyncSettings
-    dataset: Dataset
-    target_root: Path
-    episodes: frozenset[int]
-    prompts: Prompts
-    model: Model
+    agenda: Agenda
+    plotter: Plotter
+    judge: Judge
+    vocabulary: Vocabulary | None
 
 
 def sync(settings: SyncSettings, report: Report) -> Outcome:
@@ -59,31 +49,30 @@ def sync(settings: SyncSettings, report: Report) -> Outcome:
         KeyboardInterrupt: after the log was closed in order.
     """
     started = time.monotonic()
-    run = _prepare(settings)
-    store = settings.store or run.target_root / ".annotator"
-    if not store.exists() and settings.plan.enabled:
+    run = prepare(settings)
+    if not run.store.exists() and run.modules:
         # All is to be asked: with nobody there to answer, not even a store is made.
         asyncio.run(_refuse_without_engine(run))
-    with Log.open(store) as log:
-        run = msgspec.structs.replace(run, dataset=_labelled(run.dataset, store, log))
+    with Log.open(run.store) as log:
+        run = run.labelled(log)
         for folder in ("data", "meta"):
             sweep_leftovers(run.target_root / folder)
         tally = Tally(report.changed)
-        engine = "none needed"
+        office = Office(run, log, tally, report)
         try:
-            engine = _annotate_and_project(run, log, tally, report)
+            _annotate_and_project(office)
         except (KeyboardInterrupt, asyncio.CancelledError):
-            _record_run(run, log, tally, engine, "interrupted", time.monotonic() - started)
+            record_run(run, log, tally, office.engine, "interrupted", time.monotonic() - started)
             raise
         except Problem:
             with suppress(
                 StoreError
             ):  # the log itself may be what cannot be written; the first problem is the one to say
-                _record_run(run, log, tally, engine, "failed", time.monotonic() - started)
+                record_run(run, log, tally, office.engine, "failed", time.monotonic() - started)
             raise
         outcome: Outcome = "incomplete" if tally.incomplete() else "done"
-        _record_run(run, log, tally, engine, outcome, time.monotonic() - started)
-    report.close(tally, engine=engine, elapsed_s=time.monotonic() - started)
+        record_run(run, log, tally, office.engine, outcome, time.monotonic() - started)
+    report.close(tally, engine=office.engine, elapsed_s=time.monotonic() - started)
     return outcome
 
 
@@ -92,179 +81,108 @@ async def _refuse_without_engine(run: Run) -> None:
     await engine.aclose()
 
 
-def _labelled(dataset: Dataset, store: Path, log: Log) -> Dataset:
-    """Name the dataset in the log: where the log lies inside it, as it was first named, wherever it moved since.
+def _annotate_and_project(office: Office) -> None:
+    run, log = office.run, office.log
+    threads = run.settings.executor.decode_threads
+    surveyed = survey(run.dataset, log, run.cast.all, run.episodes, threads=threads)
+    asked = [one for one in surveyed if one.episode.index in run.episodes]
+    for note in run.notes:
+        office.report.note(note)
+    if run.target_root != run.dataset.root:
+        link_dataset(run.dataset.root, run.target_root, run.dataset.shards)
+    _announce(run, log, asked)
+    annotated = asyncio.run(_annotate(office, asked, surveyed))
+    again = overruled(asked, annotated.agenda, log, run.run_id)
+    if again:
+        log.record(*again).result()
+    _project(office, surveyed, annotated)
 
-    In a log that datasets share, the path tells apart those whose folders have one name.
-    """
-    if not store.resolve().is_relative_to(dataset.root.resolve()):
-        return msgspec.structs.replace(dataset, name=str(dataset.root.resolve()))
-    names = sorted({name for _, name, _ in log.seen_episodes()})
-    return msgspec.structs.replace(dataset, name=names[0]) if names else dataset
+
+def _project(office: Office, surveyed: Sequence[Surveyed], annotated: Annotated) -> None:
+    """Write the shards that are not right yet, then what their language was made from."""
+    run, log, judge = office.run, office.log, annotated.judge
+    wanted = _wanted(run, surveyed, annotated.agenda)
+    basis = _basis(run, annotated.vocabulary)
+    if run.settings.locked:
+        refuse_changes(run, log, basis, annotated.plotter.pending(wanted))
+        return
+    try:
+        written = annotated.plotter.project(wanted, threads=run.settings.executor.write_threads)
+    finally:
+        office.tally.broken_rules = judge.broken_rules()
+        judge.say(office.report.note)
+    remember_written(run.dataset, log, written, surveyed)
+    office.tally.shards_written = len(written)
+    publish(run.target_root, log, basis, office.report.note)
 
 
-def _prepare(settings: SyncSettings) -> Run:
-    check(settings)
-    prompts = load_prompts(settings.prompts)
-    dataset = open_dataset(settings.root)
-    if settings.output is not None:
-        refuse_overlap(settings.root, settings.output)
-    chosen = parse_episodes(settings.only_episodes, [e.index for e in dataset.episodes])
-    return Run(
-        run_id=uuid4().hex,
-        started_at=utc_now(),
-        settings=settings,
-        dataset=dataset,
-        target_root=settings.output or settings.root,
-        episodes=frozenset(chosen),
-        prompts=prompts,
-        model=model_of(settings.vlm),
+def _basis(run: Run, vocabulary: Vocabulary | None) -> Basis:
+    """Gather what is pinned. Subtasks that this run did not touch stay held to the vocabulary they were held to."""
+    digest = vocabulary.digest if vocabulary else None
+    if all(module.name != "plan" for module in run.modules):
+        before = read_lock(run.target_root / FILE)
+        digest = before.vocabulary if before else None
+    return Basis(
+        dataset=run.dataset.name,
+        shards=run.dataset.shards,
+        seed=run.settings.seed,
+        model=run.model,
+        prompts=run.prompts,
+        vocabulary=digest,
     )
 
 
-def _annotate_and_project(run: Run, log: Log, tally: Tally, report: Report) -> str:
-    settings = run.settings
-    camera = watched_camera(run.dataset, settings.vlm.camera_key)
-    threads = settings.executor.decode_threads
-    surveyed = survey(run.dataset, log, camera, run.episodes, threads=threads)
-    if run.target_root != run.dataset.root:
-        link_dataset(run.dataset.root, run.target_root, run.dataset.shards)
-    _announce(run, log, surveyed)
-    recipes = _recipes(run, surveyed)
-    jobs = _jobs(run, log, surveyed, recipes)
-    tally.episodes_total = len(recipes)
-    tally.episodes_skipped = len(recipes) - sum(job.copies for job in jobs)
-    plotter = Plotter(run.dataset, run.target_root, log, run.run_id)
-    engine = "none needed"
-    if jobs:
-        plotter.refuse_unwritable(_wanted(run, log, surveyed, recipes))
-        engine = asyncio.run(_work(run, log, tally, report, jobs))
-    _make_current(run, log, surveyed, recipes)
-    wanted = _wanted(run, log, surveyed, recipes)
-    written = plotter.project(wanted, threads=settings.executor.write_threads)
-    remember_written(run.dataset, log, written, surveyed)
-    tally.shards_written = len(written)
-    return engine
-
-
-def _announce(run: Run, log: Log, surveyed: Sequence[Surveyed]) -> None:
+def _announce(run: Run, log: Log, asked: Sequence[Surveyed]) -> None:
     """Record where each episode that was asked for stands, where the log does not know yet."""
     known = log.seen_episodes()
     news = [
         episode_seen(run.dataset, one, run.run_id)
-        for one in surveyed
-        if one.episode.index in run.episodes and (one.digest, run.dataset.name, one.episode.index) not in known
+        for one in asked
+        if (one.digest, run.dataset.name, one.episode.index) not in known
     ]
     if news:
         log.record(*news).result()
 
 
-def _recipes(run: Run, surveyed: Sequence[Surveyed]) -> dict[int, Digest]:
-    """The recipe of each episode that was asked for, by episode index; empty when the module is off."""
-    if not run.settings.plan.enabled:
-        return {}
-    kitchen: Kitchen = plan_kitchen(run.settings, run.prompts, run.model)
-    return {
-        one.episode.index: kitchen.recipe(
-            episode=one.digest, footage=one.footage, signals=one.scanned.signals, task=one.task
-        )
-        for one in surveyed
-        if one.episode.index in run.episodes
-    }
-
-
-def _jobs(run: Run, log: Log, surveyed: Sequence[Surveyed], recipes: Mapping[int, Digest]) -> list[Job]:
-    """The episodes whose recipe was never followed, or whose footage cannot be read; equal recipes once."""
-    followed = log.recipes(set(recipes.values()))
-    stale: dict[Digest, list[Surveyed]] = {}
-    for one in surveyed:
-        recipe = recipes.get(one.episode.index)
-        if recipe is not None and (recipe not in followed or one.trouble is not None):
-            stale.setdefault(recipe, []).append(one)
-    return [Job(surveyed=n[0], module=plan.NAME, recipe=recipe, copies=len(n)) for recipe, n in stale.items()]
-
-
-async def _work(run: Run, log: Log, tally: Tally, report: Report, jobs: Sequence[Job]) -> str:
-    engine: Engine = await choose_engine(run.settings.vlm, report.note, offline=run.settings.offline)
-    desk = Desk(
-        log=log, engine=engine, model=run.model, seed=run.settings.seed, prompts=run.prompts, tally=tally,
-        run_id=run.run_id, note=report.note,
-    )  # fmt: skip
-    report.begin(tally)
+async def _annotate(office: Office, asked: Sequence[Surveyed], surveyed: Sequence[Surveyed]) -> Annotated:
+    """Ask what is not known yet, and say which annotations the episodes are to show."""
+    run, log, tally = office.run, office.log, office.tally
     try:
-        await Workshop(run.dataset, run.settings, desk, report).run(jobs)
+        vocabulary = await settle(office, surveyed)
+        judge = Judge(run.rules, known_of(run.dataset, vocabulary), run.settings)
+        plotter = Plotter(run.dataset, run.target_root, log, run.run_id, judge)
+        digest = vocabulary.digest if vocabulary else None
+        rules = kitchens(run.modules, run.settings, run.cast, run.prompts, run.model, digest)
+        agenda = agenda_of(asked, rules, log)
+        jobs = jobs_of(asked, rules, agenda, run.cast)
+        tally.episodes_total = len(asked) if rules else 0
+        tally.episodes_skipped = tally.episodes_total - sum(len(job.copies) for job in jobs)
+        if jobs:
+            if run.settings.locked:
+                refuse_work(run, jobs)
+            plotter.refuse_unwritable(_wanted(run, surveyed, agenda))
+            desk = await office.desk()
+            workshop = Workshop(
+                dataset=run.dataset, settings=run.settings, desk=desk, report=office.report, cast=run.cast,
+                kitchens=rules, vocabulary=vocabulary,
+            )  # fmt: skip
+            office.report.begin(tally)
+            try:
+                await workshop.run(jobs)
+            finally:
+                office.report.end()
+            agenda = agenda_of(asked, rules, log)
+        return Annotated(agenda=agenda, plotter=plotter, judge=judge, vocabulary=vocabulary)
     finally:
-        report.end()
-        await engine.aclose()
-    return f"{engine.name}, model {run.model.model_id}"
+        await office.aclose()
 
 
-def _make_current(run: Run, log: Log, surveyed: Sequence[Surveyed], recipes: Mapping[int, Digest]) -> None:
-    """Say again what an earlier run found, where a later run with other settings has overruled it since."""
-    current = log.current()
-    followed = log.recipes(set(recipes.values()))
-    wanted_by_episode: dict[Digest, set[Digest]] = {}
-    for one in surveyed:
-        if one.episode.index in recipes:
-            wanted_by_episode.setdefault(one.digest, set()).add(recipes[one.episode.index])
-    overruled = [
-        followed[recipe]
-        for digest, wanted in wanted_by_episode.items()
-        for recipe in sorted(wanted)
-        if recipe in followed and (held := current.get((digest, plan.NAME))) and held.recipe not in wanted
-    ]
-    again = [_again(event, run.run_id) for event in log.annotations(overruled)]
-    if again:
-        log.record(*again).result()
-
-
-def _again(event: EpisodeAnnotated, run_id: str) -> EpisodeAnnotated:
-    return msgspec.structs.replace(event, recorded_at=utc_now(), run_id=run_id)
-
-
-def _wanted(run: Run, log: Log, surveyed: Sequence[Surveyed], recipes: Mapping[int, Digest]) -> list[Wanted]:
+def _wanted(run: Run, surveyed: Sequence[Surveyed], agenda: Agenda) -> list[Wanted]:
     """For every episode, the event each module's rows come from; None for episodes that were not asked for.
 
     A module that is off, or did not finish, has none: what the shard holds of it stays, whoever wrote it.
     """
-    followed = log.recipes(set(recipes.values()))
-    wanted: list[Wanted] = []
-    for one in surveyed:
-        sources: dict[str, Digest] | None = None
-        if one.episode.index in run.episodes:
-            recipe = recipes.get(one.episode.index)
-            event = followed.get(recipe) if recipe else None
-            sources = {plan.NAME: event} if event else {}
-        wanted.append(Wanted(surveyed=one, sources=sources))
-    return wanted
-
-
-def _record_run(run: Run, log: Log, tally: Tally, engine: str, outcome: Outcome, elapsed_s: float) -> None:
-    arguments: dict[str, Any] = msgspec.to_builtins(run.settings, enc_hook=str)
-    log.record(
-        RunFinished(
-            recorded_at=utc_now(),
-            run_id=run.run_id,
-            started_at=run.started_at,
-            dataset=run.dataset.name,
-            arguments=arguments,
-            engine=engine,
-            model_id=run.model.model_id,
-            dataset_episodes=len(run.dataset.episodes),
-            episodes=tally.episodes_total,
-            episodes_skipped=tally.episodes_skipped,
-            calls_answered=tally.calls["answered"],
-            calls_hit=tally.calls["hit"],
-            calls_failed=tally.calls["failed"],
-            calls_declined=tally.calls["declined"],
-            answers_rejected=tally.calls["rejected"],
-            answered_by_step=dict(tally.answered_by_step),
-            tokens_in=tally.tokens_in,
-            tokens_out=tally.tokens_out,
-            frames_decoded=tally.frames_decoded,
-            shards_written=tally.shards_written,
-            elapsed_s=round(elapsed_s, 3),
-            outcome=outcome,
-            versions={"annotator": __version__},
-        )
-    ).result()
+    return [
+        Wanted(surveyed=one, sources=agenda.sources(one.episode.index) if one.episode.index in run.episodes else None)
+        for one in surveyed
+    ]

@@ -23,6 +23,7 @@ class Tally:
         self.episodes_failed = 0
         self.frames_decoded = 0
         self.shards_written = 0
+        self.broken_rules: dict[str, int] = {}
         self._changed = changed
 
     def count(self, outcome: Outcome) -> None:
@@ -58,5 +59,5 @@ class Tally:
         self._changed()
 
     def incomplete(self) -> bool:
-        """Say whether anything that was asked for is missing: failed episodes, failed calls, or rejected answers."""
-        return bool(self.episodes_failed or self.calls["failed"] or self.calls["rejected"])
+        """Say whether anything asked for is missing: failed episodes or calls, rejected answers, refused rows."""
+        return bool(self.episodes_failed or self.calls["failed"] or self.calls["rejected"] or self.broken_rules)

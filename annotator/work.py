@@ -1,60 +1,64 @@
-"""Work through the episodes that need it: many at once, no barrier between them, one failing alone."""
+"""Work through the episodes that need it: many at once, no barrier between them or their modules, one failing alone."""
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from functools import cache
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from annotator.ask import Asker, PictureSource, Subject
-from annotator.config import SyncSettings
+from annotator.agenda import Job
+from annotator.ask import Asker
 from annotator.dataset import Dataset
 from annotator.desk import Desk
 from annotator.errors import AnnotatorError, StepError
-from annotator.modules import plan
-from annotator.modules.base import EpisodeView
-from annotator.reels import clip_of
+from annotator.opened import OpenedEpisode, open_episode
+from annotator.recipe import Kitchen
+from annotator.registry import Module, module_named
 from annotator.report import Report
-from annotator.scan import signals_of, timestamps_of
-from annotator.survey import Surveyed
+from annotator.settings import SyncSettings
+from annotator.survey import Cast, Surveyed
+from annotator.vocabulary import Vocabulary
 from store.digest import Digest
 from store.errors import Problem
 from store.events import CameraSeen, EpisodeAnnotated, EpisodeSeen, utc_now
+from store.fold import rows_digest
 
 if TYPE_CHECKING:
     from annotator.pictures import Studio
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One module to run for one episode, under its recipe; `copies` episodes of the dataset share it."""
-
-    surveyed: Surveyed
-    module: str
-    recipe: Digest
-    copies: int = 1
-
-
 class Workshop:
     """Runs the jobs of one run."""
 
-    def __init__(self, dataset: Dataset, settings: SyncSettings, desk: Desk, report: Report) -> None:
+    def __init__(
+        self,
+        *,
+        dataset: Dataset,
+        settings: SyncSettings,
+        desk: Desk,
+        report: Report,
+        cast: Cast,
+        kitchens: Mapping[str, Kitchen],
+        vocabulary: Vocabulary | None,
+    ) -> None:
         self._dataset = dataset
         self._settings = settings
         self._desk = desk
         self._report = report
+        self._cast = cast
+        self._kitchens = kitchens
+        self._vocabulary = vocabulary
         self._studio: Studio | None = None
 
     async def run(self, jobs: Sequence[Job]) -> None:
         """Run all jobs, at most `executor.episode_parallelism` at once; an episode that fails is noted and counted."""
+        self._note_troubles(jobs)
         with ExitStack() as stack:
             if self._desk.engine.looks:
                 from annotator.pictures import Studio  # PyAV and Pillow are loaded only for an engine that looks
 
                 self._studio = stack.enter_context(Studio(self._settings.executor.decode_threads))
-            pending = iter(self._without_trouble(jobs))
+            pending = iter(jobs)
             lanes = min(self._settings.executor.episode_parallelism, len(jobs))
             try:
                 async with asyncio.TaskGroup() as group:
@@ -65,89 +69,104 @@ class Workshop:
                 problems, others = group.split(Problem)
                 if problems is None or others is not None:
                     raise
-                raise problems.exceptions[0] from group
+                raise _first(problems) from group
 
-    def _without_trouble(self, jobs: Sequence[Job]) -> list[Job]:
-        """Leave out the episodes whose footage cannot be read; a file that fails many of them is said once."""
-        troubled: defaultdict[str, list[Job]] = defaultdict(list)
+    def _note_troubles(self, jobs: Sequence[Job]) -> None:
+        """Say which footage cannot be read; a file that fails many episodes is said once."""
+        troubled: defaultdict[str, list[int]] = defaultdict(list)
         for job in jobs:
-            if job.surveyed.trouble is not None:
-                troubled[str(job.surveyed.trouble)].append(job)
+            for trouble in {str(t) for name in job.todo if (t := self._trouble(job, name))}:
+                troubled[trouble] += job.copies
         for trouble, failed in troubled.items():
-            self._desk.tally.episode("failed", sum(job.copies for job in failed))
-            indices = ", ".join(str(job.surveyed.episode.index) for job in failed)
+            indices = ", ".join(str(index) for index in failed)
             self._report.note(f"failed: episode{'s' * (len(failed) > 1)} {indices}: {trouble}")
-        return [job for job in jobs if job.surveyed.trouble is None]
+
+    def _trouble(self, job: Job, name: str) -> AnnotatorError | None:
+        return job.surveyed.trouble(module_named(name).cameras(self._cast))
 
     async def _lane(self, pending: Iterator[Job]) -> None:
         for job in pending:
-            if self._desk.stopped is not None:
-                self._desk.tally.episode("failed", job.copies)
-                continue
-            await self._job(job)
+            done = self._desk.stopped is None and await self._job(job)
+            self._desk.tally.episode("done" if done else "failed", len(job.copies))
 
-    async def _job(self, job: Job) -> None:
-        try:
-            await self._annotate(job)
-        except AnnotatorError as error:
-            self._desk.tally.episode("failed", job.copies)
-            self._report.note(failure_line(job, error))
-        else:
-            self._desk.tally.episode("done", job.copies)
-
-    async def _annotate(self, job: Job) -> None:
-        one = job.surveyed
-        view = await asyncio.to_thread(self._view, one)
+    async def _job(self, job: Job) -> bool:
+        """Run an episode's modules side by side, each after the one it follows; True if none failed."""
+        sound = {name: recipe for name, recipe in job.todo.items() if self._trouble(job, name) is None}
+        heads = [module_named(name) for name in sound if module_named(name).after not in sound]
+        if not heads:
+            return False
+        modules = [module_named(name) for name in sound]
+        cameras = {camera.key: camera for module in modules for camera in module.cameras(self._cast)}
         with ExitStack() as stack:
-            pictures = await self._pictures(one, view, stack)
-            asker = Asker(self._desk, self._subject(one, view, pictures))
-            found = await plan.annotate(view, asker, self._settings.plan)
-        await self._desk.keep(
-            EpisodeAnnotated(
-                recorded_at=utc_now(),
-                run_id=self._desk.run_id,
-                episode=one.digest,
-                module=job.module,
-                recipe=job.recipe,
-                engine=self._desk.engine.name,
-                model_id=self._desk.model.model_id,
-                calls=tuple(sorted(set(asker.calls))),
-                rows=found.rows,
-                gaps=found.gaps,
-            )
+            try:
+                episode = await open_episode(
+                    job, cameras.values(), self._cast, self._dataset, self._desk, self._studio, stack
+                )
+            except AnnotatorError as error:
+                self._report.note(failure_line(job, heads[0].name, error))
+                return False
+            async with asyncio.TaskGroup() as group:
+                chains = [group.create_task(self._from(episode, module, sound)) for module in heads]
+        return len(sound) == len(job.todo) and all(chain.result() for chain in chains)
+
+    async def _from(self, episode: OpenedEpisode, module: Module, sound: Mapping[str, Digest | None]) -> bool:
+        """Run a module that waits for none, with the rows that an earlier run found for it to follow."""
+        event = episode.job.upstream.get(module.name)
+        before = await asyncio.to_thread(self._desk.log.annotation, event) if event else None
+        recipe = sound[module.name]
+        assert recipe is not None, "only a module that follows another one may wait for its recipe"
+        return await self._chain(episode, module, recipe, before, sound)
+
+    async def _chain(
+        self,
+        episode: OpenedEpisode,
+        module: Module,
+        recipe: Digest,
+        before: EpisodeAnnotated | None,
+        sound: Mapping[str, Digest | None],
+    ) -> bool:
+        """Run one module, then those that follow it; True if none failed."""
+        try:
+            found = await self._annotate(episode, module, recipe, before)
+        except AnnotatorError as error:
+            self._report.note(failure_line(episode.job, module.name, error))
+            return False
+        done = True
+        for follower in [module_named(name) for name in sound if module_named(name).after == module.name]:
+            after = self._kitchens[follower.name].recipe(episode.job.surveyed, rows_digest(found))
+            if not await asyncio.to_thread(self._desk.log.recipes, [after]):
+                done = await self._chain(episode, follower, after, found, sound) and done
+        return done
+
+    async def _annotate(
+        self, episode: OpenedEpisode, module: Module, recipe: Digest, before: EpisodeAnnotated | None
+    ) -> EpisodeAnnotated:
+        asker = Asker(self._desk, episode.subject)
+        view = episode.view(before, self._vocabulary if module.name == "plan" else None)
+        found = await module.annotate(view, asker, self._settings)
+        event = EpisodeAnnotated(
+            recorded_at=utc_now(),
+            run_id=self._desk.run_id,
+            episode=episode.job.surveyed.digest,
+            module=module.name,
+            recipe=recipe,
+            engine=self._desk.engine.name,
+            model_id=self._desk.model.model_id,
+            calls=tuple(sorted(set(asker.calls))),
+            rows=found.rows,
+            gaps=found.gaps,
         )
+        await self._desk.keep(event)
+        return event
 
-    def _view(self, one: Surveyed) -> EpisodeView:
-        return EpisodeView(
-            where=f"episode {one.episode.index}",
-            task=one.task,
-            clock=timestamps_of(self._dataset.root, one.episode.shard, one.scanned),
-            camera=one.camera.key if one.camera else None,
-            footage=one.footage,
-        )
 
-    def _subject(self, one: Surveyed, view: EpisodeView, pictures: PictureSource | None) -> Subject:
-        return Subject(
-            episode=one.digest,
-            where=view.where,
-            signals_digest=one.scanned.signals,
-            signals=cache(lambda: signals_of(self._dataset, one.episode.shard, one.scanned)),
-            pictures=pictures,
-        )
-
-    async def _pictures(self, one: Surveyed, view: EpisodeView, stack: ExitStack) -> PictureSource | None:
-        if self._studio is None or one.camera is None or one.footage is None:
-            return None
-        clip = await asyncio.to_thread(clip_of, self._dataset, one.camera, one.reel, view.clock)
-        return stack.enter_context(self._studio.open({one.footage: clip}, self._count_frames))
-
-    def _count_frames(self, frames: int) -> None:
-        self._desk.tally.frames_decoded += frames
+def _first(problems: ExceptionGroup[Problem]) -> Problem:
+    one = problems.exceptions[0]
+    return _first(one) if isinstance(one, ExceptionGroup) else one
 
 
 def episode_seen(dataset: Dataset, one: Surveyed, run_id: str) -> EpisodeSeen:
     """Say where an episode stands in this dataset."""
-    cameras = (CameraSeen(camera=one.camera.key, footage=one.footage),) if one.camera and one.footage else ()
     return EpisodeSeen(
         recorded_at=utc_now(),
         run_id=run_id,
@@ -158,13 +177,13 @@ def episode_seen(dataset: Dataset, one: Surveyed, run_id: str) -> EpisodeSeen:
         tasks=(one.task,),
         frame_count=one.episode.length,
         duration_s=one.scanned.duration_s,
-        cameras=cameras,
+        cameras=tuple(CameraSeen(camera=key, footage=footage) for key, footage in sorted(one.footage.items())),
     )
 
 
-def failure_line(job: Job, error: AnnotatorError) -> str:
+def failure_line(job: Job, module: str, error: AnnotatorError) -> str:
     """Say in one note which episode failed and why."""
     line, _, hint = str(error).partition("\nhint: ")
     kept = " – what was answered is kept" if isinstance(error, StepError) else ""
-    failed = f"failed: episode {job.surveyed.episode.index} {job.module}: {line}{kept}"
+    failed = f"failed: episode {job.surveyed.episode.index} {module}: {line}{kept}"
     return f"{failed}\nhint: {hint}" if hint else failed

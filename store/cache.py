@@ -5,7 +5,7 @@ DuckDB's own errors are translated here: `CacheDamaged` and `CacheBusy` are answ
 
 import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -32,10 +32,15 @@ NO_EXTENSIONS: Config = {"autoinstall_known_extensions": False, "autoload_known_
 # At the default of 16 MB, checkpoints take more than half of the time of ingesting.
 _WRITING: Config = {**NO_EXTENSIONS, "wal_autocheckpoint": "64MB"}
 _BUSY_PATIENCE_S = 5.0
+_STREAMED_ROWS = 1024
 
 
 class CacheDamaged(StoreError):
     """The cache cannot be read; it must be rebuilt."""
+
+
+class CacheOutdated(CacheDamaged):
+    """Another release made the cache."""
 
 
 class CacheBusy(StoreError):
@@ -149,6 +154,17 @@ class Cache:
         with self._reading, _damage_named():
             return self._reader.execute(read_sql(name), parameters).fetchall()
 
+    def stream(self, name: str) -> Iterator[tuple[Any, ...]]:
+        """Run one of the project's own SQL files and give its rows one by one, of a bounded number in memory.
+
+        Raises:
+            CacheDamaged: DuckDB could not.
+        """
+        with _damage_named(), self.connection.cursor() as cursor:
+            cursor.execute(read_sql(name))
+            while batch := cursor.fetchmany(_STREAMED_ROWS):
+                yield from batch
+
     def current(self) -> dict[tuple[Digest, str], Current]:
         """Read the annotation that counts of every (episode, module)."""
         return {
@@ -193,7 +209,7 @@ class Cache:
             with self._reading, _damage_named():
                 found = self._reader.execute("SELECT version FROM cache_format").fetchall()
             if found != [(FORMAT,)]:
-                raise CacheDamaged("the cache is of another format", got=str(found))
+                raise CacheOutdated("the cache is of another format", got=str(found))
         except CacheDamaged:
             self.discard()
             raise

@@ -4,12 +4,12 @@ import inspect
 import sys
 from datetime import datetime
 from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from store.digest import Digest
-from store.events import AnnotatedRow, AnyEvent, CameraSeen, Event, Gap
+from store.events import AnnotatedRow, AnyEvent, CameraSeen, EpisodeSources, Event, Gap
 from store.rows import Row
 
 _HEAD = """\
@@ -28,7 +28,7 @@ def describe_events() -> str:
     """Render every event and the structs inside them as one Markdown page."""
     events: tuple[type[Event], ...] = get_args(AnyEvent)
     parts = [_section(event, f"{event.__name__} (`{event.__struct_config__.tag}`)") for event in events]
-    inner = [_section(struct, struct.__name__) for struct in (CameraSeen, AnnotatedRow, Row, Gap)]
+    inner = [_section(struct, struct.__name__) for struct in (CameraSeen, AnnotatedRow, Row, Gap, EpisodeSources)]
     return "\n".join([_HEAD, *parts, "# Inside them\n", *inner]).rstrip() + "\n"
 
 
@@ -48,7 +48,10 @@ def _section(struct: type[msgspec.Struct], title: str) -> str:
 
 
 def _default(field: msgspec.structs.FieldInfo) -> str:
-    return "" if field.default is msgspec.NODEFAULT else f"`{msgspec.json.encode(field.default).decode()}`"
+    if field.required:
+        return ""
+    default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+    return f"`{msgspec.json.encode(default).decode()}`"
 
 
 _PLAIN: dict[Any, str] = {
@@ -67,7 +70,7 @@ def _type(hint: Any) -> str:
     if hint in _PLAIN:
         return _PLAIN[hint]
     origin, inner = get_origin(hint), get_args(hint)
-    if origin is UnionType:
+    if origin in (UnionType, Union):  # a new type or none is the older kind of union
         return " or ".join(_type(member) for member in inner)
     if origin is Literal:
         return " or ".join(f'`"{value}"`' for value in inner)

@@ -5,6 +5,7 @@ Problem
 │   ├── NewerEvent           written by a newer annotator
 │   ├── JournalDamaged       a line or a segment does not match its digest
 │   ├── QueryRefused         SQL that DuckDB refuses, or that is not allowed
+│   ├── RuleError            a validation rule's file is wrong, or the rule fails when it runs
 │   └── ShardError           a data shard cannot be read, written, or read back
 └── AnnotatorError           everything in `annotator.errors`
 """
@@ -42,6 +43,10 @@ class JournalDamaged(StoreError):
 
 class QueryRefused(StoreError):
     """SQL from the user that DuckDB refuses, or that asks for more than reading."""
+
+
+class RuleError(StoreError):
+    """A validation rule cannot be read, or fails when it runs; the message names its file."""
 
 
 class ShardError(StoreError):

@@ -12,7 +12,7 @@ import msgspec
 
 from store.digest import Digest, digest_parts
 from store.errors import JournalDamaged, NewerEvent
-from store.rows import Row
+from store.event_parts import AnnotatedRow, CameraSeen, EpisodeSources, Gap
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
@@ -106,13 +106,6 @@ class FramesChosen(Event, frozen=True, kw_only=True, tag="frames_chosen.v1"):
     text: str
 
 
-class CameraSeen(msgspec.Struct, frozen=True, kw_only=True):
-    """One camera of an episode and the digest of its encoded footage."""
-
-    camera: str
-    footage: Digest
-
-
 class EpisodeSeen(Event, frozen=True, kw_only=True, tag="episode_seen.v1"):
     """Where an episode stood in a dataset when it was read, and what was in it."""
 
@@ -124,22 +117,6 @@ class EpisodeSeen(Event, frozen=True, kw_only=True, tag="episode_seen.v1"):
     frame_count: int
     duration_s: float
     cameras: tuple[CameraSeen, ...]
-
-
-class AnnotatedRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A row and the call it came from; `call` is None where no single call wrote it (a plan's list of what is left)."""
-
-    row: Row
-    call: Digest | None = None
-
-
-class Gap(msgspec.Struct, frozen=True, kw_only=True):
-    """A step that gave nothing for this episode, and why: its rows are missing on the record."""
-
-    step: str
-    reason: Literal["rejected", "declined"]
-    detail: str
-    call: Digest
 
 
 class EpisodeAnnotated(Event, frozen=True, kw_only=True, tag="episode_annotated.v1"):
@@ -155,14 +132,42 @@ class EpisodeAnnotated(Event, frozen=True, kw_only=True, tag="episode_annotated.
     gaps: tuple[Gap, ...] = ()
 
 
+class VocabularyDiscovered(Event, frozen=True, kw_only=True, tag="vocabulary_discovered.v1"):
+    """A dataset's vocabulary was found by watching some of its episodes together."""
+
+    dataset: str
+    recipe: Digest
+    vocabulary: Digest
+    call: Digest
+    episodes: tuple[Digest, ...]
+    subtasks: tuple[str, ...]
+    memories: tuple[str, ...]
+
+
+class VocabularyEdited(Event, frozen=True, kw_only=True, tag="vocabulary_edited.v1"):
+    """A person changed the vocabulary file: what it says now, and how that differs from what was last recorded.
+
+    `before` is None where a file was there before anything was recorded.
+    """
+
+    dataset: str
+    vocabulary: Digest
+    before: Digest | None
+    subtasks: tuple[str, ...]
+    memories: tuple[str, ...]
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+
+
 class ShardWritten(Event, frozen=True, kw_only=True, tag="shard_written.v1"):
-    """A data shard was rewritten; `language` digests the two columns that are now in it."""
+    """A data shard was rewritten, or found right; `language` digests the two columns that are in it."""
 
     dataset: str
     path: str
     language: Digest
     episodes: int
     frames: int
+    made_of: tuple[EpisodeSources, ...] = ()
 
 
 class RunFinished(Event, frozen=True, kw_only=True, tag="run_finished.v1"):
@@ -189,6 +194,7 @@ class RunFinished(Event, frozen=True, kw_only=True, tag="run_finished.v1"):
     elapsed_s: float
     outcome: Literal["done", "incomplete", "interrupted", "failed"]
     versions: dict[str, str]
+    broken_rules: dict[str, int] = msgspec.field(default_factory=dict[str, int])
 
 
 AnyEvent = (
@@ -201,6 +207,8 @@ AnyEvent = (
     | FramesChosen
     | EpisodeSeen
     | EpisodeAnnotated
+    | VocabularyDiscovered
+    | VocabularyEdited
     | ShardWritten
     | RunFinished
 )

@@ -2,6 +2,8 @@
 
     known     key → what is known of that call: the first answer kept, else the first refusal
     current   (episode, module) → the annotation that counts: the last one recorded
+    vocabulary   dataset → the vocabulary that counts: the last one recorded, found or edited
+    discovered   recipe → the vocabulary that was first found by following it
 
 Ties in time are broken by event id, so two machines with the same events agree.
 """
@@ -13,7 +15,14 @@ from typing import ClassVar
 import msgspec
 
 from store.digest import Digest, Keyed, digest_struct
-from store.events import AnyEvent, CallAnswered, CallDeclined, EpisodeAnnotated
+from store.events import (
+    AnyEvent,
+    CallAnswered,
+    CallDeclined,
+    EpisodeAnnotated,
+    VocabularyDiscovered,
+    VocabularyEdited,
+)
 from store.rows import Row, order_key
 
 
@@ -59,6 +68,13 @@ class Current(msgspec.Struct, frozen=True):
     rows_digest: Digest
 
 
+class Followed(msgspec.Struct, frozen=True):
+    """The annotation that followed a recipe: its event, and the digest of its rows and nothing else."""
+
+    event_id: Digest
+    rows_digest: Digest
+
+
 class _Rows(Keyed, frozen=True, kw_only=True):
     tag_v: ClassVar[str] = "rows.v1"
     rows: tuple[Row, ...]
@@ -100,6 +116,28 @@ def fold_current(candidates: Iterable[Current]) -> dict[tuple[Digest, str], Curr
         if place not in latest or _recency(candidate) > _recency(latest[place]):
             latest[place] = candidate
     return latest
+
+
+def fold_vocabulary(events: Iterable[tuple[Digest, AnyEvent]]) -> dict[str, VocabularyDiscovered | VocabularyEdited]:
+    """Fold events, each with its id, to one vocabulary per dataset: the latest, then the largest id."""
+    latest: dict[str, tuple[datetime, Digest, VocabularyDiscovered | VocabularyEdited]] = {}
+    for event_id, event in events:
+        if isinstance(event, VocabularyDiscovered | VocabularyEdited):
+            found = as_utc(event.recorded_at), event_id, event
+            if event.dataset not in latest or found[:2] > latest[event.dataset][:2]:
+                latest[event.dataset] = found
+    return {dataset: event for dataset, (_, _, event) in latest.items()}
+
+
+def fold_discovered(events: Iterable[tuple[Digest, AnyEvent]]) -> dict[Digest, VocabularyDiscovered]:
+    """Fold events, each with its id, to one discovery per recipe: the earliest, then the smallest id."""
+    first: dict[Digest, tuple[datetime, Digest, VocabularyDiscovered]] = {}
+    for event_id, event in events:
+        if isinstance(event, VocabularyDiscovered):
+            found = as_utc(event.recorded_at), event_id, event
+            if event.recipe not in first or found[:2] < first[event.recipe][:2]:
+                first[event.recipe] = found
+    return {recipe: event for recipe, (_, _, event) in first.items()}
 
 
 def rows_digest(event: EpisodeAnnotated) -> Digest:

@@ -42,6 +42,22 @@ def foreign_rows(values: pa.Array, stamps: list[float] | None, where: str) -> tu
     return tuple(_row(value, stamps[index] if stamps is not None else None, where) for index, value in enumerate(found))
 
 
+def tool_call_texts(calls: pa.Array, where: str) -> pa.Array:
+    """Write tool calls of any Arrow type as texts; what is text already stays as it is, JSON or not.
+
+    Raises:
+        ShardError: they are neither texts nor structs.
+    """
+    if isinstance(calls, pa.ExtensionArray):
+        calls = calls.storage
+    if pa.types.is_null(calls.type) or pa.types.is_string(calls.type) or pa.types.is_large_string(calls.type):
+        return calls.cast(pa.string())
+    if not pa.types.is_struct(calls.type):
+        raise _lost("a tool call is not JSON", where, str(calls.type))
+    found: list[Any] = calls.to_pylist()
+    return pa.array([None if call is None else _tool_call(call, where) for call in found], pa.string())
+
+
 def _row(value: Any, stamp: float | None, where: str) -> Row:
     if not isinstance(value, dict):
         raise _lost("a language row is null or no struct", where, repr(value))

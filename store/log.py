@@ -17,8 +17,26 @@ from typing import IO, Any, Self, TypeVar
 from store.cache import Cache, CacheDamaged
 from store.digest import Digest
 from store.errors import StoreError
-from store.events import AnyEvent, EpisodeAnnotated, decode_event
-from store.fold import Answered, Current, DeclinedBefore, Known, fold_known, outcome_of
+from store.events import (
+    AnyEvent,
+    CallAnswered,
+    EpisodeAnnotated,
+    ShardWritten,
+    VocabularyDiscovered,
+    VocabularyEdited,
+    decode_event,
+)
+from store.fold import (
+    Answered,
+    Current,
+    DeclinedBefore,
+    Followed,
+    Known,
+    fold_discovered,
+    fold_known,
+    fold_vocabulary,
+    outcome_of,
+)
 from store.journal import Journal, Recorded
 from store.rebuild import open_or_rebuild, rebuild
 from store.recent import Recent
@@ -26,7 +44,7 @@ from store.segments import recover, sync_path
 
 T = TypeVar("T")
 
-__all__ = ["Answered", "Current", "DeclinedBefore", "Known", "Log"]
+__all__ = ["Answered", "Current", "DeclinedBefore", "Followed", "Known", "Log"]
 
 JOURNAL = "journal"
 CACHE = "cache.duckdb"
@@ -93,10 +111,11 @@ class Log:
         self._flush()
         return self._with_cache(lambda cache: cache.current())
 
-    def recipes(self, wanted: Collection[Digest]) -> dict[Digest, Digest]:
-        """Find, for those of these recipes that were followed before, the newest annotation's event id."""
+    def recipes(self, wanted: Collection[Digest]) -> dict[Digest, Followed]:
+        """Find, for those of these recipes that were followed before, the newest annotation."""
         self._flush()
-        return dict(self._select("select_recipes", {"recipes": list(wanted)})) if wanted else {}
+        found = self._select("select_recipes", {"recipes": list(wanted)}) if wanted else []
+        return {recipe: Followed(event_id, rows) for recipe, event_id, rows in found}
 
     def annotation(self, event_id: Digest) -> EpisodeAnnotated:
         """Read one annotation.
@@ -118,6 +137,23 @@ class Log:
             bodies = dict(self._select("select_bodies", {"ids": list(ids)}))
             for event_id in ids:
                 yield _annotation(event_id, bodies.get(event_id))
+
+    def vocabulary(self, dataset: str) -> VocabularyDiscovered | VocabularyEdited | None:
+        """Find the vocabulary of a dataset that was last recorded, found or edited."""
+        found = self._events("select_vocabulary", {"dataset": dataset})
+        return fold_vocabulary(found).get(dataset)
+
+    def discovered(self, recipe: Digest) -> VocabularyDiscovered | None:
+        """Find the vocabulary that was first found by following a recipe, in whichever dataset."""
+        return fold_discovered(self._events("select_discovered", {"recipe": recipe})).get(recipe)
+
+    def answers(self, keys: Collection[Digest]) -> list[CallAnswered]:
+        """Read the answer that counts of each of these calls, by key; a call that has none is left out."""
+        return [e for _, e in self._events("select_answers", {"keys": list(keys)}) if isinstance(e, CallAnswered)]
+
+    def shards_written(self) -> list[tuple[Digest, ShardWritten]]:
+        """Read every note that a shard was written, with its event id; `store.ledger` folds them."""
+        return [(i, e) for i, e in self._events("select_shards_written", {}) if isinstance(e, ShardWritten)]
 
     def seen_episodes(self) -> set[tuple[Digest, str, int]]:
         """Find which episode was last seen where: (episode, dataset, episode_index)."""
@@ -150,6 +186,10 @@ class Log:
             # The journal is whole whatever becomes of the cache: the next writer brings it up.
             last.callback(self._flush_or_leave)
             self._journal.close()
+
+    def _events(self, name: str, parameters: Mapping[str, object]) -> list[tuple[Digest, AnyEvent]]:
+        self._flush()
+        return [(event_id, _decode(event_id, body)) for event_id, body in self._select(name, parameters)]
 
     def _on_durable(self, active: str, recorded: Sequence[Recorded]) -> None:
         if self._recent.add(active, recorded):

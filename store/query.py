@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 JOURNAL = "journal"
 CACHE = "cache.duckdb"
-VIEWS = ("episodes", "rows", "calls", "failures", "prompts", "runs")
+VIEWS = ("episodes", "rows", "calls", "failures", "prompts", "runs", "vocabulary")
 """In the order in which they are made: a view may read those before it."""
 
 _FRAMES_AT_ONCE = 65_536

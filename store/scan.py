@@ -77,7 +77,7 @@ def scan_language(file: pq.ParquetFile, path: Path, times: FrameTimes, boundarie
     growing = [_Growing() for _ in boundaries]
     exact = source.ours
     start = first_open = 0
-    for batch in _batches(file, path, as_dictionaries=source.ours):
+    for batch in language_batches(file, path, as_dictionaries=source.ours):
         stop = start + batch.num_rows
         exact = exact and not any(column.null_count for column in batch.columns)
         while first_open < len(boundaries) and boundaries[first_open][1] <= start:
@@ -179,7 +179,11 @@ def _is_ours(schema: pa.Schema) -> bool:
     )
 
 
-def _batches(file: pq.ParquetFile, path: Path, *, as_dictionaries: bool) -> Iterator[pa.RecordBatch]:
+def language_batches(file: pq.ParquetFile, path: Path, *, as_dictionaries: bool) -> Iterator[pa.RecordBatch]:
+    """Read the language columns of a whole shard, in order, about `VALUES_PER_SLICE` language rows at a time.
+
+    `as_dictionaries` leaves texts in the dictionaries that the file has them in.
+    """
     metadata = file.metadata
     leaves = {
         metadata.schema.column(index).path: index

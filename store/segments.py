@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 BATCH_ROWS = 2048
 
 
-class _Stamp(msgspec.Struct):
-    """What a segment has as columns beside the body."""
+class Stamp(msgspec.Struct):
+    """What a segment has as columns beside the body, in their order."""
 
     type: str
     recorded_at: datetime
@@ -188,7 +188,8 @@ def _is_held(path: Path) -> bool:
 def _table(entries: Iterable[Entry]) -> "pa.Table":
     import pyarrow as pa
 
-    stamped = sorted(((_stamp(entry), entry) for entry in entries), key=lambda pair: (pair[0].recorded_at, pair[1].id))
+    pairs = [(stamp_of(entry), entry) for entry in entries]
+    stamped = sorted(pairs, key=lambda pair: (pair[0].recorded_at, pair[1].id))
     ids = pa.array([bytes.fromhex(entry.id) for _, entry in stamped], pa.binary(16))
     return pa.table(
         {
@@ -201,9 +202,14 @@ def _table(entries: Iterable[Entry]) -> "pa.Table":
     )
 
 
-def _stamp(entry: Entry) -> _Stamp:
+def stamp_of(entry: Entry) -> Stamp:
+    """Read off an event what its segment has as columns beside the body.
+
+    Raises:
+        JournalDamaged: it lacks one of them.
+    """
     try:
-        stamp = msgspec.json.decode(entry.body, type=_Stamp)
+        stamp = msgspec.json.decode(entry.body, type=Stamp)
     except msgspec.DecodeError as cause:
         raise JournalDamaged("an event has no type, time or run", where=entry.id, got=str(cause)) from cause
     if stamp.recorded_at.tzinfo is None:

@@ -26,7 +26,7 @@ def test_the_page_names_the_options_that_help_names(command: str, capsys: pytest
     """The second truth: what the parser itself takes."""
     with pytest.raises(SystemExit):
         main([command, "--help"])
-    helped = set(re.findall(r"--[a-z_]+(?:\.[a-zA-Z_]+)?(?= )", capsys.readouterr().out)) - {"--help", "--config"}
+    helped = set(re.findall(r"--[a-z_]+(?:\.[a-zA-Z_]+)*(?= )", capsys.readouterr().out)) - {"--help", "--config"}
     section = describe_commands().split(f"## `annotator {command}")[1].split("\n## ")[0]
     assert set(re.findall(r"^\| `(--[a-z_.A-Z]+)`", section, re.M)) == helped
 

@@ -76,7 +76,7 @@ def under(name: str, *prefixes: str) -> bool:
 
 def test_the_files_are_found() -> None:
     assert {"annotator/sync.py", "store/digest.py", "annotator/engine/openai.py", "prompts/__init__.py"} <= set(FILES)
-    assert "annotator.prompts.Prompts" in set(imports("annotator/sync.py"))
+    assert "annotator.prompts.Prompts" in set(imports("annotator/run.py"))
 
 
 @pytest.mark.parametrize("file", FILES)

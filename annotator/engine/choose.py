@@ -3,9 +3,9 @@
 import os
 from collections.abc import Callable
 
-from annotator.config import VlmSettings
 from annotator.engine.base import Engine
 from annotator.errors import NoEngine, UsageError
+from annotator.settings import VlmSettings
 
 DEFAULT_API_BASE = "http://localhost:8000/v1"
 

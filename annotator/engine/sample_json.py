@@ -1,6 +1,7 @@
 """Sample values that fit a JSON schema: the same schema and seed give the same value, on any machine.
 
-Times are plausible rather than merely valid: they ascend through a list, and a `start` comes before its `end`.
+Times are plausible rather than merely valid: they ascend through a list, and a `start` comes before its `end`. So are
+boxes: their corners are in order, and they are not flat.
 For engines without a model, and for test servers.
 """
 
@@ -89,6 +90,12 @@ class _Sampler:
         return {name: self.value(field, _Place(name, place.since_s, place.until_s)) for name, field in fields.items()}
 
     def _array(self, schema: Schema, place: _Place) -> list[Any]:
+        if place.name == "bbox":
+            # The largest of several, so that no box is flat.
+            return max((_corners_in_order(self._items(schema, place)) for _ in range(8)), key=_extent)
+        return self._items(schema, place)
+
+    def _items(self, schema: Schema, place: _Place) -> list[Any]:
         fixed: list[Schema] = schema.get("prefixItems", [])
         least, most = schema.get("minItems", 0), schema.get("maxItems", math.inf)
         rest: Schema | Literal[False] = schema.get("items", {"type": "string"})
@@ -98,7 +105,7 @@ class _Sampler:
         for i in range(count):
             inside = _Place(place.name, place.since_s + i * step_s, place.since_s + (i + 1) * step_s)
             items.append(self._another(items, fixed[i] if i < len(fixed) else cast("Schema", rest), inside))
-        return _corners_in_order(items) if place.name == "bbox" else items
+        return items
 
     def _another(self, so_far: list[Any], schema: Schema, place: _Place) -> Any:
         """Sample an item unlike those before it, if a few attempts find one."""
@@ -158,3 +165,8 @@ def _corners_in_order(items: list[Any]) -> list[Any]:
         return items
     (left, right), (top, bottom) = sorted(items[0::2]), sorted(items[1::2])
     return [left, top, right, bottom]
+
+
+def _extent(corners: list[Any]) -> float:
+    """The shorter side of a box."""
+    return min(corners[2] - corners[0], corners[3] - corners[1]) if len(corners) == 4 else 0.0

@@ -11,13 +11,24 @@ from time import perf_counter
 import msgspec
 import numpy as np
 
-from annotator.answers import Answer, Description, Memory, Observation, Rephrasings, Segmentation, Span
+from annotator.answers import (
+    Answer,
+    Description,
+    InitialSpeech,
+    Interjection,
+    Memory,
+    Observation,
+    Rephrasings,
+    Segmentation,
+    Span,
+)
 from annotator.engine.base import Reply, Request, Signals
 from annotator.engine.signals_memory import remember
 from annotator.engine.signals_observe import observe
 from annotator.engine.signals_phases import analyse
 from annotator.engine.signals_rephrase import rephrase
 from annotator.engine.signals_spans import cut_window, pieces_of
+from annotator.engine.signals_speech import announce, interject
 from annotator.engine.signals_words import phase_texts
 from annotator.errors import Declined
 
@@ -27,7 +38,7 @@ _MOST_STEPS = 64
 
 
 class SignalsEngine:
-    """Answer the plan's steps from gripper and motion signals and the task's words."""
+    """Answer from gripper and motion signals and from the words that a step is given."""
 
     name = "signals"
     looks = False
@@ -55,6 +66,8 @@ def _answer(request: Request) -> Answer:
         "plan.segment": _segment,
         "plan.memory": _memory,
         "plan.task_rephrasings": _task_rephrasings,
+        "interjections.initial_speech": _initial_speech,
+        "interjections.interjection": _interjection,
     }
     answer = steps.get(request.step)
     if answer is None:
@@ -98,6 +111,24 @@ def _task_rephrasings(request: Request) -> Rephrasings:
         raise Declined("there is no task to rephrase", where=request.step, got=repr(task[:60]),
                        hint="give the episode a task in meta/tasks.parquet")  # fmt: skip
     return Rephrasings(rephrasings=said)
+
+
+def _initial_speech(request: Request) -> InitialSpeech:
+    task = request.inputs.get("task", "")
+    said = announce(task)
+    if not said:
+        raise Declined("there is no task to speak of", where=request.step, got=repr(task[:60]),
+                       hint="give the episode a task in meta/tasks.parquet")  # fmt: skip
+    return InitialSpeech(speech=said)
+
+
+def _interjection(request: Request) -> Interjection:
+    upcoming = request.inputs.get("upcoming", "")
+    said = interject(upcoming, request.inputs.get("scenario", ""))
+    if said is None:
+        raise Declined("there is no subtask that one line could ask for", where=request.step, got=repr(upcoming[:60]),
+                       hint="choose an engine with a model")  # fmt: skip
+    return Interjection(scenario=said.scenario, interjection=said.interjection, reply=said.reply)
 
 
 def _edges(signals: Signals) -> list[float]:

@@ -1,5 +1,6 @@
 """What a module is given and what it gives back."""
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -9,23 +10,49 @@ import numpy.typing as npt
 from annotator.answers import Answer
 from annotator.ask import A, Asked
 from annotator.errors import Declined, Rejected
+from annotator.vocabulary import Vocabulary
 from store.digest import Digest
 from store.events import AnnotatedRow, Gap
 from store.keys import MediaItem
+from store.rows import Row
+
+
+class CameraView(msgspec.Struct, frozen=True, kw_only=True):
+    """One camera of an episode. `footage` digests its encoded footage; sizes are those of the stored frame."""
+
+    key: str
+    footage: Digest
+    width_px: int
+    height_px: int
+
+
+class GripperTime(msgspec.Struct, frozen=True, kw_only=True):
+    """A named gripper begins to close or to open at `time`, seconds on the episode's clock. `side` may be empty."""
+
+    time: float
+    kind: str
+    side: str
 
 
 class EpisodeView(msgspec.Struct, frozen=True, kw_only=True):
     """One episode as a module sees it.
 
-    `clock`: (T,) float32 seconds, exactly as stored. `footage` digests the watched camera's encoded footage;
-    it is None where the dataset has no camera, and prompts are text only then.
+    `clock`: (T,) float32 seconds, exactly as stored. `watched`: the cameras that prompts about the whole episode
+    show, `cameras`: those that single frames are asked of; both are empty where the dataset has no camera, and
+    prompts are text only then. `upstream` are the rows this episode has from the module that this one follows;
+    `task` is then the task which that module went by, else the dataset's.
+    `grippers` lists what named grippers do, in order; it reads the shard, so call it only where it is wanted.
     """
 
     where: str
+    digest: Digest
     task: str
     clock: npt.NDArray[np.float32]
-    camera: str | None
-    footage: Digest | None
+    watched: tuple[CameraView, ...] = ()
+    cameras: tuple[CameraView, ...] = ()
+    vocabulary: Vocabulary | None = None
+    upstream: tuple[Row, ...] = ()
+    grippers: Callable[[], tuple[GripperTime, ...]] = tuple
 
 
 class ModuleRows(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +66,14 @@ class Ask(Protocol):
     """The only way to a model; see `annotator.ask.Asker`."""
 
     async def __call__(
-        self, step: str, answer: type[A], inputs: dict[str, str], media: tuple[MediaItem, ...] = ()
+        self,
+        step: str,
+        answer: type[A],
+        inputs: dict[str, str],
+        media: tuple[MediaItem, ...] = (),
+        *,
+        allowed: Mapping[str, Sequence[str]] | None = None,
+        misfit: Callable[[A], str] | None = None,
     ) -> Asked[A]:
         """Ask one step."""
         ...
@@ -52,11 +86,19 @@ class Gaps:
         self.found: list[Gap] = []
 
     async def optional(
-        self, ask: Ask, step: str, answer: type[A], inputs: dict[str, str], media: tuple[MediaItem, ...] = ()
+        self,
+        ask: Ask,
+        step: str,
+        answer: type[A],
+        inputs: dict[str, str],
+        media: tuple[MediaItem, ...] = (),
+        *,
+        allowed: Mapping[str, Sequence[str]] | None = None,
+        misfit: Callable[[A], str] | None = None,
     ) -> Asked[A] | None:
         """Ask a step that may be declined or rejected; then its rows are missing on the record, and None comes back."""
         try:
-            return await ask(step, answer, inputs, media)
+            return await ask(step, answer, inputs, media, allowed=allowed, misfit=misfit)
         except Declined as error:
             self.found.append(
                 Gap(step=step, reason="declined", detail=error.got or error.what, call=Digest(error.call))
@@ -68,4 +110,4 @@ class Gaps:
         return None
 
 
-__all__ = ["Answer", "Ask", "EpisodeView", "Gaps", "ModuleRows"]
+__all__ = ["Answer", "Ask", "CameraView", "EpisodeView", "Gaps", "GripperTime", "ModuleRows"]

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from annotator.output import OURS
 from store.query import run_query
 
 REPO = Path(__file__).parents[2]
@@ -86,7 +87,7 @@ class Server:
 @contextmanager
 def model_server(log: Path, *, delay_ms: float, env: Mapping[str, str]) -> Generator[Server]:
     """Run a server on a port of its own; every answer takes `delay_ms`."""
-    command = [sys.executable, str(SERVER), "--leave-with-parent", "--horizon-s", "16", "--log", str(log)]
+    command = [sys.executable, str(SERVER), "--leave-with-parent", "--horizon-s", "34", "--log", str(log)]
     command += ["--delay-ms", str(delay_ms)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(env))
     try:
@@ -180,6 +181,8 @@ def litter(root: Path) -> list[str]:
 
 def _belongs(path: Path) -> bool:
     folder, name = path.parent.as_posix(), path.name
+    if path.as_posix() in OURS:
+        return True
     if folder == ".annotator":
         return name in ("lock", "cache.duckdb")
     return folder == ".annotator/journal" and path.suffix == ".parquet" and len(path.stem) == 32

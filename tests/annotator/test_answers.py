@@ -112,6 +112,13 @@ def test_a_reply_that_breaks_the_schema_is_told_where(reply: str, complaint: str
     assert complaint in str(caught.value)
 
 
+def test_text_fields_are_held_to_a_list_of_values_wherever_they_stand() -> None:
+    schema = schema_of(Segmentation, {"subtask": ("reach", "grasp")})
+    assert schema["properties"]["subtasks"]["items"]["properties"]["subtask"] == {"enum": ["reach", "grasp"]}
+    assert schema["properties"]["subtasks"]["items"]["properties"]["start"]["type"] == "number"
+    assert schema_of(Segmentation, {}) == schema_of(Segmentation)
+
+
 def test_times_may_be_written_as_whole_numbers() -> None:
     assert msgspec.json.decode('{"start":0,"end":3,"subtask":"a"}', type=Span) == Span(0.0, 3.0, "a")
     assert msgspec.json.decode('{"time":2,"event":"a"}', type=Observation) == Observation(2.0, "a")
@@ -125,12 +132,23 @@ def test_every_step_of_the_plan_names_an_answer_of_its_own() -> None:
 
 
 SCHEMAS = {
+    "AttributeAnswer": "41973c5b7b270b019a7b96382ee551e0",
+    "AxisRephrasings": "b429cd15a09cf276a41a8702742fa348",
+    "BboxAnswer": "0c969d7004a4ab191988fe96ee047fdc",
+    "CountAnswer": "d2df732b1265bbc8a34c27aeef3c5827",
     "Description": "d5e230fb246f8aa52aa3b3f31eac58d6",
+    "Detection": "113cf5bf90c9ce6a7db1c4ba634b00c2",
+    "Discovered": "04a0bb709d1701cb668deaa3648a3cb7",
+    "InitialSpeech": "75c5e59bef58010ea69331262a350859",
+    "Interjection": "2b4d0f19bc3a56c4b0112754110a1a64",
+    "KeypointAnswer": "eb9c5177acebf8473ad75404cfb38ca9",
     "Memory": "a820779ba7a404e3263b932ad843ef46",
     "Observation": "e720a279b2d050fc392400412fdbba3a",
+    "RelabelledSpan": "e94ace7b4648f72cf5307fbe484491ee",
     "Rephrasings": "30287d646fedf3bbc0ef8bd6952fea95",
     "Segmentation": "15ddefa0f53135a325e3e4b1c6a65c1c",
     "Span": "f8b3aaf148cb20744147aab37ef85681",
+    "SpatialAnswer": "5ae4c041bd7a7acedfa2d33a2834ea95",
     "Task": "42e2a8e4806b69ed70cd7a4da8840ab6",
 }
 

@@ -1,16 +1,18 @@
 """From a command line and an `annotator.toml` to settings, by the same names."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import msgspec
 import pytest
 
 from annotator.arguments import parse_log, parse_prompts, parse_query, parse_sync
 from annotator.cli import main
-from annotator.config import PlanSettings, Settings, SyncSettings, check, parse_episodes
+from annotator.config import check, parse_episodes, read_toml
 from annotator.errors import UsageError
+from annotator.settings import PlanSettings, Settings, SyncSettings, TaskAugAxesSettings, VlmSettings
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +87,9 @@ def every_name(kind: type[Settings] = SyncSettings, prefix: str = "") -> list[tu
 
 def a_value_of(kind: Any) -> str:
     """Some text that a setting of this type takes."""
-    for candidate in ("true", "1", "{}", "video", "signals", "always"):
+    if get_origin(kind) is tuple:
+        return a_value_of(get_args(kind)[0])
+    for candidate in ("true", "1", "{}", "video", "signals", "always", "bbox", "pixels", "abort"):
         try:
             msgspec.convert(candidate, kind, strict=False)
         except (msgspec.ValidationError, TypeError):
@@ -97,6 +101,47 @@ def a_value_of(kind: Any) -> str:
 @pytest.mark.parametrize(("name", "kind"), every_name(), ids=lambda v: v if isinstance(v, str) else "")
 def test_every_setting_is_an_option(name: str, kind: Any) -> None:
     parse_sync([f"--{name}", a_value_of(kind)])
+
+
+@pytest.mark.parametrize("given", ["bbox,count", "bbox, count", "[bbox,count]", "['bbox', 'count']"])
+def test_several_texts_are_one_value_joined_by_commas(given: str) -> None:
+    assert parse_sync(["d", "--vqa.question_types", given]).vqa.question_types == ("bbox", "count")
+    assert parse_sync(["--vlm.camera_keys", "a,b", "d"]) == SyncSettings(
+        root=Path("d"), vlm=VlmSettings(camera_keys=("a", "b"))
+    )
+
+
+def test_a_settings_file_names_several_as_a_list_and_groups_inside_groups_as_tables(tmp_path: Path) -> None:
+    file = tmp_path / "annotator.toml"
+    file.write_text('[vlm]\ncamera_keys = ["a", "b"]\n[plan.task_aug_axes]\nenabled = true\nomit_arm = 1\n')
+    settings = read_toml(file)
+    assert settings.vlm.camera_keys == ("a", "b")
+    assert settings.plan.task_aug_axes == TaskAugAxesSettings(enabled=True, omit_arm=1)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--vqa.vqa_emission_hz", "0"),
+        ("--vqa.K", "0"),
+        ("--interjections.interjection_window_frames", "0"),
+        ("--interjections.interjection_min_t", "-1"),
+        ("--vocabulary.sample_episodes", "0"),
+        ("--plan.task_aug_axes.omit_arm", "-1"),
+        ("--plan.task_aug_axes.omit_arm", "17"),
+        ("--plan.n_task_rephrasings", "65"),
+        ("--plan.subtask_relabel_frames", "0"),
+        ("--vqa.question_types", ""),
+    ],
+)
+def test_a_value_that_no_run_could_mean_is_refused_by_name(flag: str, value: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(flag)):
+        check(parse_sync(["d", flag, value]))
+
+
+def test_one_camera_setting_rules_out_the_other() -> None:
+    with pytest.raises(UsageError, match="two settings name cameras"):
+        check(parse_sync(["d", "--vlm.camera_key", "a", "--vlm.camera_keys", "a,b"]))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from annotator.clips import Clip
@@ -161,6 +162,27 @@ def test_closing_lets_go_of_every_picture(episode: Clip) -> None:
             assert held() == before
             with pytest.raises(AssertionError, match="gone"):
                 await pictures.get(item(episode, 0))
+
+    asyncio.run(ask())
+
+
+def test_a_single_frame_is_let_go_of_once_everyone_who_waited_has_it(episode: Clip) -> None:
+    def held() -> int:
+        gc.collect()
+        return sum(isinstance(one, Picture) for one in gc.get_objects())
+
+    async def ask() -> None:
+        count, before = Counter(), held()
+        one = msgspec.structs.replace(item(episode, 7), render=Render(kind="frame"))
+        with Studio(1) as studio, studio.open({FOOTAGE: episode}, count) as pictures:
+            waited = await asyncio.gather(pictures.get(one), pictures.get(one))
+            assert waited[0] is waited[1]
+            assert count.frames == 8
+            del waited
+            await asyncio.sleep(0)
+            assert held() == before
+            assert (await pictures.get(one)).jpegs == render(one, episode).jpegs
+            assert count.frames == 16
 
     asyncio.run(ask())
 

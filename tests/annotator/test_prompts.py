@@ -10,19 +10,28 @@ from syrupy.assertion import SnapshotAssertion
 from annotator import answers
 from annotator.cli import main
 from annotator.errors import PromptError
-from annotator.modules import plan
+from annotator.modules import discover, interjections, plan, vqa
 from annotator.prompts import Prompts, eject, load_prompts, parse_prompt, shipped_files
 from store.digest import digest_struct
 from store.keys import Prompt, Slot, Text
 
 BANANA = Path(__file__).parents[1] / "data" / "cr5_banana"
 HEAD = '+++\nid = "plan.memory"\ninputs = [{}]\nanswer = "Memory"\n+++\n'
-STEPS = ("plan.task", "plan.describe", "plan.segment", "plan.memory", "plan.task_rephrasings")
+STEPS = (
+    *plan.STEPS,
+    *interjections.STEPS,
+    *vqa.STEPS,
+    *discover.STEPS,
+)
 VIEW = (
     "The image above is a contact sheet of one recording: 16 frames in all, to be read row by row, left to right, "
     "5 to a row. The time since the recording's start is printed in a corner of each tile, in seconds."
 )
 TASK = "Put the banana into the basket"
+POINTING = (
+    "Coordinates are whole numbers from 0 to 1000, whatever the size of the image: "
+    "x is 0 at the left edge and 1000 at the right edge, y is 0 at the top edge and 1000 at the bottom edge."
+)
 INPUTS = {
     "plan.task": {"view": VIEW, "given": "test 3"},
     "plan.describe": {"view": VIEW, "start_s": "0.0", "end_s": "7.6"},
@@ -34,14 +43,53 @@ INPUTS = {
         "description": "1.4 s: the gripper closes on the banana\n4.9 s: the banana lies in the basket",
         "max_steps": "8",
         "min_seconds": "1.5",
+        "labels": "",
+        "gripper": "",
+    },
+    "plan.relabel": {
+        "view": "The 2 images above are contact sheets of one recording, to be read row by row, left to right, 5 to a "
+        "row, of frames spread evenly from a subtask's first to its last. The time since the recording's start is "
+        "printed in a corner of each tile, in seconds.\n1. the subtask before\n2. the subtask in question",
+        "task": TASK,
+        "start_s": "4.9",
+        "end_s": "7.6",
+        "previous": "place the banana into the basket",
+        "current": "move the arm back to the left",
+        "next": "",
+        "labels": "",
     },
     "plan.memory": {
         "task": TASK,
         "memory": "I am above the banana.",
         "completed": "grip the banana from above",
         "upcoming": "place it into the basket",
+        "milestones": "",
     },
     "plan.task_rephrasings": {"task": TASK, "count": "10"},
+    "plan.task_aug_axes": {
+        "task": TASK,
+        "synonym_paraphrase": "3",
+        "omit_arm": "3",
+        "omit_orientation": "2",
+        "omit_grasp_method": "2",
+        "combined_omissions": "1",
+    },
+    "interjections.initial_speech": {"task": TASK},
+    "interjections.interjection": {
+        "view": "The 4 images above are single frames of one recording, in order, from 3.9 s to 5.9 s. "
+        "The time since the recording's start is printed in a corner of each, in seconds.",
+        "task": TASK,
+        "time_s": "4.9",
+        "completed": "lift the banana from the table",
+        "upcoming": "place it into the basket",
+        "remaining": "1. place it into the basket\n2. move the arm back",
+        "scenario": "specific_constraint",
+    },
+    "vocabulary.discover": {
+        "recordings": "Recording 1 of 2, image 1. Its task: Put the banana into the basket\n"
+        f"Recording 2 of 2, image 2. Its task: (not known)\n\nRecordings 1, 2, taken alone: {VIEW}"
+    },
+    **{step: {"task": TASK, "focus": "the robot's gripper or hand", "coordinates": POINTING} for step in vqa.STEPS},
 }
 
 
@@ -52,7 +100,7 @@ def memory_prompt(body: str, *inputs: str) -> str:
 def ask(step: str, prompts: Prompts | None = None, pictures: int = 0) -> Prompt:
     prompts = prompts or load_prompts()
     answer = getattr(answers, prompts[step].head.answer or "")
-    return prompts.ask(step, INPUTS[step], answer, pictures)
+    return prompts.ask(step, INPUTS[step], answers.schema_of(answer), pictures)
 
 
 def said(prompt: Prompt) -> str:
@@ -75,12 +123,35 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_says_what_a_person_has_read(step: str, snapshot: SnapshotAssertion) -> None:
-    shown = said(ask(step, pictures=1 if "view" in INPUTS[step] else 0))
+    looks = "view" in INPUTS[step] or step in vqa.STEPS
+    shown = said(ask(step, pictures=2 if step in discover.STEPS else int(looks)))
     assert len(shown.splitlines()) < 40
     assert "{{" not in shown
     assert "{%" not in shown
-    for value in INPUTS[step].values():
+    for value in load_prompts()[step].taken(INPUTS[step]).values():
         assert value in shown
+    assert shown == snapshot
+
+
+HELD: dict[str, dict[str, str]] = {
+    "plan.segment": {
+        "labels": "grip the banana from above\nplace the banana into the basket",
+        "gripper": "1.4 s: the gripper closes\n4.9 s: the gripper opens",
+    },
+    "plan.relabel": {"labels": "place the banana into the basket\nmove the arm back"},
+    "plan.memory": {"memory": "", "milestones": "I hold the banana.\nI put the banana into the basket."},
+}
+"""What the plan's steps are given beside the rest where there is a vocabulary, and where a gripper is told of."""
+
+
+@pytest.mark.parametrize("step", HELD)
+def test_a_step_that_is_held_to_a_vocabulary_says_what_a_person_has_read(
+    step: str, snapshot: SnapshotAssertion
+) -> None:
+    shown = load_prompts()[step].text(INPUTS[step] | HELD[step])
+    for value in HELD[step].values():
+        assert value in shown
+    assert "12 words" not in shown
     assert shown == snapshot
 
 
@@ -116,7 +187,8 @@ def test_the_task_is_not_shown_to_the_step_that_only_describes() -> None:
 
 
 def test_every_step_of_the_plan_is_shipped_and_nothing_else() -> None:
-    assert [f.head.id for f in load_prompts()] == sorted((*plan.STEPS, "system", "retry"))
+    shipped = [*plan.STEPS, *interjections.STEPS, *vqa.STEPS, *discover.STEPS, "system", "retry"]
+    assert [f.head.id for f in load_prompts()] == sorted(shipped)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +257,7 @@ def test_an_own_prompt_may_not_want_what_its_step_is_not_given(folder: Path) -> 
 
 def test_a_prompt_for_no_step_is_refused(folder: Path) -> None:
     (folder / "mine.md").write_text('+++\nid = "plan.poem"\ninputs = []\n+++\nx')
-    with pytest.raises(PromptError, match=r"replaces no step – .*mine.md – plan.poem(.|\n)*ids are plan.describe"):
+    with pytest.raises(PromptError, match=r"replaces no step – .*mine.md – plan.poem(.|\n)*ids are interjections."):
         load_prompts(folder)
 
 
@@ -226,7 +298,7 @@ def test_a_wrong_prompt_stops_a_run_before_anything_is_written(
         ("A robot is at work", "{# why: #}A robot is at work"),
         ("A robot is at work", "{# a line of its own #}\nA robot is at work"),
         ("A robot is at work", "{# over\ntwo lines, {{ not_an_input }} #}\nA robot is at work"),
-        ("about what comes next.\n", "about what comes next.\n\n{# the end #}\n"),
+        ("comes next.\n{% endif %}\n", "comes next.\n{% endif %}\n\n{# the end #}\n"),
     ],
 )
 def test_a_comment_or_a_head_changes_neither_the_digest_nor_what_is_sent(folder: Path, old: str, new: str) -> None:
@@ -265,7 +337,7 @@ def test_a_step_depends_on_its_own_text_and_on_what_every_step_says() -> None:
 
 
 def test_an_input_that_was_not_given_is_refused() -> None:
-    with pytest.raises(PromptError, match=r"lacks an input – prompts/plan_memory.md – memory, upcoming"):
+    with pytest.raises(PromptError, match=r"lacks an input – prompts/plan_memory.md – memory, milestones, upcoming"):
         load_prompts()["plan.memory"].text({"task": "", "completed": ""})
 
 

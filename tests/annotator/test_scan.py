@@ -14,7 +14,7 @@ from annotator.dataset import open_dataset
 from annotator.errors import DatasetError
 from annotator.reels import file_stamp
 from annotator.scan import read_frames_table, scan_shard, signals_of, timestamps_of
-from annotator.survey import Surveyed, survey, watched_camera
+from annotator.survey import Surveyed, survey
 from store.digest import Digest
 from store.log import Log
 from tests.datasets import (
@@ -38,7 +38,8 @@ def surveyed(root: Path, store: Path, camera: str | None = None) -> list[Surveye
     dataset = open_dataset(root)
     with Log.open(store) as log:
         episodes = [e.index for e in dataset.episodes]
-        return survey(dataset, log, watched_camera(dataset, camera), episodes, threads=1)
+        used = [one for one in dataset.cameras if camera in (None, one.key)]
+        return survey(dataset, log, used, episodes, threads=1)
 
 
 @pytest.fixture
@@ -161,7 +162,7 @@ def test_motionless_episodes_are_told_apart_by_their_footage(tmp_path: Path) -> 
     found = surveyed(STATIC, tmp_path / "log")
     assert [one.scanned.motion for one in found] == [None] * 6
     assert len({one.digest for one in found}) == 6
-    assert len({one.footage for one in found}) == 6
+    assert len({digest for one in found for digest in one.footage.values()}) == 6
 
 
 def test_a_motionless_episode_keeps_its_identity_in_another_film(
@@ -273,8 +274,8 @@ def test_each_camera_has_footage_of_its_own_and_motion_identifies_whichever_is_w
 ) -> None:
     root = make_dataset(tmp_path, [A, B], cameras=(TOP, WRIST))
     top, wrist = (surveyed(root, tmp_path / camera, camera) for camera in (TOP, WRIST))
-    assert [one.camera.key for one in top if one.camera] == [TOP, TOP]
-    assert {one.footage for one in top}.isdisjoint({one.footage for one in wrist})
+    assert [set(one.footage) for one in (*top, *wrist)] == [{TOP}, {TOP}, {WRIST}, {WRIST}]
+    assert len({digest for one in (*top, *wrist) for digest in one.footage.values()}) == 4
     assert [one.digest for one in top] == [one.digest for one in wrist]
 
 
@@ -302,7 +303,8 @@ def test_where_nothing_moves_all_cameras_identify_the_episode_whichever_is_watch
     root = make_dataset(tmp_path, [still], cameras=(TOP, WRIST))
     top, wrist = (surveyed(root, tmp_path / camera, camera) for camera in (TOP, WRIST))
     assert [one.digest for one in top] == [one.digest for one in wrist]
-    assert {one.footage for one in top}.isdisjoint({one.footage for one in wrist})
+    assert top[0].footage == wrist[0].footage
+    assert len(set(top[0].footage.values())) == 2
 
 
 def test_a_files_stamp_holds_while_the_file_does(tmp_path: Path) -> None:

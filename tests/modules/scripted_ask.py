@@ -1,14 +1,26 @@
 """An `ask` that answers from a script, in memory, and remembers what it was asked."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
-from annotator.answers import Answer, Description, Memory, Observation, Rephrasings, Segmentation, Span, Task
+from annotator.answers import (
+    Answer,
+    AxisRephrasings,
+    Description,
+    Memory,
+    Observation,
+    RelabelledSpan,
+    Rephrasings,
+    Segmentation,
+    Span,
+    Task,
+)
 from annotator.ask import A, Asked
+from annotator.errors import Rejected
 from store.digest import Digest, digest_parts
 from store.keys import MediaItem
 
@@ -23,6 +35,7 @@ class Question:
     step: str
     inputs: dict[str, str]
     media: tuple[MediaItem, ...]
+    allowed: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
     @property
     def key(self) -> Digest:
@@ -41,6 +54,8 @@ DEFAULT: Script = {
     "plan.segment": spans((0, 2, "reach"), (2, 5, "grasp"), (5, 9.9, "place")),
     "plan.memory": lambda question: Memory(f"I did {question.inputs['completed']}."),
     "plan.task_rephrasings": Rephrasings(["Stack cups", "pile the cups up"]),
+    "plan.relabel": lambda question: RelabelledSpan(question.inputs["current"]),
+    "plan.task_aug_axes": AxisRephrasings(["pile up the cups"], ["stack the cups"], [], [], ["stack cups"]),
 }
 
 
@@ -52,9 +67,18 @@ class ScriptedAsk:
     asked: list[Question] = field(default_factory=list[Question])
 
     async def __call__(
-        self, step: str, answer: type[A], inputs: dict[str, str], media: tuple[MediaItem, ...] = ()
+        self,
+        step: str,
+        answer: type[A],
+        inputs: dict[str, str],
+        media: tuple[MediaItem, ...] = (),
+        *,
+        allowed: Mapping[str, Sequence[str]] | None = None,
+        misfit: Callable[[A], str] | None = None,
     ) -> Asked[A]:
-        question = Question(step, dict(inputs), media)
+        question = Question(
+            step, dict(inputs), media, {name: tuple(values) for name, values in (allowed or {}).items()}
+        )
         self.asked.append(question)
         await asyncio.sleep(0)
         reply = {**DEFAULT, **self.script}[step]
@@ -62,6 +86,11 @@ class ScriptedAsk:
         if isinstance(reply, Exception):
             raise reply
         assert isinstance(reply, answer)
+        wrong = misfit(reply) if misfit else ""
+        if wrong:
+            rejected = Rejected("two replies do not fit the answer", where=step, got=wrong)
+            rejected.call = question.key
+            raise rejected
         return Asked(reply, question.key)
 
     @property

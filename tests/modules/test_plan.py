@@ -9,44 +9,22 @@ import numpy as np
 import pytest
 
 from annotator.answers import Description, Memory, Observation, Rephrasings, Segmentation, Span, Task
-from annotator.config import PlanSettings
 from annotator.errors import CallError, Declined, Rejected, StepError
-from annotator.modules.base import EpisodeView, ModuleRows
-from annotator.modules.plan import STEPS, STYLES, annotate, is_placeholder
-from store.digest import Digest, digest_parts
+from annotator.modules.base import GripperTime
+from annotator.modules.plan import STEPS, STYLES, annotate
+from annotator.modules.wordings import is_placeholder
+from annotator.settings import PlanSettings, SyncSettings
 from store.keys import Render
+from tests.modules.planned import CALL, FOOTAGE, episode, refused, run, shown
 from tests.modules.scripted_ask import Question, Script, ScriptedAsk, spans
-
-FOOTAGE = digest_parts("footage", [b"x"])
-CALL = digest_parts("call", [b"x"])
-
-
-def episode(frames: int = 100, *, task: str = "stack the red cups", footage: Digest | None = FOOTAGE) -> EpisodeView:
-    clock = (np.arange(frames) / 10).astype(np.float32)
-    return EpisodeView(where="episode 0", task=task, clock=clock, camera="top", footage=footage)
-
-
-def run(view: EpisodeView, script: Script | None = None, /, **settings: Any) -> tuple[ModuleRows, ScriptedAsk]:
-    ask = ScriptedAsk(script or {})
-    return asyncio.run(annotate(view, ask, PlanSettings(**settings))), ask
-
-
-def shown(found: ModuleRows, style: str) -> list[tuple[float, str | None]]:
-    return [(round(a.row.timestamp, 3), a.row.content) for a in found.rows if a.row.style == style]
-
-
-def refused(kind: type[StepError], step: str) -> StepError:
-    error = kind("it will not do", where=step, got=f"no {step}")
-    error.call = CALL
-    return error
 
 
 def test_an_episode_gives_subtasks_plans_memories_and_wordings() -> None:
     found, ask = run(episode())
-    assert set(ask.steps) == set(STEPS) - {"plan.task"}
+    assert set(ask.steps) == set(STEPS) - {"plan.task", "plan.relabel", "plan.task_aug_axes"}
     assert {a.row.style for a in found.rows} == STYLES
     assert shown(found, "subtask") == [(0, "reach"), (2, "grasp"), (5, "place")]
-    assert shown(found, "task_aug") == [(0, "Stack cups"), (0, "pile the cups up"), (0, "stack the red cups")]
+    assert shown(found, "task_aug") == [(0, "stack the red cups"), (0, "Stack cups"), (0, "pile the cups up")]
     assert found.gaps == ()
     assert {a.row.role for a in found.rows if a.row.style == "task_aug"} == {"user"}
     assert {a.row.role for a in found.rows if a.row.style != "task_aug"} == {"assistant"}
@@ -229,7 +207,7 @@ def test_a_placeholder_is_short_or_says_nothing(text: str, vague: bool) -> None:
 
 
 def test_without_footage_only_text_is_asked_and_nothing_is_described() -> None:
-    found, ask = run(episode(400, task="test", footage=None))
+    found, ask = run(episode(400, task="test", cameras=()))
     assert [q.step for q in ask.asked if q.media] == []
     assert set(ask.steps) == {"plan.segment", "plan.memory", "plan.task_rephrasings"}
     assert len(ask.to("plan.segment")) == 1
@@ -290,11 +268,11 @@ def test_the_task_itself_is_the_first_wording_and_no_two_are_alike() -> None:
     assert ask.to("plan.task_rephrasings")[0].inputs == {"task": "stack the red cups", "count": "3"}
     wordings = [(a.row.content, a.call) for a in found.rows if a.row.style == "task_aug"]
     key = ask.to("plan.task_rephrasings")[0].key
-    assert sorted(wordings) == [
-        ("pile them", key),
-        ("set them up", key),
+    assert wordings == [
         ("stack the red cups", None),
+        ("pile them", key),
         ("stack them", key),
+        ("set them up", key),
     ]
 
 
@@ -332,7 +310,7 @@ def test_an_episode_without_a_segmentation_fails(kind: type[StepError]) -> None:
 
 
 def test_a_segmentation_of_nothing_usable_is_rejected_with_its_call() -> None:
-    with pytest.raises(Rejected, match=r"no usable subtask – episode 0 plan.segment – 1 spans") as caught:
+    with pytest.raises(Rejected, match="no usable subtask: a blank text") as caught:
         run(episode(), {"plan.segment": Segmentation([Span(3, 4, " . ")])})
     assert caught.value.call
 
@@ -351,11 +329,11 @@ class SlowAsk(ScriptedAsk):
         self.slow = slow
         self.late: list[str] = []
 
-    async def __call__(self, step: str, answer: Any, inputs: dict[str, str], media: Any = ()) -> Any:
+    async def __call__(self, step: str, answer: Any, inputs: dict[str, str], media: Any = (), **more: Any) -> Any:
         if self.slow(step, inputs):
             await asyncio.sleep(0.02)
             self.late.append(step)
-        return await super().__call__(step, answer, inputs, media)
+        return await super().__call__(step, answer, inputs, media, **more)
 
 
 NO_REPLY = CallError("no reply", kind="timeout", retryable=True)
@@ -364,7 +342,7 @@ NO_REPLY = CallError("no reply", kind="timeout", retryable=True)
 def test_when_one_branch_fails_the_other_is_still_heard_out() -> None:
     ask = SlowAsk({"plan.describe": NO_REPLY}, lambda step, _: step == "plan.task_rephrasings")
     with pytest.raises(CallError):
-        asyncio.run(annotate(episode(), ask, PlanSettings()))
+        asyncio.run(annotate(episode(), ask, SyncSettings()))
     assert ask.late == ["plan.task_rephrasings"]
 
 
@@ -374,5 +352,56 @@ def test_when_one_window_fails_the_others_are_still_heard_out() -> None:
 
     ask = SlowAsk({"plan.segment": answer}, lambda step, inputs: step == "plan.segment" and inputs["start_s"] != "0.0")
     with pytest.raises(CallError):
-        asyncio.run(annotate(episode(400), ask, PlanSettings(max_frames_per_prompt=20)))
+        asyncio.run(annotate(episode(400), ask, SyncSettings(plan=PlanSettings(max_frames_per_prompt=20))))
     assert ask.late == ["plan.segment"] * 4
+
+
+def test_a_window_without_a_usable_subtask_is_a_gap_and_the_others_stand() -> None:
+    def answer(question: Question) -> Segmentation | Exception:
+        return refused(Rejected, "plan.segment") if question.inputs["start_s"] == "0.0" else spans((0, 99, "go on"))
+
+    found, ask = run(episode(200), {"plan.segment": answer}, max_frames_per_prompt=21)
+    assert shown(found, "subtask") == [(0, "go on")]
+    assert [(g.step, g.detail, g.call) for g in found.gaps] == [("plan.segment", "no plan.segment", CALL)]
+    assert len(ask.to("plan.segment")) == 2
+
+
+def test_of_equal_texts_each_names_the_call_of_its_own_window() -> None:
+    def answer(question: Question) -> Segmentation:
+        start = float(question.inputs["start_s"])
+        return spans((start, start + 5, "pick"), (start + 5, 99, "place"))
+
+    found, ask = run(episode(200), {"plan.segment": answer}, max_frames_per_prompt=21)
+    first, second = (q.key for q in ask.to("plan.segment"))
+    assert [a.call for a in found.rows if a.row.style == "subtask"] == [first, first, second, second]
+
+
+def never() -> tuple[GripperTime, ...]:
+    raise AssertionError("the gripper's signals were read")
+
+
+ACTS = tuple(
+    GripperTime(time=time, kind=kind, side=side)
+    for time, kind, side in [(1.24, "close", "left"), (3.0, "open", ""), (15.0, "close", "right")]
+)
+
+
+def test_the_gripper_is_told_to_the_segmentation_of_the_window_in_which_it_acts_and_to_no_other_step() -> None:
+    view = episode(200, grippers=lambda: ACTS)
+    _, ask = run(view, {"plan.segment": spans((0, 99, "go on"))}, gripper_hints=True, max_frames_per_prompt=21)
+    assert [q.inputs["gripper"] for q in ask.to("plan.segment")] == [
+        "1.2 s: the left gripper closes\n3.0 s: the gripper opens",
+        "15.0 s: the right gripper closes",
+    ]
+    assert all("gripper" not in q.inputs for q in ask.asked if q.step != "plan.segment")
+
+
+def test_the_gripper_is_not_even_read_unless_that_is_wanted() -> None:
+    _, ask = run(episode(grippers=never))
+    assert ask.to("plan.segment")[0].inputs["gripper"] == ""
+
+
+def test_without_a_vocabulary_nothing_is_held_to_a_list() -> None:
+    _, ask = run(episode(), subtask_seeded_relabel=True)
+    assert {q.inputs[name] for q in ask.asked for name in ("labels", "milestones") if name in q.inputs} == {""}
+    assert not any(q.allowed for q in ask.asked)

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from annotator.answers import Span
-from annotator.modules.spans import Segment, cover, tidy
+from annotator.modules.spans import LEAST_SECONDS, Segment, cover, tidy
 
 Clock = npt.NDArray[np.float32]
 
@@ -30,9 +30,9 @@ def clock_of(steps: list[float], start: float = 0.0) -> Clock:
 def length_s(segment: Segment, clock: Clock) -> float:
     """From its first frame to the next segment's; the last frame lasts as long as the one before it."""
     if segment.stop < len(clock):
-        return float(clock[segment.stop] - clock[segment.first])
-    tail = float(clock[-1] - clock[-2]) if len(clock) > 1 else 0.0
-    return float(clock[-1] - clock[segment.first]) + tail
+        return float(clock[segment.stop]) - float(clock[segment.first])
+    tail = float(clock[-1]) - float(clock[-2]) if len(clock) > 1 else 0.0
+    return float(clock[-1]) - float(clock[segment.first]) + tail
 
 
 def is_usable(span: Span, clock: Clock) -> bool:
@@ -50,10 +50,10 @@ def check_cover(segments: list[Segment], spans: list[Span], clock: Clock, min_se
     assert segments[-1].stop == len(clock)
     assert all(a.stop == b.first for a, b in pairwise(segments))
     assert all(s.first < s.stop for s in segments)
-    assert {s.text for s in segments} <= {tidy(span.subtask) for span in usable}
-    assert all(a.text.casefold() != b.text.casefold() for a, b in pairwise(segments))
+    assert all(is_usable(spans[s.source], clock) and s.text == spans[s.source].subtask for s in segments)
+    assert all(tidy(a.text).casefold() != tidy(b.text).casefold() for a, b in pairwise(segments))
     if len(segments) > 1:
-        assert min(length_s(s, clock) for s in segments) >= min_seconds
+        assert min(length_s(s, clock) for s in segments) >= max(min_seconds, LEAST_SECONDS)
 
 
 @settings(max_examples=300, deadline=None)
@@ -76,7 +76,9 @@ def test_a_cover_covers_itself(spans: list[Span], steps: list[float], min_second
     segments = cover(spans, clock, min_seconds=min_seconds)
     ends = [float(clock[min(s.stop, len(clock) - 1)]) for s in segments]
     again = [Span(float(clock[s.first]), end, s.text) for s, end in zip(segments, ends, strict=True)]
-    assert cover(again, clock, min_seconds=min_seconds) == segments
+    covered = cover(again, clock, min_seconds=min_seconds)
+    assert [(s.first, s.stop, s.text) for s in covered] == [(s.first, s.stop, s.text) for s in segments]
+    assert [s.source for s in covered] == list(range(len(segments)))
 
 
 def test_a_thousand_spans_are_stitched_in_a_blink() -> None:
@@ -103,7 +105,7 @@ TEN = clock_of([0.5] * 20)
         ([(0, 5.5, "reach"), (5.5, 6, "slip"), (6, 10, "lift")], [(0, 12, "reach"), (12, 21, "lift")]),
         ([(0, 0.5, "start"), (0.5, 10, "lift")], [(0, 21, "lift")]),
         ([(0, 9.5, "lift"), (9.5, 10, "end")], [(0, 21, "lift")]),
-        ([(0, 4, "Reach."), (4, 6, "reach"), (6, 10, "lift")], [(0, 12, "Reach"), (12, 21, "lift")]),
+        ([(0, 4, "Reach."), (4, 6, "reach"), (6, 10, "lift")], [(0, 12, "Reach."), (12, 21, "lift")]),
         ([(0, 10, "lift"), (0, 2, "reach")], [(0, 21, "lift")]),
         ([(0, 10, "lift"), (0.2, 2, "reach")], [(0, 21, "lift")]),
         ([(3, 5, "")], []),
@@ -145,3 +147,23 @@ def test_tidying_twice_changes_nothing_more(text: str) -> None:
 
 def test_a_tidy_subtask_keeps_its_words() -> None:
     assert tidy("  pick up\n the 0.5 l  bottle. . ") == "pick up the 0.5 l bottle"
+
+
+@pytest.mark.parametrize("fps", [10, 30, 1000])
+def test_two_subtasks_never_start_closer_together_than_a_reader_can_tell_apart(fps: int) -> None:
+    clock = clock_of([1 / fps] * 3 * fps)
+    spans = [Span(at / 20, (at + 1) / 20, f"step {at}") for at in range(60)]
+    starts = [float(clock[s.first]) for s in cover(spans, clock, min_seconds=0)]
+    assert len(starts) > 5
+    assert min(b - a for a, b in pairwise(starts)) >= 0.2
+
+
+def test_an_episode_too_short_for_two_subtasks_has_one() -> None:
+    clock = clock_of([0.01] * 15)
+    (segment,) = cover([Span(0, 0.05, "reach"), Span(0.05, 0.15, "grasp")], clock, min_seconds=0)
+    assert (segment.first, segment.stop, segment.text) == (0, 16, "grasp")
+
+
+def test_texts_are_kept_to_the_letter() -> None:
+    (segment,) = cover([Span(0, 9, " Take the  0.5 l bottle. ")], TEN, min_seconds=1)
+    assert segment.text == " Take the  0.5 l bottle. "

@@ -1,6 +1,7 @@
 """Events for the tests of the store: small, readable, the same on every run."""
 
 import hashlib
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,6 +18,8 @@ from store.events import (
     Gap,
     PromptRendered,
     RunFinished,
+    VocabularyDiscovered,
+    VocabularyEdited,
 )
 from store.rows import Row
 
@@ -165,6 +168,49 @@ def rendered(call: int, second: float = 0) -> PromptRendered:
         prompt=digest("prompt", call),
         step="plan.segment",
         text=f'{{"messages":["segment {call}"]}}',
+    )
+
+
+def discovered(
+    second: float = 0,
+    subtasks: Sequence[str] = ("reach", "grasp"),
+    memories: Sequence[str] = ("I hold the cup.",),
+    *,
+    dataset: str = "cups",
+    recipe: object = "recipe",
+) -> VocabularyDiscovered:
+    """A vocabulary that was found."""
+    return VocabularyDiscovered(
+        recorded_at=at(second),
+        run_id="run-1",
+        dataset=dataset,
+        recipe=digest("discovery", recipe),
+        vocabulary=digest("vocabulary", *subtasks, *memories),
+        call=digest("key", "watched", 0),
+        episodes=(digest("episode", 0), digest("episode", 1)),
+        subtasks=tuple(subtasks),
+        memories=tuple(memories),
+    )
+
+
+def edited(
+    second: float = 0,
+    subtasks: Sequence[str] = ("reach", "grasp"),
+    memories: Sequence[str] = (),
+    *,
+    dataset: str = "cups",
+) -> VocabularyEdited:
+    """A vocabulary that a person changed."""
+    return VocabularyEdited(
+        recorded_at=at(second),
+        run_id="run-2",
+        dataset=dataset,
+        vocabulary=digest("vocabulary", *subtasks, *memories),
+        before=digest("vocabulary", "before"),
+        subtasks=tuple(subtasks),
+        memories=tuple(memories),
+        added=("subtask: grasp",),
+        removed=("memory: I hold the cup.",),
     )
 
 

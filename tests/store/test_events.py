@@ -18,7 +18,11 @@ from store.events import (
     CallDeclined,
     EpisodeAnnotated,
     EpisodeSeen,
+    EpisodeSources,
     RunFinished,
+    ShardWritten,
+    VocabularyDiscovered,
+    VocabularyEdited,
     decode_event,
     encode_event,
     event_id,
@@ -29,6 +33,8 @@ from tests.store.facts import answered
 
 WIRE = Path(__file__).parents[1] / "wire"
 RELEASED = sorted(WIRE.glob("*.json"))
+EARLIER = sorted((WIRE / "earlier").glob("*.json"))
+"""Forms from before a field with a default was added."""
 
 GOLDEN_IDS: dict[str, str] = {
     "answer_rejected.v1": "75adf800308a93820197d776c3423cfd",
@@ -40,6 +46,12 @@ GOLDEN_IDS: dict[str, str] = {
     "frames_chosen.v1": "5aee994f81ca7c706463936c246c5eb0",
     "model_described.v1": "16482f64e73a1835bd497e01f3e335ba",
     "prompt_rendered.v1": "346821b23c50a100b3da481202298c1a",
+    "run_finished.v1": "fb6b34c4da12ef408b20e69a7457afde",
+    "shard_written.v1": "a2ca6b85d6f8d89ab366857bc2afbc4a",
+    "vocabulary_discovered.v1": "8ae37b0746c9a5738b0a6978dc821eb4",
+    "vocabulary_edited.v1": "ac19bcfc312092482dbe21815d0f3345",
+}
+GOLDEN_EARLIER: dict[str, str] = {
     "run_finished.v1": "c417120f7e6871a85ecf8743734e1cfb",
     "shard_written.v1": "326219dacd5991703636bdb679be0272",
 }
@@ -72,6 +84,24 @@ def test_every_event_has_its_wire_form_kept() -> None:
     assert {path.stem for path in RELEASED} == KNOWN_TYPES == set(GOLDEN_IDS)
 
 
+@pytest.mark.parametrize("path", EARLIER, ids=lambda path: path.stem)
+def test_a_form_from_before_a_field_was_added_is_read_with_its_default(path: Path) -> None:
+    body = path.read_bytes().rstrip(b"\n")
+    event, now = decode_event(body, where=path.name), decode_event((WIRE / path.name).read_bytes().rstrip(b"\n"))
+    assert type(event) is type(now)
+    assert event_id(body) == GOLDEN_EARLIER[path.stem]
+    told = set(msgspec.json.decode(body)) - {"type"}
+    fields = {field.name: field for field in msgspec.structs.fields(type(event))}
+    assert told < set(fields)
+    for name, field in fields.items():
+        default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+        assert getattr(event, name) == (getattr(now, name) if name in told else default)
+
+
+def test_every_form_that_was_ever_released_is_kept() -> None:
+    assert {path.stem for path in EARLIER} == set(GOLDEN_EARLIER)
+
+
 @pytest.mark.parametrize("path", RELEASED, ids=lambda path: path.stem)
 def test_an_older_reader_would_skip_a_new_field(path: Path) -> None:
     body = path.read_bytes().rstrip(b"\n")
@@ -85,6 +115,9 @@ def test_an_older_reader_would_skip_a_new_field(path: Path) -> None:
     | st.builds(CallDeclined)
     | st.builds(EpisodeSeen)
     | st.builds(EpisodeAnnotated)
+    | st.builds(VocabularyDiscovered)
+    | st.builds(VocabularyEdited)
+    | st.builds(ShardWritten, made_of=st.lists(st.builds(EpisodeSources), max_size=2).map(tuple))
     | st.builds(RunFinished, arguments=st.dictionaries(texts, json_values, max_size=3))
 )
 def test_decoding_undoes_encoding_and_a_line_holds_it(event: AnyEvent) -> None:

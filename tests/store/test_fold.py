@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from store.cache import Cache
 from store.digest import Digest
-from store.events import AnyEvent, CallAnswered, CallDeclined, EpisodeAnnotated, decode_event
+from store.events import (
+    AnyEvent,
+    CallAnswered,
+    CallDeclined,
+    EpisodeAnnotated,
+    VocabularyDiscovered,
+    VocabularyEdited,
+    decode_event,
+)
 from store.fold import (
     Answered,
     Current,
@@ -17,12 +25,14 @@ from store.fold import (
     as_utc,
     current_of,
     fold_current,
+    fold_discovered,
     fold_known,
+    fold_vocabulary,
     outcome_of,
     rows_digest,
 )
 from store.lines import entry_of
-from tests.store.facts import NOON, annotated, answered, declined, digest, rejected, row
+from tests.store.facts import NOON, annotated, answered, declined, digest, discovered, edited, rejected, row
 
 # Few keys, few times: collisions and ties are the rule.
 calls = st.builds(answered, st.integers(0, 1), st.integers(0, 1), st.integers(0, 2), reply=st.sampled_from("abc"))
@@ -34,7 +44,17 @@ annotations = st.builds(
     st.sampled_from(["plan", "vqa"]),
     st.sampled_from("abc"),
 )
-histories = st.lists(calls | refusals | annotations, max_size=12)
+words = st.lists(st.sampled_from("ab"), max_size=2)
+discoveries = st.builds(
+    lambda second, subtasks, dataset, recipe: discovered(second, subtasks, dataset=dataset, recipe=recipe),
+    st.integers(0, 2),
+    words,
+    st.sampled_from(["cups", "it's"]),
+    st.integers(0, 1),
+)
+edits = st.builds(edited, st.integers(0, 2), words)
+histories = st.lists(calls | refusals | annotations | discoveries | edits, max_size=12)
+Vocabularies = tuple[dict[str, VocabularyDiscovered | VocabularyEdited], dict[Digest, VocabularyDiscovered]]
 
 
 def known(events: Sequence[AnyEvent]) -> dict[Digest, Known]:
@@ -47,6 +67,25 @@ def current(events: Sequence[AnyEvent]) -> dict[tuple[Digest, str], Current]:
     return fold_current(found)
 
 
+def vocabularies(events: Sequence[AnyEvent]) -> Vocabularies:
+    pairs = [(entry_of(event).id, event) for event in events]
+    return fold_vocabulary(pairs), fold_discovered(pairs)
+
+
+def vocabularies_by_cache(cache: Cache) -> Vocabularies:
+    by_dataset = {name: cache.select("select_vocabulary", {"dataset": name}) for name in ("cups", "it's")}
+    recipes = [digest("discovery", n) for n in range(2)]
+    by_recipe = {recipe: cache.select("select_discovered", {"recipe": recipe}) for recipe in recipes}
+    found = fold_vocabulary(
+        (event_id, decode_event(body.encode())) for rows in by_dataset.values() for event_id, body in rows
+    )
+    first = fold_discovered(
+        (event_id, decode_event(body.encode())) for rows in by_recipe.values() for event_id, body in rows
+    )
+    assert all(len(rows) <= 1 for rows in (*by_dataset.values(), *by_recipe.values()))
+    return found, first
+
+
 def known_by_cache(cache: Cache, episode: int) -> dict[Digest, Known]:
     bodies = dict(cache.select("select_known", {"episode": digest("episode", episode)}))
     return known([decode_event(body.encode()) for body in bodies.values()])
@@ -56,6 +95,7 @@ def known_by_cache(cache: Cache, episode: int) -> dict[Digest, Known]:
 def test_folding_a_then_b_is_folding_b_then_a(a: list[AnyEvent], b: list[AnyEvent]) -> None:
     assert known([*a, *b]) == known([*b, *a]) == known([*a, *b, *a])
     assert current([*a, *b]) == current([*b, *a]) == current([*a, *b, *a])
+    assert vocabularies([*a, *b]) == vocabularies([*b, *a]) == vocabularies([*a, *b, *a])
 
 
 @settings(max_examples=10, deadline=None)
@@ -67,6 +107,7 @@ def test_duckdb_folds_batches_in_any_order_to_what_python_folds(batches: list[li
         cache.ingest([entry_of(event) for event in batch])
     assert cache.current() == current(events)
     found = known_by_cache(cache, 0) | known_by_cache(cache, 1)
+    assert vocabularies_by_cache(cache) == vocabularies(events)
     cache.close()
     assert found == known(events)
 
@@ -91,6 +132,16 @@ def test_the_last_annotation_counts_for_each_module() -> None:
     found = current([new, old, other])
     assert found[old.episode, "plan"].event_id == entry_of(new).id
     assert found[old.episode, "vqa"].event_id == entry_of(other).id
+
+
+def test_the_last_vocabulary_counts_for_each_dataset_and_the_first_discovery_for_each_recipe() -> None:
+    old, new, hand = discovered(1), discovered(3, ["b"]), edited(2)
+    other = discovered(0, dataset="bowls", recipe="other")
+    assert vocabularies([new, other, hand, old]) == (
+        {"cups": new, "bowls": other},
+        {old.recipe: old, other.recipe: other},
+    )
+    assert vocabularies([old, hand])[0] == {"cups": hand}
 
 
 def test_the_rows_digest_covers_the_rows_and_nothing_else() -> None:

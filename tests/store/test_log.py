@@ -15,11 +15,11 @@ from store.cache import NO_EXTENSIONS, Cache
 from store.digest import Digest
 from store.errors import NewerEvent, StoreError
 from store.events import event_id
-from store.fold import Answered, DeclinedBefore
+from store.fold import Answered, DeclinedBefore, Followed, rows_digest
 from store.lines import Entry, entry_of, render_line
 from store.log import Log
 from store.segments import list_actives, list_segments, read_journal
-from tests.store.facts import annotated, answered, declined, digest, rejected, row, seen
+from tests.store.facts import annotated, answered, declined, digest, discovered, edited, rejected, row, seen
 
 ROOT = Path(__file__).parents[2]
 
@@ -106,8 +106,8 @@ def test_current_recipes_and_annotations_agree(tmp_path: Path) -> None:
         }
         assert current[new.episode, "plan"].recorded_at == new.recorded_at
         assert log.recipes([new.recipe, other.recipe, digest("unheard of")]) == {
-            new.recipe: entry_of(new).id,
-            other.recipe: entry_of(other).id,
+            new.recipe: Followed(entry_of(new).id, rows_digest(new)),
+            other.recipe: Followed(entry_of(other).id, rows_digest(other)),
         }
         assert log.annotation(entry_of(old).id) == old
 
@@ -136,6 +136,28 @@ def test_an_index_belongs_to_the_episode_last_seen_there(tmp_path: Path) -> None
             (digest("episode", 2), "cups", 1),
             (digest("episode", 1), "bowls", 1),
         }
+
+
+def test_the_vocabulary_of_a_dataset_is_the_last_one_recorded(tmp_path: Path) -> None:
+    found, changed, other = discovered(1), edited(2), discovered(9, dataset="bowls", recipe="other")
+    with Log.open(tmp_path) as log:
+        assert log.vocabulary("cups") is None
+        log.record(found, other).result()
+        assert log.vocabulary("cups") == found
+        log.record(changed).result()
+        assert (log.vocabulary("cups"), log.vocabulary("bowls"), log.vocabulary("mugs")) == (changed, other, None)
+    (tmp_path / "cache.duckdb").unlink()
+    with Log.open(tmp_path) as log:
+        assert (log.vocabulary("cups"), log.vocabulary("bowls"), log.vocabulary("mugs")) == (changed, other, None)
+
+
+def test_a_discovery_is_found_again_by_its_recipe_whatever_was_edited_since(tmp_path: Path) -> None:
+    first, again = discovered(1), discovered(5, dataset="bowls")
+    with Log.open(tmp_path) as log:
+        log.record(again, first, edited(9), annotated(1, recipe="recipe")).result()
+        assert log.discovered(first.recipe) == first
+        assert log.discovered(digest("unheard of")) is None
+        assert log.discovered(annotated(1, recipe="recipe").recipe) is None
 
 
 def test_memos_are_kept_and_replaced(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from store import query as query_module
 from store.errors import JournalDamaged, QueryRefused
 from store.events import AnyEvent
+from store.lines import entry_of
 from store.log import Log
 from store.query import VIEWS, columns_query, run_query
 from store.sql import FOLDER
@@ -25,6 +26,8 @@ from tests.store.facts import (
     answered,
     declined,
     digest,
+    discovered,
+    edited,
     failed,
     finished,
     gap,
@@ -57,6 +60,9 @@ EVENTS: list[AnyEvent] = [
     annotated(0, 5, rows=(row("old", 0.0),)),
     annotated(0, 6, rows=ROWS, gaps=(gap(0, 1),)),
     annotated(1, 6, module="vqa", rows=ROWS[3:]),
+    discovered(1),
+    edited(7, ["grasp", "lift"], ["I hold the cup."]),
+    discovered(2, ["pour"], ["I poured."], dataset="bowls", recipe="other"),
     finished(9),
 ]
 
@@ -68,6 +74,7 @@ ORDER = {
     "runs": ("finished_at", "id"),
     "failures": ("id",),
     "prompts": ("prompt", "step"),
+    "vocabulary": ("dataset", "kind", "seq"),
 }
 COLUMNS = {
     "rows": "episode_index dataset timestamp style role content camera tool_calls module engine model_id call "
@@ -81,6 +88,7 @@ COLUMNS = {
     "failures": "id outcome step episode_index episode kind detail reply retryable attempts engine model_id key "
     "recorded_at run_id superseded",
     "prompts": "prompt step text calls",
+    "vocabulary": "dataset kind seq entry origin since run_id event",
 }
 
 
@@ -217,6 +225,42 @@ def test_a_renumbered_episode_shows_where_it_stands_now(tmp_path: Path) -> None:
         {"digest": digest("episode", 2), "episode_index": 1, "modules": ["plan"]},
     ]
     assert {r["episode_index"] for r in rows_of(tmp_path, "SELECT episode_index FROM rows")} == {1}
+
+
+def test_a_vocabulary_s_entries_say_since_when_they_are_there_and_from_where(store: Path) -> None:
+    found = rows_of(store, "SELECT dataset, kind, seq, entry, origin, since, run_id, event FROM vocabulary")
+    first, hand = entry_of(discovered(1)).id, entry_of(edited(7, ["grasp", "lift"], ["I hold the cup."])).id
+    assert [(r["dataset"], r["kind"], r["seq"], r["entry"], r["origin"]) for r in found] == [
+        ("bowls", "memory", 0, "I poured.", "discovered"),
+        ("bowls", "subtask", 0, "pour", "discovered"),
+        ("cups", "memory", 0, "I hold the cup.", "discovered"),
+        ("cups", "subtask", 0, "grasp", "discovered"),
+        ("cups", "subtask", 1, "lift", "edited"),
+    ]
+    assert [(r["event"], r["run_id"], r["since"].second) for r in found[2:]] == [
+        (first, "run-1", 1),
+        (first, "run-1", 1),
+        (hand, "run-2", 7),
+    ]
+
+
+def test_an_entry_that_came_back_is_there_since_it_came_back(tmp_path: Path) -> None:
+    with Log.open(tmp_path) as log:
+        log.record(discovered(1, ["a", "b"]), edited(2, ["b"]), edited(3, ["b", "a"]), edited(4, ["a", "b"])).result()
+    found = rows_of(tmp_path, "SELECT entry, origin, since FROM vocabulary WHERE kind = 'subtask'")
+    assert [(r["entry"], r["origin"], r["since"].second) for r in found] == [("a", "edited", 3), ("b", "discovered", 1)]
+
+
+def test_a_rejected_vocabulary_is_over_when_one_was_found_from_the_same_episodes(tmp_path: Path) -> None:
+    call = digest("key", "watched", 0)
+    spoilt = msgspec.structs.replace(rejected(0, 7, 2), step="vocabulary.discover")
+    answer = msgspec.structs.replace(answered(0, 0, 3), step="vocabulary.discover", key=call)
+    with Log.open(tmp_path) as log:
+        log.record(spoilt, answer).result()
+    assert rows_of(tmp_path, "SELECT superseded FROM failures") == [{"superseded": False}]
+    with Log.open(tmp_path) as log:
+        log.record(discovered(4)).result()
+    assert rows_of(tmp_path, "SELECT superseded FROM failures") == [{"superseded": True}]
 
 
 def test_episodes_prompts_and_runs(store: Path) -> None:

@@ -18,7 +18,7 @@ BANANA = REPO / "tests" / "data" / "cr5_banana"
 @pytest.fixture(scope="session")
 def server() -> Iterator[str]:
     """The base URL of an OpenAI-compatible server that runs as a process of its own."""
-    command = [sys.executable, str(REPO / "tests/engine/server.py"), "--leave-with-parent", "--horizon-s", "16"]
+    command = [sys.executable, str(REPO / "tests/engine/server.py"), "--leave-with-parent", "--horizon-s", "34"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         yield process.stdout.readline().strip()

@@ -127,7 +127,7 @@ def test_an_edited_memory_prompt_asks_memory_calls_again_and_no_others(
 
     sync(banana, "--prompts", prompts)
 
-    assert before["plan.memory"] >= EPISODES
+    assert before["plan.memory"] > 0
     assert steps(banana) - before == Counter({"plan.memory": before["plan.memory"]})
 
 

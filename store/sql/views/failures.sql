@@ -12,6 +12,13 @@ WITH missing AS (
         list_transform(from_json(body, '{"gaps": [{"call": "UUID"}]}').gaps, lambda g: g.call) AS gaps
     FROM current_annotations
     JOIN events USING (id)
+    UNION ALL
+    -- The vocabulary is asked about episodes together, which its call names as one.
+    SELECT outcomes.episode, 'vocabulary', max(events.recorded_at), []::UUID[]
+    FROM events
+    JOIN outcomes ON outcomes.key = TRY_CAST(events.body->>'call' AS UUID)
+    WHERE type = 'vocabulary_discovered.v1'
+    GROUP BY outcomes.episode
 ), places AS (
     SELECT DISTINCT ON (digest) digest, episode_index
     FROM episodes

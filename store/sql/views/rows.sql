@@ -14,6 +14,11 @@ WITH annotated AS (
     SELECT episode, module, e.engine AS engine, e.model_id AS model_id,
         unnest(e.rows) AS item, unnest(range(len(e.rows))) AS seq
     FROM annotated
+), refreshes AS (
+    -- A plan at an interjection is the interjection's own: it stands in the place of the plan's.
+    SELECT DISTINCT episode, item.row."timestamp" AS "timestamp"
+    FROM unnested
+    WHERE module = 'interjections' AND item.row.style = 'plan'
 )
 SELECT
     episodes.episode_index AS episode_index,
@@ -32,4 +37,6 @@ SELECT
     unnested.seq AS seq
 FROM unnested
 JOIN episodes ON episodes.digest = unnested.episode
+LEFT JOIN refreshes ON refreshes.episode = unnested.episode AND refreshes."timestamp" = item.row."timestamp"
+WHERE NOT (refreshes.episode IS NOT NULL AND module = 'plan' AND item.row.style = 'plan')
 ORDER BY dataset, episode_index, episode, module, seq;

@@ -1,0 +1,85 @@
+"""The judge: runs the rules over the rows that are about to be written, shard by shard, and says which may be."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from annotator.errors import RulesBroken
+from annotator.settings import SyncSettings
+from annotator.show_validate import describe, summed_up
+from store.digest import Digest, canonical, digest_parts
+from store.events import AnnotatedRow
+from store.rules import Rule, digest_rules
+from store.validate import Known, Verdict, check_rows, merged
+
+
+class Judge:
+    """Judges one run's rows. `quarantined` are the episodes whose new rows are not to be written, `shards` where."""
+
+    def __init__(self, rules: Sequence[Rule], known: Known, settings: SyncSettings) -> None:
+        self.quarantined: set[int] = set()
+        self.shards: set[str] = set()
+        self.aborts = False
+        self._rules = rules
+        self._known = known
+        self._skips = settings.skip_validation
+        self._keeps_on = settings.validation.on_error == "quarantine"
+        self._verdicts: list[Verdict] = []
+
+    @property
+    def digest(self) -> Digest:
+        """Digest everything that a judgement depends on beside the rows."""
+        how = f"{self._skips} {self._keeps_on}".encode()
+        return digest_parts("judge.v1", [digest_rules(self._rules).encode(), canonical(self._known), how])
+
+    @property
+    def verdict(self) -> Verdict:
+        """All that was found so far."""
+        return merged(self._verdicts)
+
+    def bad_episodes(self, shard: str, source: Path, rows: Mapping[int, Sequence[AnnotatedRow]]) -> set[int]:
+        """Judge the new rows of a shard, by episode index, and say which must not be written; `source` has its frames.
+
+        Raises:
+            ShardError, RuleError: the frames cannot be read, or a rule fails.
+        """
+        if self._skips or not rows:
+            return set()
+        verdict = check_rows([(source, rows)], self._rules, self._known)
+        self._verdicts.append(verdict)
+        if not verdict.bad_episodes:
+            return set()
+        if not self._keeps_on:
+            self.aborts = True
+            return set()
+        self.quarantined |= verdict.bad_episodes
+        self.shards.add(shard)
+        return set(verdict.bad_episodes)
+
+    def broken_rules(self) -> dict[str, int]:
+        """Count what was found against the rules that are errors, by rule."""
+        return {one.rule.name: one.found for one in self.verdict.breaches if one.rule.severity == "error"}
+
+    def say(self, note: Callable[[str], None]) -> None:
+        """Say what is wrong, where anything is: a table of errors, and one line for warnings."""
+        verdict = self.verdict
+        errors = tuple(one for one in verdict.breaches if one.rule.severity == "error")
+        if errors:
+            note(describe(msgspec.structs.replace(verdict, breaches=errors)))
+        elif verdict.breaches:
+            note(f"{summed_up(verdict)}\nhint: annotator validate shows them")
+        if self.quarantined:
+            names = ", ".join(str(index) for index in sorted(self.quarantined))
+            note(f"not written: episodes {names} keep the rows they had")
+
+    def raise_if_broken(self, where: Path) -> None:
+        """End the run where rows broke a rule and nothing may be written then.
+
+        Raises:
+            RulesBroken: naming the rules; `say` has shown the rows.
+        """
+        if self.aborts:
+            got = ", ".join(f"{rule} {found}" for rule, found in self.broken_rules().items())
+            hint = "--validation.on_error=quarantine writes the other episodes, --skip_validation=true writes all"
+            raise RulesBroken("rows break rules, so no shard was written", where=str(where), got=got, hint=hint)

@@ -1,0 +1,200 @@
+"""The `interjections` module: what the robot says before it begins, and what a user might say in mid-task.
+
+task → initial speech
+starts of subtasks → a seeded few of them → interjection + spoken reply + the plan of what is left
+"""
+
+import asyncio
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import get_args
+
+import msgspec
+import numpy as np
+
+from annotator.answers import InitialSpeech, Interjection, Scenario
+from annotator.draws import choose, pick
+from annotator.modules.base import Ask, EpisodeView, Gaps, ModuleRows
+from annotator.modules.spans import tidy
+from annotator.modules.views import NO_FOOTAGE
+from annotator.sampling import nearest
+from annotator.settings import SyncSettings
+from store.digest import Digest
+from store.events import AnnotatedRow
+from store.keys import MediaItem, Render
+from store.rows import Row, order_key
+
+NAME = "interjections"
+VERSION = 1
+"""Raise it when rows change for the same answers; every episode is then folded anew, without a call."""
+STEPS = ("interjections.initial_speech", "interjections.interjection")
+STYLES = frozenset({"interjection", None})
+"""What is written beside these, a plan at each interjection, is a style of the plan module."""
+
+KINDS: tuple[Scenario, ...] = get_args(Scenario)
+
+
+class Moment(msgspec.Struct, frozen=True, kw_only=True):
+    """A start of a subtask at which a user may speak up.
+
+    `time`: seconds, exactly as stored. `completed` is the subtask that ends there, `upcoming` the one that begins,
+    `remaining` the numbered list of it and all after it. `scenario` is the kind of interjection to prefer.
+    """
+
+    time: float
+    completed: str
+    upcoming: str
+    remaining: str
+    scenario: Scenario
+
+
+async def annotate(episode: EpisodeView, ask: Ask, settings: SyncSettings) -> ModuleRows:
+    """Annotate one episode, at the boundaries of the subtasks in `episode.upstream`.
+
+    Raises:
+        CallError, FootageError: something got no reply; what was answered is kept, the next run goes on from there.
+    """
+    gaps = Gaps()
+    task = tidy(episode.task)
+    asked = [_initial_speech(episode, ask, gaps, task)]
+    asked += [_interjection(episode, ask, gaps, settings, task, moment) for moment in moments(episode, settings)]
+    # All finish before the first error is raised, so that no answer under way is thrown away.
+    results = await asyncio.gather(*asked, return_exceptions=True)
+    rows: list[AnnotatedRow] = []
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+        rows.extend(result)
+    rows.sort(key=lambda annotated: order_key(annotated.row))
+    found = sorted(gaps.found, key=lambda gap: (gap.step, gap.call))
+    return ModuleRows(rows=tuple(rows), gaps=tuple(found))
+
+
+def moments(episode: EpisodeView, settings: SyncSettings) -> list[Moment]:
+    """Choose the moments of an episode's interjections; ascending, all at starts of subtasks but the first.
+
+    The kinds take turns along the subtasks, from a drawn one on, so that an episode's interjections differ in kind,
+    and one more or less leaves the others as they were.
+    """
+    draw = settings.interjections
+    possible = [m for m in _boundaries(episode, settings.seed) if _reached(m.time, draw.interjection_min_t)]
+    most = draw.max_interjections_per_episode
+    chosen = choose(len(possible), most, seed=settings.seed, episode=episode.digest, purpose="interjections.moment")
+    return [possible[index] for index in chosen]
+
+
+def _boundaries(episode: EpisodeView, seed: int) -> list[Moment]:
+    starts = {row.timestamp: row.content for row in episode.upstream if row.style == "subtask" and row.content}
+    plans = {row.timestamp: row.content for row in episode.upstream if row.style == "plan" and row.content}
+    subtasks = sorted(starts.items())
+    first = pick(range(len(KINDS)), seed=seed, episode=episode.digest, purpose="interjections.scenario")
+    return [
+        Moment(
+            time=time,
+            completed=completed,
+            upcoming=upcoming,
+            remaining=plans.get(time) or _numbered([text for _, text in subtasks[place:]]),
+            scenario=KINDS[(first + place) % len(KINDS)],
+        )
+        for place, ((_, completed), (time, upcoming)) in enumerate(pairwise(subtasks), start=1)
+    ]
+
+
+def _reached(time: float, min_t: float) -> bool:
+    """Compare as stored times want it: the float32 nearest to 0.7 is a little less than 0.7."""
+    return time >= min_t or math.isclose(time, min_t, rel_tol=1e-7)
+
+
+def _numbered(subtasks: Sequence[str]) -> str:
+    return "\n".join(f"{number}. {text}" for number, text in enumerate(subtasks, start=1))
+
+
+async def _initial_speech(episode: EpisodeView, ask: Ask, gaps: Gaps, task: str) -> list[AnnotatedRow]:
+    step = "interjections.initial_speech"
+    asked = await gaps.optional(ask, step, InitialSpeech, {"task": task}, misfit=_unspoken)
+    if asked is None:
+        return []
+    return [_speech(float(episode.clock[0]), asked.answer.speech, asked.key)]
+
+
+async def _interjection(
+    episode: EpisodeView, ask: Ask, gaps: Gaps, settings: SyncSettings, task: str, moment: Moment
+) -> list[AnnotatedRow]:
+    """Ask for one interjection; its three rows come together or not at all."""
+    times = _window(episode, settings, moment.time)
+    inputs = {
+        "view": _view(times),
+        "task": task,
+        "time_s": f"{moment.time:.1f}",
+        "completed": moment.completed,
+        "upcoming": moment.upcoming,
+        "remaining": moment.remaining,
+        "scenario": moment.scenario,
+    }
+    media = _media(episode, settings, times)
+    asked = await gaps.optional(ask, "interjections.interjection", Interjection, inputs, media, misfit=_unspoken)
+    if asked is None:
+        return []
+    said = Row(role="user", content=_folded(asked.answer.interjection), style="interjection", timestamp=moment.time)
+    plan = Row(role="assistant", content=moment.remaining, style="plan", timestamp=moment.time)
+    return [
+        AnnotatedRow(row=said, call=asked.key),
+        _speech(moment.time, asked.answer.reply, asked.key),
+        AnnotatedRow(row=plan),
+    ]
+
+
+def _window(episode: EpisodeView, settings: SyncSettings, time: float) -> tuple[float, ...]:
+    """The times of the frames to show: spread evenly over the window around `time`, as far as the episode goes."""
+    if not episode.watched:
+        return ()
+    clock = episode.clock.astype(np.float64)
+    count = settings.interjections.interjection_window_frames
+    half = settings.interjections.interjection_window_seconds / 2
+    low, high = max(time - half, float(clock[0])), min(time + half, float(clock[-1]))
+    wanted = np.linspace(low, high, count) if count > 1 else np.full(count, time)
+    return tuple(float(episode.clock[index]) for index in np.unique(nearest(clock, wanted)))
+
+
+def _media(episode: EpisodeView, settings: SyncSettings, times: Sequence[float]) -> tuple[MediaItem, ...]:
+    width, quality = settings.interjections.frame_width, settings.plan.contact_sheet_quality
+    render = Render(kind="frame", width_px=width, quality=quality, badge=True)
+    return tuple(MediaItem(footage=episode.watched[0].footage, timestamps=(time,), render=render) for time in times)
+
+
+def _view(times: Sequence[float]) -> str:
+    if not times:
+        return NO_FOOTAGE
+    stamp = "The time since the recording's start is printed in a corner"
+    if len(times) == 1:
+        return f"The image above is a single frame of one recording. {stamp}, in seconds."
+    return (
+        f"The {len(times)} images above are single frames of one recording, in order, "
+        f"from {times[0]:.1f} s to {times[-1]:.1f} s. {stamp} of each, in seconds."
+    )
+
+
+def _unspoken(answer: InitialSpeech | Interjection) -> str:
+    """Name a field that has no word in it; a schema lets white space and bare punctuation pass."""
+    texts = {name: text for name, text in msgspec.structs.asdict(answer).items() if name != "scenario"}
+    silent = [name for name, text in texts.items() if not any(letter.isalnum() for letter in text)]
+    return f"no words in `$.{silent[0]}`" if silent else ""
+
+
+def _folded(text: str) -> str:
+    """Fold white space; a sentence keeps its full stop."""
+    return " ".join(text.split())
+
+
+def say(text: str) -> str:
+    """Write the `say` tool call as canonical JSON: keys sorted, no white space between them."""
+    call = {"type": "function", "function": {"name": "say", "arguments": {"text": text}}}
+    return msgspec.json.encode(call, order="sorted").decode()
+
+
+def _speech(time: float, text: str, call: Digest) -> AnnotatedRow:
+    tool_calls = (say(_folded(text)),)
+    return AnnotatedRow(
+        row=Row(role="assistant", content=None, style=None, timestamp=time, tool_calls=tool_calls), call=call
+    )

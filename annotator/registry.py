@@ -1,0 +1,85 @@
+"""The modules: which there are, what each depends on, and which rows belong to whom."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from annotator.dataset import Camera
+from annotator.modules import interjections, plan, vqa
+from annotator.modules.base import Ask, EpisodeView, ModuleRows
+from annotator.settings import Settings, SyncSettings
+from annotator.survey import Cast
+from store.rows import Row
+
+ModuleName = Literal["plan", "interjections", "vqa"]
+
+
+class Module(msgspec.Struct, frozen=True, kw_only=True):
+    """One module. `after` names the module whose rows it follows; its own annotation then waits for theirs."""
+
+    name: ModuleName
+    version: int
+    steps: tuple[str, ...]
+    styles: frozenset[str | None]
+    annotate: Callable[[EpisodeView, Ask, SyncSettings], Awaitable[ModuleRows]]
+    after: ModuleName | None = None
+
+    def group(self, settings: SyncSettings) -> Settings:
+        """Its own group of settings."""
+        return getattr(settings, self.name)
+
+    def enabled(self, settings: SyncSettings) -> bool:
+        """Say whether it is switched on."""
+        return bool(getattr(self.group(settings), "enabled"))  # noqa: B009 every module's group has it
+
+    def cameras(self, cast: Cast) -> tuple[Camera, ...]:
+        """The cameras whose footage its rows depend on."""
+        return cast.asked if self.name == "vqa" else cast.watched
+
+    def dials(self, settings: SyncSettings) -> dict[str, Any]:
+        """Every setting that its rows can depend on: its own group, and what it borrows."""
+        values: dict[str, Any] = msgspec.to_builtins(self.group(settings))
+        del values["enabled"]
+        if self.name == "vqa":
+            values["coordinates"] = settings.vlm.coordinates
+        if self.name == "interjections":
+            values["quality"] = settings.plan.contact_sheet_quality
+        return values
+
+
+PLAN = Module(
+    name="plan", version=plan.VERSION, steps=plan.STEPS, styles=frozenset(plan.STYLES), annotate=plan.annotate
+)
+INTERJECTIONS = Module(
+    name="interjections",
+    version=interjections.VERSION,
+    steps=interjections.STEPS,
+    styles=frozenset(interjections.STYLES),
+    annotate=interjections.annotate,
+    after="plan",
+)
+VQA = Module(name="vqa", version=vqa.VERSION, steps=vqa.STEPS, styles=frozenset(vqa.STYLES), annotate=vqa.annotate)
+
+MODULES: tuple[Module, ...] = (PLAN, INTERJECTIONS, VQA)
+"""In the order in which they follow each other."""
+
+
+def module_named(name: str) -> Module:
+    """Find a module by its name."""
+    return next(module for module in MODULES if module.name == name)
+
+
+def owners(rows: Sequence[Row]) -> list[ModuleName | None]:
+    """Say which module each of an episode's rows belongs to; None for styles that no module writes.
+
+    A style belongs to one module, but for the plan at an interjection: that is the interjection's own refresh.
+    """
+    refreshed = {row.timestamp for row in rows if row.style == "interjection"}
+    return [_owner(row, refreshed) for row in rows]
+
+
+def _owner(row: Row, refreshed: set[float]) -> ModuleName | None:
+    if row.style == "plan" and row.timestamp in refreshed:
+        return INTERJECTIONS.name
+    return next((module.name for module in MODULES if row.style in module.styles), None)

@@ -1,0 +1,139 @@
+"""A run: what it is about, once its settings, prompts and dataset are read and found good; and its record."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+import msgspec
+
+from annotator import __version__
+from annotator.config import check, parse_episodes
+from annotator.dataset import Dataset, open_dataset
+from annotator.models import model_of, reads_evidence
+from annotator.output import refuse_overlap
+from annotator.prompts import Prompts, load_prompts
+from annotator.registry import MODULES, Module
+from annotator.settings import SyncSettings
+from annotator.show_validate import usable_rules
+from annotator.survey import Cast, cast_of
+from annotator.tally import Tally
+from store.events import RunFinished, utc_now
+from store.keys import Model
+from store.log import Log
+from store.rules import Rule
+
+Outcome = Literal["done", "incomplete", "interrupted", "failed"]
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """What one run is about. `modules` are those it runs; `notes` says why others that are on are left out."""
+
+    run_id: str
+    started_at: datetime
+    settings: SyncSettings
+    dataset: Dataset
+    target_root: Path
+    episodes: frozenset[int]
+    prompts: Prompts
+    model: Model
+    cast: Cast
+    modules: tuple[Module, ...]
+    notes: tuple[str, ...]
+    rules: tuple[Rule, ...]
+
+    @property
+    def store(self) -> Path:
+        """Where its log lives."""
+        return self.settings.store or self.target_root / ".annotator"
+
+    def labelled(self, log: Log) -> "Run":
+        """Name the dataset in the log: where the log lies inside it, as it was first named, wherever it moved since.
+
+        In a log that datasets share, the path tells apart those whose folders have one name.
+        """
+        root = self.dataset.root.resolve()
+        names = [str(root)]
+        if self.store.resolve().is_relative_to(root):
+            names = sorted({name for _, name, _ in log.seen_episodes()}) or [self.dataset.name]
+        return msgspec.structs.replace(self, dataset=msgspec.structs.replace(self.dataset, name=names[0]))
+
+
+def prepare(settings: SyncSettings) -> Run:
+    """Read and check everything that a run can be refused for before it opens its log.
+
+    Raises:
+        UsageError, PromptError, DatasetError: the settings, a prompt or the dataset cannot be used.
+    """
+    check(settings)
+    prompts = load_prompts(settings.prompts)
+    dataset = open_dataset(settings.root)
+    if settings.output is not None:
+        refuse_overlap(settings.root, settings.output)
+    chosen = parse_episodes(settings.only_episodes, [e.index for e in dataset.episodes])
+    model, cast = model_of(settings.vlm), cast_of(dataset, settings)
+    modules, notes = _modules(settings, dataset, model, cast)
+    return Run(
+        run_id=uuid4().hex,
+        started_at=utc_now(),
+        settings=settings,
+        dataset=dataset,
+        target_root=settings.output or settings.root,
+        episodes=frozenset(chosen),
+        prompts=prompts,
+        model=model,
+        cast=cast,
+        modules=modules,
+        notes=notes,
+        rules=usable_rules(settings.validation.rules),
+    )
+
+
+def _modules(
+    settings: SyncSettings, dataset: Dataset, model: Model, cast: Cast
+) -> tuple[tuple[Module, ...], tuple[str, ...]]:
+    """Choose the modules that this dataset and this engine allow, and say what is left out."""
+    notes = [f"{camera.key}: left out, it shows depth" for camera in dataset.cameras if camera.depth]
+    modules = [module for module in MODULES if module.enabled(settings)]
+    if settings.vqa.enabled and not cast.asked:
+        notes.append("vqa: left out, the dataset has no camera to ask about")
+        modules = [module for module in modules if module.name != "vqa"]
+    elif settings.vqa.enabled and reads_evidence(model):
+        notes.append("vqa: left out, the signals engine sees no pixels")
+        modules = [module for module in modules if module.name != "vqa"]
+    if modules and not cast.all:
+        notes.append("the dataset has no camera: prompts are text only")
+    return tuple(modules), tuple(notes)
+
+
+def record_run(run: Run, log: Log, tally: Tally, engine: str, outcome: Outcome, elapsed_s: float) -> None:
+    """Record how a run ended."""
+    arguments: dict[str, Any] = msgspec.to_builtins(run.settings, enc_hook=str)
+    log.record(
+        RunFinished(
+            recorded_at=utc_now(),
+            run_id=run.run_id,
+            started_at=run.started_at,
+            dataset=run.dataset.name,
+            arguments=arguments,
+            engine=engine,
+            model_id=run.model.model_id,
+            dataset_episodes=len(run.dataset.episodes),
+            episodes=tally.episodes_total,
+            episodes_skipped=tally.episodes_skipped,
+            calls_answered=tally.calls["answered"],
+            calls_hit=tally.calls["hit"],
+            calls_failed=tally.calls["failed"],
+            calls_declined=tally.calls["declined"],
+            answers_rejected=tally.calls["rejected"],
+            answered_by_step=dict(tally.answered_by_step),
+            tokens_in=tally.tokens_in,
+            tokens_out=tally.tokens_out,
+            frames_decoded=tally.frames_decoded,
+            shards_written=tally.shards_written,
+            elapsed_s=round(elapsed_s, 3),
+            outcome=outcome,
+            versions={"annotator": __version__},
+            broken_rules=dict(tally.broken_rules),
+        )
+    ).result()

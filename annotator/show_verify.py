@@ -1,0 +1,63 @@
+"""Show what `annotator verify` found, and what `annotator export` wrote."""
+
+import sys
+
+from annotator.arguments import ExportArguments, VerifyArguments
+from annotator.errors import UsageError
+from store.audit import Audit
+
+
+def show_verify(arguments: VerifyArguments) -> int:
+    """Verify a dataset: findings on stdout, a summary on stderr. 0 where nothing is wrong, else 1."""
+    import msgspec
+    import pyarrow as pa
+
+    from annotator.dataset import open_dataset
+    from annotator.show import write_table
+    from annotator.verify import verify_dataset
+
+    dataset = open_dataset(arguments.root)
+    store = arguments.store or arguments.root / ".annotator"
+    if not (store / "journal").is_dir():
+        raise UsageError("no log", where=str(store), hint="annotator sync makes one; --store names another")
+    audit = verify_dataset(dataset, store, prompts=arguments.prompts, rebuild=arguments.rebuild)
+    if audit.findings or arguments.format != "table":
+        rows = [msgspec.to_builtins(finding) for finding in audit.findings]
+        columns = ("kind", "where", "expected", "found")
+        write_table(
+            pa.table({name: pa.array([row[name] for row in rows], pa.string()) for name in columns}), arguments.format
+        )
+    sys.stderr.write(_summary(audit))
+    return 1 if audit.findings else 0
+
+
+def _summary(audit: Audit) -> str:
+    counts = audit.counts
+    checked = ", ".join(
+        f"{counts[name]} {name}" for name in ("files", "events", "calls", "annotations", "shards", "episodes", "rows")
+    )
+    lines = [f"checked: {checked}"]
+    if counts["rows of others"]:
+        lines.append(f"skipped: {counts['rows of others']} rows that no module of this log wrote")
+    if audit.withheld:
+        lines.append(f"not listed: {audit.withheld} differences that follow from these, or cannot be told beside them")
+    lines += [f"note: {note}" for note in audit.notes]
+    wrong = len(audit.findings)
+    lines.append(f"{wrong} {'thing is' if wrong == 1 else 'things are'} wrong" if wrong else "nothing is wrong")
+    return "\n".join(lines) + "\n"
+
+
+def show_export(arguments: ExportArguments) -> int:
+    """Write an export and say on stderr what it holds."""
+    from annotator.dataset import open_dataset
+    from annotator.export import export_staging
+
+    if arguments.staging is None:
+        raise UsageError("where to?", where="annotator export", hint="annotator export DATASET --staging DIR")
+    dataset = open_dataset(arguments.root)
+    store = arguments.store or arguments.root / ".annotator"
+    if not (store / "journal").is_dir():
+        raise UsageError("no log", where=str(store), hint="annotator sync makes one; --store names another")
+    files = export_staging(dataset, store, arguments.staging)
+    sys.stderr.write(f"wrote {files} files to {arguments.staging}\n")
+    return 0

@@ -1,0 +1,134 @@
+"""Read and write `meta/canonical_vocabulary.json`: the vocabulary as a person reads and edits it.
+
+    {"note": "…", "subtasks": ["grip the cup by its handle", …], "memories": ["I put the cup on the tray.", …]}
+
+What is read is strict, since a typo here would be written into every episode; white space and a label's full stop do
+not count. An empty list of memories leaves memory to be worded freely.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from annotator.errors import VocabularyError
+from annotator.vocabulary import LONGEST_ENTRY, Vocabulary, sameness, tidy_memory, tidy_subtask
+from store.replace import drop, replace_durably, temporary_beside, write_hint
+
+FILE = Path("meta") / "canonical_vocabulary.json"
+"""Where it lies in a dataset."""
+
+MOST_ENTRIES = 256
+"""Entries of one list at most: each stands in every prompt, and in the schema that holds a model to them."""
+
+NOTE = (
+    "Every subtask and every memory of this dataset is one of these. Edit, add, remove or reorder entries as you like; "
+    "the next run takes them as they are and asks again only for what that changes."
+)
+
+
+class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    note: str = ""
+    subtasks: list[str]
+    memories: list[str]
+
+
+def read_vocabulary(path: Path) -> Vocabulary | None:
+    """Read the file; None where there is none.
+
+    Raises:
+        VocabularyError: it cannot be read, is not JSON, has another shape, or an entry is blank, doubled or too long.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as cause:
+        hint = "it is a text file in UTF-8; without it the vocabulary is found anew"
+        raise VocabularyError("the vocabulary cannot be read", where=str(path), got=str(cause), hint=hint) from cause
+    file = _parse(text, str(path))
+    subtasks = _entries("subtasks", file.subtasks, tidy_subtask, str(path))
+    if not subtasks:
+        hint = "write at least one, or delete the file to have them found, or use --vocabulary.enabled=false"
+        raise VocabularyError("the vocabulary has no subtasks", where=f"{path}, subtasks", got="[]", hint=hint)
+    return Vocabulary(subtasks=subtasks, memories=_entries("memories", file.memories, tidy_memory, str(path)))
+
+
+def write_vocabulary(path: Path, vocabulary: Vocabulary) -> bool:
+    """Write the file, whole or not at all; say whether it had to be written.
+
+    A file that already says the same is left alone, with its layout and its note.
+
+    Raises:
+        VocabularyError: it cannot be written.
+    """
+    if _says(path, vocabulary):
+        return False
+    text = json.dumps({"note": NOTE, **msgspec.to_builtins(vocabulary)}, indent=2, ensure_ascii=False) + "\n"
+    temporary = temporary_beside(path)
+    try:
+        with temporary.open("x", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            shutil.copymode(path, temporary)
+        replace_durably(temporary, path)
+    except OSError as cause:
+        hint = write_hint(cause)
+        raise VocabularyError("the vocabulary cannot be written", where=str(path), got=str(cause), hint=hint) from cause
+    finally:
+        drop(temporary)
+    return True
+
+
+def _says(path: Path, vocabulary: Vocabulary) -> bool:
+    try:
+        return read_vocabulary(path) == vocabulary
+    except VocabularyError:
+        return False
+
+
+def _parse(text: str, where: str) -> _File:
+    try:
+        values = json.loads(text, object_pairs_hook=_distinct_keys)
+        return msgspec.convert(values, _File)
+    except (json.JSONDecodeError, RecursionError) as cause:
+        hint = "commas stand between entries and not after the last; quotes are straight and double"
+        raise VocabularyError("the vocabulary is not JSON", where=where, got=str(cause), hint=hint) from cause
+    except (msgspec.ValidationError, ValueError) as cause:
+        hint = 'it is {"note": "…", "subtasks": ["…"], "memories": ["…"]}; "memories": [] words memory freely'
+        raise VocabularyError("the vocabulary has another shape", where=where, got=str(cause), hint=hint) from cause
+
+
+def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        raise ValueError(f"{', '.join(doubled)} stands there twice")
+    return dict(pairs)
+
+
+def _entries(name: str, texts: Sequence[str], tidy: Callable[[str], str], where: str) -> tuple[str, ...]:
+    if len(texts) > MOST_ENTRIES:
+        hint = f"at most {MOST_ENTRIES}: merge what is nearly alike"
+        raise VocabularyError("the vocabulary is too long", where=f"{where}, {name}", got=str(len(texts)), hint=hint)
+    places: dict[str, int] = {}
+    entries: list[str] = []
+    for number, text in enumerate(texts, start=1):
+        entry, place = tidy(text), f"{where}, {name}, entry {number}"
+        if not sameness(entry):
+            raise VocabularyError("an entry is blank", where=place, got=repr(text), hint="remove it")
+        if len(entry) > LONGEST_ENTRY:
+            got, hint = f"{len(entry)} characters", f"at most {LONGEST_ENTRY}"
+            raise VocabularyError("an entry is too long", where=place, got=got, hint=hint)
+        first = places.setdefault(sameness(entry), number)
+        if first != number:
+            hint = f"it says the same as entry {first}; keep one of them"
+            raise VocabularyError("an entry is there twice", where=place, got=repr(text), hint=hint)
+        entries.append(entry)
+    return tuple(entries)

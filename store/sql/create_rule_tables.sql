@@ -1,0 +1,45 @@
+-- Make the tables that rules read, from the Arrow tables of the same names with `given_` before them.
+-- Columns: as below; docs/validation.md describes them for teams that write rules of their own.
+CREATE TEMP TABLE frames AS
+SELECT episode_index::BIGINT AS episode_index, frame_index::BIGINT AS frame_index, "timestamp"::FLOAT AS "timestamp"
+FROM given_frames;
+CREATE TEMP TABLE rows AS
+SELECT
+    episode_index::BIGINT AS episode_index,
+    "column"::VARCHAR AS "column",
+    role::VARCHAR AS role,
+    content::VARCHAR AS content,
+    style::VARCHAR AS style,
+    "timestamp"::DOUBLE AS "timestamp",
+    camera::VARCHAR AS camera,
+    tool_calls::VARCHAR[] AS tool_calls,
+    call::VARCHAR AS call
+FROM given_rows;
+CREATE TEMP TABLE episodes AS
+SELECT episode_index, count(*) AS frames, min("timestamp") AS start_s, max("timestamp") AS end_s
+FROM frames
+GROUP BY episode_index;
+CREATE TEMP TABLE cameras AS
+SELECT camera::VARCHAR AS camera, width_px::BIGINT AS width_px, height_px::BIGINT AS height_px FROM given_cameras;
+CREATE TEMP TABLE vocabulary AS
+SELECT kind::VARCHAR AS kind, entry::VARCHAR AS entry FROM given_vocabulary;
+CREATE TEMP TABLE persistent_changes AS
+SELECT
+    episode_index::BIGINT AS episode_index,
+    "timestamp"::FLOAT AS "timestamp",
+    rows_here::BIGINT AS rows_here,
+    rows_at_start::BIGINT AS rows_at_start
+FROM given_persistent_changes;
+-- DuckDB takes NaN and trailing commas for JSON, which readers do not. A text that may hold either is looked at again
+-- without its strings, which may say anything; what is left must be plain.
+CREATE TEMP MACRO without_strings(body) AS regexp_replace(body, '"(\\.|[^"\\])*"', '""', 'g');
+CREATE TEMP MACRO strict_json(body) AS CASE
+    WHEN NOT regexp_matches(body, '(?i)nan|inf|,\s*[}\]]|[/''+]') OR (
+        regexp_full_match(regexp_replace(without_strings(body), 'true|false|null', '', 'g'), '[-+0-9.eE\s{}\[\],:"]*')
+        AND NOT regexp_matches(without_strings(body), ',\s*[}\]]')
+    ) THEN TRY_CAST(body AS JSON)
+END;
+CREATE TEMP MACRO is_number(value) AS coalesce(json_type(value) IN ('BIGINT', 'UBIGINT', 'HUGEINT', 'DOUBLE'), false);
+CREATE TEMP MACRO is_text(value) AS coalesce(json_type(value) = 'VARCHAR', false);
+CREATE TEMP MACRO is_blank(body) AS regexp_full_match(body, '\s*');
+CREATE TEMP MACRO shortened(body) AS CASE WHEN length(body) > 60 THEN left(body, 57) || '...' ELSE body END;

@@ -1,0 +1,12 @@
+-- severity: error
+-- meaning: every interjection is answered by speech on its frame
+SELECT
+    asked.episode_index,
+    asked."timestamp",
+    format('no speech answers {}', coalesce(shortened(asked.content), 'it')) AS detail,
+    asked.call
+FROM rows AS asked
+ANTI JOIN rows AS said
+    ON said.episode_index = asked.episode_index AND said."timestamp" = asked."timestamp"
+    AND said.style IS NULL AND len(said.tool_calls) > 0
+WHERE asked.style = 'interjection'

@@ -1,0 +1,5 @@
+-- Read every event.
+-- Columns: id (hex), body.
+SELECT replace(id::VARCHAR, '-', ''), body
+FROM events
+ORDER BY id;

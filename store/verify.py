@@ -1,0 +1,115 @@
+"""Verify a store and the shards that were written from it: derive every digest again, fold again, project again.
+
+    journal → events that match their ids → what they carry and cite → the folds → rows → shards
+
+Reading only, and in bounded memory: segment by segment, shard by shard. Nothing stops at the first thing that is wrong.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from store.audit import Audit
+from store.digest import Digest
+from store.errors import JournalDamaged, NewerEvent
+from store.events import EpisodeAnnotated, decode_event
+from store.ledger import ShardRecord, fold_shards, name_in_log
+from store.query import CACHE, JOURNAL
+from store.verify_cache import check_cache, check_rebuilt
+from store.verify_events import Index, VocabularyDigest, check_citations, index_event
+from store.verify_journal import read_whole_events
+from store.verify_shards import Annotations, Compose, check_shard
+
+_ANNOTATIONS_AT_ONCE = 4096
+
+
+class Verified(msgspec.Struct, frozen=True, kw_only=True):
+    """What verifying gave: the findings, all that the journal says in digests, and the shards.
+
+    `records`: what each of the dataset's shards was last made of, by path. `languages`: the digests of the language
+    columns as they are, of those shards that can be read.
+    """
+
+    audit: Audit
+    index: Index
+    records: dict[str, ShardRecord]
+    languages: dict[str, Digest]
+
+
+def verify_store(
+    root: Path,
+    store: Path,
+    *,
+    shards: Collection[str],
+    pinned: Mapping[str, Digest],
+    compose: Compose,
+    vocabulary_digest: VocabularyDigest,
+    visit: Callable[[ShardRecord, Annotations], None] = lambda _record, _annotations: None,
+    rebuild_cache: bool = False,
+) -> Verified:
+    """Verify the log in the folder `store`, and the shards of the dataset at `root`; `pinned` is what its lock says.
+
+    `visit` is given every shard's record with the annotations it was made of, while they are in memory.
+    """
+    audit, index, journal = Audit(), Index(), store / JOURNAL
+    for place, entry in read_whole_events(journal, audit):
+        index_event(index, audit, place, entry, vocabulary_digest)
+    check_citations(index, audit)
+    check_cache(store / CACHE, journal, index, audit)
+    if rebuild_cache:
+        check_rebuilt(journal, index, audit)
+    records = _records(root, store, index, shards, audit)
+    languages: dict[str, Digest] = {}
+    for group in _grouped(records.values()):
+        annotations = read_annotations(journal, [event for record in group for event in record.annotations])
+        for record in group:
+            visit(record, annotations)
+            found = check_shard(root, record, pinned.get(record.path), annotations, compose, audit)
+            if found is not None:
+                languages[record.path] = found
+    return Verified(audit=audit, index=index, records=records, languages=languages)
+
+
+def read_annotations(journal: Path, wanted: Collection[Digest]) -> Annotations:
+    """Read annotations by id, in one pass over the journal; those that are damaged or not there are left out."""
+    ids = set(wanted)
+    found: dict[Digest, EpisodeAnnotated] = {}
+    for _, entry in read_whole_events(journal, Audit()) if ids else ():
+        if entry.id not in ids:
+            continue
+        try:
+            event = decode_event(entry.body)
+        except (JournalDamaged, NewerEvent):
+            continue  # said where all events are looked at
+        if isinstance(event, EpisodeAnnotated):
+            found[entry.id] = event
+            if len(found) == len(ids):
+                break
+    return found
+
+
+def _records(root: Path, store: Path, index: Index, shards: Collection[str], audit: Audit) -> dict[str, ShardRecord]:
+    names = {event.dataset for _, event in index.shards_written}
+    name = name_in_log(names, root, store)
+    if names and name is None:
+        audit.note(f"the log knows no dataset at this place, only {', '.join(sorted(names))}: no shard was compared")
+    records = fold_shards(index.shards_written, name) if name is not None else {}
+    unwritten = sorted(set(shards) - set(records))
+    if unwritten and not audit.gone:
+        audit.note(f"{len(unwritten)} of {len(shards)} shards were never written from this log")
+    return {path: record for path, record in records.items() if path in shards}
+
+
+def _grouped(records: Iterable[ShardRecord]) -> Iterator[list[ShardRecord]]:
+    """Part the shards into groups with a bounded number of annotations each: the journal is read once a group."""
+    group: list[ShardRecord] = []
+    size = 0
+    for record in records:
+        if group and size + len(record.annotations) > _ANNOTATIONS_AT_ONCE:
+            yield group
+            group, size = [], 0
+        group.append(record)
+        size += len(record.annotations)
+    if group:
+        yield group

@@ -1,0 +1,72 @@
+"""An episode's rows: a module's new rows replace its own old ones and nothing else."""
+
+from annotator.compose import compose
+from annotator.registry import owners
+from store.digest import Digest
+from store.events import AnnotatedRow
+from store.rows import Row, order_key
+
+SAY = '{"function":{"arguments":{"text":"Sure."},"name":"say"},"type":"function"}'
+
+
+def row(style: str | None, at: float, content: str | None = "x") -> Row:
+    role = "user" if style in ("interjection", "task_aug") else "assistant"
+    if style is None:
+        return Row(role=role, content=None, style=None, timestamp=at, tool_calls=(SAY,))
+    return Row(role=role, content=content, style=style, timestamp=at, camera="top" if style == "vqa" else None)
+
+
+def new(*rows: Row) -> list[AnnotatedRow]:
+    return [AnnotatedRow(row=one) for one in rows]
+
+
+PLANNED = [row("subtask", 0), row("plan", 0, "1. a\n2. b"), row("subtask", 4), row("plan", 4, "1. b")]
+SPOKEN = [row(None, 0), row("interjection", 4), row(None, 4), row("plan", 4, "1. b, as asked")]
+
+
+def said(rows: list[AnnotatedRow]) -> list[tuple[str | None, float, str | None]]:
+    return [(one.row.style, one.row.timestamp, one.row.content) for one in rows]
+
+
+def test_a_plan_at_an_interjection_belongs_to_the_interjection_and_any_other_to_the_plan() -> None:
+    rows = [row("plan", 0), row("plan", 4), row("interjection", 4), row(None, 4), row("vqa", 4), row("motion", 4)]
+    assert owners(rows) == ["plan", "interjections", "interjections", "interjections", "vqa", None]
+
+
+def test_new_rows_of_all_modules_stand_together_with_one_plan_at_each_time() -> None:
+    rows = compose([], {"plan": new(*PLANNED), "interjections": new(*SPOKEN), "vqa": new(row("vqa", 2))})
+    assert [one.row for one in rows] == sorted((one.row for one in rows), key=order_key)
+    assert [(t, c) for s, t, c in said(rows) if s == "plan"] == [(0, "1. a\n2. b"), (4, "1. b, as asked")]
+    assert sum(1 for s, _, _ in said(rows) if s is None) == 2
+
+
+def test_what_nobody_wrote_anew_stays_as_it_is() -> None:
+    held = [row("motion", 1), row("vqa", 2), row("trace", 3), *PLANNED]
+    rows = [one.row for one in compose(held, {"vqa": new(row("vqa", 5))})]
+    assert rows == sorted([row("motion", 1), row("vqa", 5), row("trace", 3), *PLANNED], key=order_key)
+
+
+def test_a_new_plan_leaves_interjections_that_are_switched_off_their_refresh() -> None:
+    held = [PLANNED[0], PLANNED[1], PLANNED[2], *SPOKEN]
+    rows = said(compose(held, {"plan": new(row("subtask", 0), row("plan", 0, "1. c"), row("plan", 4, "1. d"))}))
+    assert [(t, c) for s, t, c in rows if s == "plan"] == [(0, "1. c"), (4, "1. b, as asked")]
+    assert ("interjection", 4, "x") in rows
+
+
+def test_interjections_elsewhere_leave_the_plan_where_they_were() -> None:
+    held = [PLANNED[0], PLANNED[1], PLANNED[2], *SPOKEN]
+    moved = [row("interjection", 0), row(None, 0), row("plan", 0, "1. a\n2. b, as asked")]
+    rows = said(compose(held, {"interjections": new(*moved)}))
+    assert [(t, c) for s, t, c in rows if s == "plan"] == [(0, "1. a\n2. b, as asked"), (4, "1. b, as asked")]
+    assert {(s, t) for s, t, _ in rows if s in ("interjection", None)} == {(None, 0), ("interjection", 0)}
+
+
+def test_plan_and_interjections_written_anew_leave_nothing_of_the_old() -> None:
+    held = [*PLANNED[:3], *SPOKEN]
+    rows = compose(held, {"plan": new(row("subtask", 0), row("plan", 0, "1. z")), "interjections": new(row(None, 0))})
+    assert said(rows) == [(None, 0, None), ("plan", 0, "1. z"), ("subtask", 0, "x")]
+
+
+def test_a_row_keeps_the_call_it_came_from() -> None:
+    mine = AnnotatedRow(row=row("vqa", 2), call=Digest("1" * 32))
+    assert compose([], {"vqa": [mine]}) == [mine]
