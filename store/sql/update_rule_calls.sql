@@ -8,4 +8,5 @@ WHERE rows.episode_index = given_calls.episode_index
     AND rows.role = given_calls.role
     AND rows.style IS NOT DISTINCT FROM given_calls.style
     AND rows.camera IS NOT DISTINCT FROM given_calls.camera
+    AND rows.content IS NOT DISTINCT FROM given_calls.content
     AND rows.tool_calls IS NOT DISTINCT FROM given_calls.tool_calls;

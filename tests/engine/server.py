@@ -8,7 +8,8 @@ the same answer, from any process. Beside `/v1/models`, `/v1/chat/completions`, 
     GET  /control/stats     counts: received, answered, aborted (the client hung up), in_flight, most_in_flight
     GET  /control/requests  the latest requests: their headers and bodies
     POST /control/faults    replace the plan: a JSON list of rules (see `Rule`), as `--faults` takes it
-    POST /control/reset     forget counts, requests and faults
+    POST /control/answers   replace what is told: a JSON list (see `Told`); all other answers are made up
+    POST /control/reset     forget counts, requests, faults and what was told
 
 A request to a model named `fault:<name>` gets that fault every time. `FAULTS` lists the names.
 """
@@ -55,6 +56,17 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     message: str = "a fault on demand"
 
 
+class Told(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to answer: of those for a request's step whose texts all stand in its messages, the first counts.
+
+    `step` is the schema's name as sent. Without an `answer` it is made up from the pictures alone, whatever is said.
+    """
+
+    step: str
+    contains: tuple[str, ...] = ()
+    answer: Any = None
+
+
 class _Schema(msgspec.Struct, frozen=True):
     name: str
     schema: dict[str, Any]
@@ -92,6 +104,7 @@ class Server:
         self.used = [0] * len(rules)
         self.counts = dict.fromkeys(("received", "answered", "aborted", "in_flight", "most_in_flight"), 0)
         self.latest: deque[dict[str, Any]] = deque(maxlen=16)
+        self.told: list[Told] = []
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=2**30)
@@ -102,6 +115,7 @@ class Server:
         app.router.add_get("/control/stats", self.stats)
         app.router.add_get("/control/requests", self.requests)
         app.router.add_post("/control/faults", self.set_faults)
+        app.router.add_post("/control/answers", self.set_answers)
         app.router.add_post("/control/reset", self.set_faults)
         return app
 
@@ -125,6 +139,10 @@ class Server:
 
     async def set_faults(self, request: web.Request) -> web.Response:
         self.reset(msgspec.json.decode(await request.read() or b"[]", type=list[Rule]))
+        return web.Response()
+
+    async def set_answers(self, request: web.Request) -> web.Response:
+        self.told = msgspec.json.decode(await request.read(), type=list[Told])
         return web.Response()
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
@@ -158,7 +176,7 @@ class Server:
 
     async def _answer(self, request: web.Request, ask: Ask, rule: Rule | None) -> web.StreamResponse:
         digest = _digest(ask)
-        text = sample_text(ask.response_format.json_schema.schema, seed=digest, horizon_s=self.horizon_s)
+        text = self._text(ask, digest)
         response = await _fault(rule)(request, ask, text, rule) if rule else _ok(_completion(ask, text))
         if not isinstance(response, web.Response):
             return response
@@ -168,6 +186,18 @@ class Server:
         if response.status == 200:
             self._note(ask, digest, rule)
         return response
+
+    def _text(self, ask: Ask, digest: str) -> str:
+        schema, parts = ask.response_format.json_schema.schema, _parts(ask) if self.told else []
+        said = "\n".join(part["text"] for part in parts if part["type"] == "text")
+        for told in self.told:
+            if told.step == ask.response_format.json_schema.name and all(text in said for text in told.contains):
+                if told.answer is not None:
+                    return msgspec.json.encode(told.answer).decode()
+                shown = [part for part in parts if part["type"] != "text"]
+                digest = xxhash.xxh3_128_hexdigest(msgspec.json.encode(shown, order="sorted"))
+                break
+        return sample_text(schema, seed=digest, horizon_s=self.horizon_s)
 
     def _note(self, ask: Ask, digest: str, rule: Rule | None) -> None:
         self.counts["answered"] += 1
@@ -191,6 +221,13 @@ class Server:
                 self.used[i] += 1
                 return rule
         return None
+
+
+def _parts(ask: Ask) -> list[dict[str, Any]]:
+    """The parts of all messages; a text that stands alone is one."""
+    contents: list[Any] = [message["content"] for message in msgspec.json.decode(ask.messages)]
+    lists = [content if isinstance(content, list) else [{"type": "text", "text": content}] for content in contents]
+    return [part for parts in lists for part in parts]
 
 
 def _digest(ask: Ask) -> str:
