@@ -17,6 +17,19 @@ from store.digest import Digest, Keyed, digest_struct
 from store.keys import Model
 
 
+class Setup(Keyed, frozen=True, kw_only=True):
+    """What one module's rows depend on that is the same for every episode of a run."""
+
+    tag_v = "setup.v1"
+    module: str
+    module_version: int
+    settings: dict[str, Any]
+    prompts: dict[str, Digest]
+    model: Digest
+    seed: int
+    vocabulary: Digest | None
+
+
 class Recipe(Keyed, frozen=True, kw_only=True):
     """What the rows of one module for one episode depend on.
 
@@ -25,52 +38,35 @@ class Recipe(Keyed, frozen=True, kw_only=True):
     """
 
     tag_v = "recipe.v2"
+    setup: Digest
     episode: Digest
     footage: tuple[tuple[str, Digest, int, int], ...]
     evidence: Digest | None
     task: str
-    vocabulary: Digest | None
     upstream: Digest | None
-    module: str
-    module_version: int
-    settings: dict[str, Any]
-    prompts: dict[str, Digest]
-    model: Digest
-    seed: int
 
 
 class Kitchen(msgspec.Struct, frozen=True, kw_only=True):
-    """The parts of one module's recipes that are the same for every episode of a run."""
+    """Makes one module's recipes. `setup` digests what they share."""
 
     module: Module
     cast: Cast
-    settings: dict[str, Any]
-    prompts: dict[str, Digest]
-    model: Digest
-    seed: int
+    setup: Digest
     reads_evidence: bool
-    vocabulary: Digest | None
 
     def recipe(self, one: Surveyed, upstream: Digest | None = None) -> Digest:
         """Digest the recipe for one episode."""
-        cameras = self.module.cameras(self.cast)
         recipe = Recipe(
+            setup=self.setup,
             episode=one.digest,
             footage=tuple(
                 (camera.key, one.footage[camera.key], camera.width_px, camera.height_px)
-                for camera in cameras
+                for camera in self.module.cameras(self.cast)
                 if camera.key in one.footage
             ),
             evidence=one.scanned.signals if self.reads_evidence else None,
             task=one.task,
-            vocabulary=self.vocabulary,
             upstream=upstream,
-            module=self.module.name,
-            module_version=self.module.version,
-            settings=self.settings,
-            prompts=self.prompts,
-            model=self.model,
-            seed=self.seed,
         )
         return digest_struct(recipe)
 
@@ -88,12 +84,21 @@ def kitchens(
         module.name: Kitchen(
             module=module,
             cast=cast,
-            settings=module.dials(settings),
-            prompts=prompts.digests(module.steps),
-            model=digest_struct(model),
-            seed=settings.seed,
+            setup=_setup(module, settings, prompts, model, vocabulary if module.name == "plan" else None),
             reads_evidence=reads_evidence(model) or (module.name == "plan" and settings.plan.gripper_hints),
-            vocabulary=vocabulary if module.name == "plan" else None,
         )
         for module in modules
     }
+
+
+def _setup(module: Module, settings: SyncSettings, prompts: Prompts, model: Model, vocabulary: Digest | None) -> Digest:
+    setup = Setup(
+        module=module.name,
+        module_version=module.version,
+        settings=module.dials(settings),
+        prompts=prompts.digests(module.steps),
+        model=digest_struct(model),
+        seed=settings.seed,
+        vocabulary=vocabulary,
+    )
+    return digest_struct(setup)

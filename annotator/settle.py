@@ -9,7 +9,7 @@ import msgspec
 from annotator.ask import Asker, PictureSource, Subject
 from annotator.desk import Desk
 from annotator.engine.base import Signals
-from annotator.errors import Declined, Rejected, VocabularyError
+from annotator.errors import Declined, OutOfDate, Rejected, VocabularyError
 from annotator.models import reads_evidence
 from annotator.modules.base import EpisodeView
 from annotator.modules.discover import STEPS, discover, discovered, discovery_recipe, sampled, watched_digest
@@ -50,6 +50,9 @@ async def settle(office: Office, surveyed: Sequence[Surveyed]) -> Vocabulary | N
             log.record(change).result()
         return held
     found = await _find(office, surveyed)
+    if run.settings.locked and read_vocabulary(path) != found:
+        hint = "annotator sync without --locked brings it up to date"
+        raise OutOfDate("the vocabulary would have to be written", where=str(path), hint=hint)
     write_vocabulary(path, found)
     return found
 
@@ -64,7 +67,8 @@ async def _find(office: Office, surveyed: Sequence[Surveyed]) -> Vocabulary:
         _say_again(run, log, known)
         return _of(known)
     if run.settings.locked:
-        raise VocabularyError("the vocabulary would have to be found", where="--locked", hint="run without --locked")
+        hint = "annotator sync without --locked finds it"
+        raise OutOfDate("the vocabulary would have to be found", where=str(run.target_root), hint=hint)
     office.report.note(f"finding the vocabulary in episodes {', '.join(str(one.episode.index) for one in chosen)}")
     desk = await office.desk()
     with ExitStack() as stack:

@@ -88,7 +88,7 @@ def _annotate_and_project(office: Office) -> None:
     asked = [one for one in surveyed if one.episode.index in run.episodes]
     for note in run.notes:
         office.report.note(note)
-    if run.target_root != run.dataset.root:
+    if run.target_root != run.dataset.root and not run.settings.locked:
         link_dataset(run.dataset.root, run.target_root, run.dataset.shards)
     _announce(run, log, asked)
     annotated = asyncio.run(_annotate(office, asked, surveyed))

@@ -5,8 +5,10 @@ run() { printf '\n$ annotator'; for a in "$@"; do case $a in *' '*) printf ' "%s
 
 run sync "$DEMO" --vlm.backend signals
 run sync "$DEMO" --vlm.backend signals
-run query --root "$DEMO" "SELECT episode_index AS episode, round(timestamp, 1) AS t, style, content, engine FROM rows WHERE episode_index = 0 AND style IN ('subtask', 'memory') ORDER BY t, style"
-run query --root "$DEMO" "SELECT style, count(*) AS rows, any_value(engine) AS engine FROM rows GROUP BY style ORDER BY style"
+run query --root "$DEMO" "SELECT round(timestamp, 1) AS t, coalesce(style, 'say') AS style, coalesce(content, tool_calls[1]::JSON->>'\$.function.arguments.text') AS text FROM rows WHERE episode_index = 0 AND coalesce(style, 'say') IN ('subtask', 'memory', 'interjection', 'say') ORDER BY t, style DESC"
+run query --root "$DEMO" "SELECT coalesce(style, 'say') AS style, count(*) AS rows, any_value(engine) AS engine FROM rows GROUP BY ALL ORDER BY style"
+run validate "$DEMO"
+run verify "$DEMO"
 
 cat <<TEXT
 

@@ -63,12 +63,13 @@ def from_uuid(value: UUID) -> Digest:
 
 
 def _refuse_unnameable(value: Any) -> None:
-    if isinstance(value, float):
+    kind = type(value)
+    if kind is float:
         if not math.isfinite(value):
             raise ValueError(f"a digest cannot cover {value!r}")
-    elif isinstance(value, dict):
+    elif kind is dict:
         for item in cast("dict[str, Any]", value).values():
             _refuse_unnameable(item)
-    elif isinstance(value, list | tuple):
+    elif kind is list or kind is tuple:
         for item in cast("list[Any]", value):
             _refuse_unnameable(item)
