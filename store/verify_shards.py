@@ -99,7 +99,7 @@ def _check_episode(
     held = _most_common(language)
     for new in (all_of_them, last) if intact else (all_of_them,):
         if _says(language, compose(held, new)):
-            audit.counts["rows"] += sum(len(rows) for rows in new.values())
+            audit.counts["rows"] += len(compose((), new))
             audit.counts["rows of others"] += len(_others(held, new, compose))
             return
     if missing and audit.gone:

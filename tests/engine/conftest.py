@@ -25,6 +25,10 @@ class RunningServer:
         """Replace the fault plan, and forget what was counted so far."""
         self._call("/control/faults", json.dumps(rules).encode())
 
+    def tell(self, *told: dict[str, Any]) -> None:
+        """Replace what is answered: see `Told` in the server."""
+        self._call("/control/answers", json.dumps(told).encode())
+
     @property
     def counts(self) -> dict[str, int]:
         """How many requests were received, answered, aborted."""

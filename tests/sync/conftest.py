@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from annotator.cli import main
+from tests.engine.conftest import RunningServer, running_server
+
 REPO = Path(__file__).parents[2]
 BANANA = REPO / "tests" / "data" / "cr5_banana"
 
@@ -51,5 +54,34 @@ def annotator() -> Callable[..., subprocess.CompletedProcess[str]]:
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPO)
         assert done.returncode == status, done.stderr
         return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def storyteller() -> Iterator[RunningServer]:
+    """A server process that can be told what to answer; see tests/sync/story.py."""
+    with running_server("--horizon-s", "34") as server:
+        yield server
+
+
+@pytest.fixture
+def teller(storyteller: RunningServer) -> Iterator[RunningServer]:
+    """The server, which forgets after each test what it was told and which faults were wanted."""
+    storyteller.set_faults()
+    yield storyteller
+    storyteller.set_faults()
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run `annotator` inside this process, which costs no start; gives back what it said on stderr."""
+
+    def run(*arguments: object, status: int = 0) -> str:
+        capsys.readouterr()
+        done = main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        assert done == status, said.err
+        return said.err
 
     return run
