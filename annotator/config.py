@@ -41,6 +41,7 @@ _ABOVE_ZERO = {
     "vqa": ("vqa_emission_hz", "K"),
     "vocabulary": ("sample_episodes",),
     "executor": ("episode_parallelism", "decode_threads", "write_threads"),
+    "vlm": ("request_timeout_s", "serve_ready_timeout_s", "tensor_parallel_size"),
 }  # fmt: skip
 _NOT_BELOW_ZERO = {
     "plan": ("n_task_rephrasings", "min_subtask_seconds", "video_frame_width"),
@@ -48,7 +49,7 @@ _NOT_BELOW_ZERO = {
                            "combined_omissions"),
     "interjections": ("max_interjections_per_episode", "interjection_min_t", "interjection_window_seconds",
                       "frame_width"),
-    "vlm": ("temperature", "top_p"),
+    "vlm": ("temperature", "top_p", "client_concurrency", "request_max_retries", "parallel_servers", "num_gpus"),
 }  # fmt: skip
 _AT_MOST = {
     "plan.n_task_rephrasings": 64,

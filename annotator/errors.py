@@ -66,7 +66,11 @@ class CallError(StepError):
 
     `kind` is a short, countable reason such as `timeout`, `http_500`, `connection`;
     `retryable` says whether asking the very same again can help; `attempts` how often it was already asked.
+    `endpoint` is who was asked last; `retry_after_s` how long it wants to be left alone, where it says so.
     """
+
+    endpoint: str | None = None
+    retry_after_s: float | None = None
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The judge: runs the rules over the rows that are about to be written, shard by shard, and says which may be."""
+"""The judge: runs the rules over rows that are about to be written, some shards at a time, and says which may be."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -38,24 +38,23 @@ class Judge:
         """All that was found so far."""
         return merged(self._verdicts)
 
-    def bad_episodes(self, shard: str, source: Path, rows: Mapping[int, Sequence[AnnotatedRow]]) -> set[int]:
-        """Judge the new rows of a shard, by episode index, and say which must not be written; `source` has its frames.
+    def judge(self, shards: Mapping[str, tuple[Path, Mapping[int, Sequence[AnnotatedRow]]]]) -> None:
+        """Judge the new rows of a few shards: of each the file that has its frames, and the rows by episode index.
 
         Raises:
             ShardError, RuleError: the frames cannot be read, or a rule fails.
         """
-        if self._skips or not rows:
-            return set()
-        verdict = check_rows([(source, rows)], self._rules, self._known)
+        new = {shard: one for shard, one in shards.items() if one[1]}
+        if self._skips or not new:
+            return
+        verdict = check_rows(new.values(), self._rules, self._known)
         self._verdicts.append(verdict)
-        if not verdict.bad_episodes:
-            return set()
-        if not self._keeps_on:
+        bad = verdict.bad_episodes
+        if bad and not self._keeps_on:
             self.aborts = True
-            return set()
-        self.quarantined |= verdict.bad_episodes
-        self.shards.add(shard)
-        return set(verdict.bad_episodes)
+        elif bad:
+            self.quarantined |= bad
+            self.shards |= {shard for shard, (_, rows) in new.items() if not bad.isdisjoint(rows)}
 
     def broken_rules(self) -> dict[str, int]:
         """Count what was found against the rules that are errors, by rule."""

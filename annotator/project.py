@@ -4,7 +4,7 @@ All shards are prepared beside their targets before the first is renamed, so a f
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -34,6 +34,8 @@ from store.shards import (
 )
 
 _PROJECTED = "projected.v1"
+_JUDGED_TOGETHER = 8
+"""Shards whose rows are judged, and in memory, at once: the rules cost the same for one shard as for a few."""
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +46,20 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
     surveyed: Surveyed
     sources: Mapping[str, Digest] | None
+
+
+class Draft(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to become of one shard: the new `rows` by episode index, and those `held` of each of its episodes.
+
+    `verbatim`: the `source`, which is rewritten, holds the rows to keep.
+    """
+
+    shard: str
+    source: Path
+    wanted: Sequence[Wanted]
+    held: tuple[tuple[Row, ...], ...]
+    verbatim: bool
+    rows: dict[int, list[AnnotatedRow]]
 
 
 class Projection(Keyed, frozen=True, kw_only=True):
@@ -76,8 +92,7 @@ class Plotter:
                 hint = "make it writable, or write a separate dataset with --output DIR"
                 raise ShardError("the dataset cannot be written", where=str(folder), hint=hint)
         for shard in self._doubtful(by_shard):
-            bounds = [(one.surveyed.scanned.start, one.surveyed.scanned.stop) for one in by_shard[shard]]
-            read_rows(self._source(shard), bounds)
+            read_rows(self._source(shard), _bounds(by_shard[shard]))
 
     def _by_shard(self, wanted: Sequence[Wanted]) -> dict[str, list[Wanted]]:
         """Sort the episodes by shard, and by place in it."""
@@ -108,7 +123,12 @@ class Plotter:
     def pending(self, wanted: Sequence[Wanted]) -> list[str]:
         """Name the shards that `project` would write."""
         by_shard = self._by_shard(wanted)
-        return [shard for shard in self._doubtful(by_shard) if self._job(shard, by_shard[shard]) is not None]
+        return [
+            shard
+            for drafts in self._drafts(self._doubtful(by_shard), by_shard)
+            for shard, job in self._jobs(drafts).items()
+            if job is not None
+        ]
 
     def _target(self, shard: str) -> Path:
         return self._target_root / shard
@@ -136,14 +156,14 @@ class Plotter:
     def _prepare(
         self, doubtful: Sequence[str], by_shard: Mapping[str, Sequence[Wanted]], threads: int
     ) -> dict[str, PreparedShard]:
-        """Prepare all shards or none; rows are in memory for as many shards as there are threads."""
+        """Prepare all shards or none; rows are in memory for as many shards as are judged together."""
         prepared: dict[str, PreparedShard] = {}
         try:
-            for start in range(0, len(doubtful), threads):
-                jobs = {shard: self._job(shard, by_shard[shard]) for shard in doubtful[start : start + threads]}
-                wrong = {shard: job for shard, job in jobs.items() if job is not None and not self._judge.aborts}
-                done = prepare_shards(list(wrong.values()), workers=threads)
-                prepared |= dict(zip(wrong, done, strict=True))
+            for drafts in self._drafts(doubtful, by_shard):
+                wrong = {shard: job for shard, job in self._jobs(drafts).items() if job is not None}
+                if not self._judge.aborts:
+                    done = prepare_shards(list(wrong.values()), workers=threads)
+                    prepared |= dict(zip(wrong, done, strict=True))
             self._judge.raise_if_broken(self._target_root)
         except BaseException:
             for one in prepared.values():
@@ -151,21 +171,33 @@ class Plotter:
             raise
         return prepared
 
-    def _job(self, shard: str, wanted: Sequence[Wanted]) -> ShardJob | None:
-        """What to write into a shard; None where it is right already."""
+    def _drafts(self, doubtful: Sequence[str], by_shard: Mapping[str, Sequence[Wanted]]) -> Iterator[list[Draft]]:
+        for start in range(0, len(doubtful), _JUDGED_TOGETHER):
+            some = doubtful[start : start + _JUDGED_TOGETHER]
+            yield [self._draft(shard, by_shard[shard]) for shard in some]
+
+    def _draft(self, shard: str, wanted: Sequence[Wanted]) -> Draft:
         source = self._source(shard)
-        bounds = [(one.surveyed.scanned.start, one.surveyed.scanned.stop) for one in wanted]
-        holder, held = self._held(shard, bounds)
-        composed = self._composed(wanted, held)
-        bad = self._judge.bad_episodes(shard, source, composed)
+        holder, held = self._held(shard, _bounds(wanted))
+        rows = self._composed(wanted, held)
+        return Draft(shard=shard, source=source, wanted=wanted, held=held, verbatim=holder == source, rows=rows)
+
+    def _jobs(self, drafts: Sequence[Draft]) -> dict[str, ShardJob | None]:
+        """What to write into each shard, once its rows are judged; None where it is right already."""
+        self._judge.judge({draft.shard: (draft.source, draft.rows) for draft in drafts})
+        return {draft.shard: self._job(draft) for draft in drafts}
+
+    def _job(self, draft: Draft) -> ShardJob | None:
+        source, bounds, bad = draft.source, _bounds(draft.wanted), self._judge.quarantined
+        indices = [one.surveyed.episode.index for one in draft.wanted]
         episodes = [
-            _episode(one, None if one.surveyed.episode.index in bad else composed.get(one.surveyed.episode.index), had,
-                     verbatim=holder == source)
-            for one, had in zip(wanted, held, strict=True)
-        ]  # fmt: skip
-        if source == self._target(shard) and language_digest(source, bounds) == expected_digest(episodes, source):
+            _episode(one, None if index in bad else draft.rows.get(index), had, verbatim=draft.verbatim)
+            for index, one, had in zip(indices, draft.wanted, draft.held, strict=True)
+        ]
+        target = self._target(draft.shard)
+        if source == target and language_digest(source, bounds) == expected_digest(episodes, source):
             return None
-        return ShardJob(source=source, target=self._target(shard), episodes=tuple(episodes))
+        return ShardJob(source=source, target=target, episodes=tuple(episodes))
 
     def _composed(self, wanted: Sequence[Wanted], held: Sequence[tuple[Row, ...]]) -> dict[int, list[AnnotatedRow]]:
         """Compose the rows of every episode that has new ones, by episode index."""
@@ -203,8 +235,7 @@ class Plotter:
             self._log.record(*events).result()
 
     def _language(self, shard: str, wanted: Sequence[Wanted]) -> Digest:
-        bounds = [(one.surveyed.scanned.start, one.surveyed.scanned.stop) for one in wanted]
-        digest = language_digest(self._target(shard), bounds)
+        digest = language_digest(self._target(shard), _bounds(wanted))
         assert digest is not None, "a shard that is right has both columns"
         return digest
 
@@ -232,6 +263,10 @@ def _episode(one: Wanted, rows: Sequence[AnnotatedRow] | None, had: tuple[Row, .
     scanned = one.surveyed.scanned
     new = None if rows is None else tuple(annotated.row for annotated in rows)
     return EpisodeRows(start=scanned.start, stop=scanned.stop, rows=kept if new is None else new)
+
+
+def _bounds(wanted: Sequence[Wanted]) -> list[tuple[int, int]]:
+    return [(one.surveyed.scanned.start, one.surveyed.scanned.stop) for one in wanted]
 
 
 def _made_from(wanted: Sequence[Wanted], rules: Digest) -> str:

@@ -128,14 +128,16 @@ class VqaSettings(Settings, frozen=True, kw_only=True):
 class VlmSettings(Settings, frozen=True, kw_only=True):
     """The model and the server that runs it."""
 
-    backend: Literal["auto", "openai", "signals", "scripted", "offline"] = "auto"
-    """Who answers: auto (a server that is named or found), openai, signals (no model), scripted (tests), offline."""
+    backend: Literal["auto", "openai", "serve", "signals", "scripted", "offline"] = "auto"
+    """Who answers: auto (a server that is named or found), openai, serve (servers that are started for the run), signals
+    (no model), scripted (tests), offline."""
     model_id: str = "Qwen/Qwen3-VL-8B-Instruct"
     """The model's name, as the server knows it. Part of every key."""
     model_revision: str | None = None
     """The model's revision, where the server was started with one. Part of every key."""
     api_base: str | None = None
-    """An OpenAI-compatible endpoint; unset looks at http://localhost:8000/v1."""
+    """An OpenAI-compatible endpoint, or several with the same model, joined by commas; unset looks at
+    http://localhost:8000/v1."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the API key."""
     request_timeout_s: float = 600.0
@@ -143,7 +145,7 @@ class VlmSettings(Settings, frozen=True, kw_only=True):
     request_max_retries: int = 4
     """Ask again this often after a timeout, a lost connection, a 429 or a 5xx, backing off."""
     client_concurrency: int = 16
-    """Requests in flight at once; 0 sets no limit."""
+    """Requests in flight at once at each endpoint; 0 sets no limit."""
     max_new_tokens: int = 2048
     """Longest reply, tokens."""
     temperature: float = 0.2
@@ -158,6 +160,22 @@ class VlmSettings(Settings, frozen=True, kw_only=True):
     """Arguments of the image processor, as JSON; the server must allow them."""
     coordinates: Literal["relative_1000", "pixels"] = "relative_1000"
     """How the model points into an image: 0 to 1000 of its width and height (Qwen3-VL), or pixels (Qwen2.5-VL)."""
+    auto_serve: bool = True
+    """With backend auto, where no server is named or found: start servers, if there is a GPU and `vllm`."""
+    parallel_servers: int = 0
+    """Servers that are started; 0 starts as many as the GPUs allow."""
+    num_gpus: int = 0
+    """GPUs that started servers share out; 0 takes all that are visible."""
+    serve_command: str | None = None
+    """Starts one server; {port} and {model} are filled in. Unset runs `vllm serve` (docs/serving.md)."""
+    serve_ready_timeout_s: float = 600.0
+    """Give up on a started server that is not ready after this many seconds."""
+    tensor_parallel_size: int = 1
+    """GPUs that one started server, or one model in process, spreads over."""
+    max_model_len: int | None = None
+    """Longest prompt and reply together, tokens, of a model that is started here; unset takes the model's own."""
+    gpu_memory_utilization: float | None = None
+    """Share of a GPU's memory that a model started here may fill; unset leaves it to vLLM."""
     camera_key: str | None = None
     """The camera to watch; unset takes the dataset's first."""
     camera_keys: tuple[str, ...] = ()
@@ -205,6 +223,8 @@ class SyncSettings(Settings, frozen=True, kw_only=True):
     """Change nothing; fail if anything would have to change."""
     skip_validation: bool = False
     """Write rows that break a rule all the same."""
+    max_failures: int = 0
+    """Ask nothing more after this many failed calls; 0 sets no limit."""
     vocabulary: VocabularySettings = VocabularySettings()
     plan: PlanSettings = PlanSettings()
     interjections: InterjectionsSettings = InterjectionsSettings()

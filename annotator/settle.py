@@ -9,7 +9,7 @@ import msgspec
 from annotator.ask import Asker, PictureSource, Subject
 from annotator.desk import Desk
 from annotator.engine.base import Signals
-from annotator.errors import Declined, OutOfDate, Rejected, VocabularyError
+from annotator.errors import OutOfDate, StepError, VocabularyError
 from annotator.models import reads_evidence
 from annotator.modules.base import EpisodeView
 from annotator.modules.discover import STEPS, discover, discovered, discovery_recipe, sampled, watched_digest
@@ -75,7 +75,7 @@ async def _find(office: Office, surveyed: Sequence[Surveyed]) -> Vocabulary:
         asker = Asker(desk, _subject(desk, views, _pictures(office, desk, chosen, views, stack)))
         try:
             found = await discover(views, asker, run.settings)
-        except (Declined, Rejected) as error:
+        except StepError as error:
             error.hint = f"{error.hint}\n      or write {FILE} by hand, or use --vocabulary.enabled=false".strip()
             raise
     digests = [view.digest for view in views]

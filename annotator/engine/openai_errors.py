@@ -1,5 +1,9 @@
 """What the OpenAI client raises, translated once into `CallError`, with the hint that usually helps."""
 
+import math
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
 import httpx2
 import openai
 
@@ -9,7 +13,8 @@ from annotator.errors import CallError
 NO_KEY = "EMPTY"
 """Sent where no API key is set. Source: vLLM's documentation of its OpenAI-compatible server."""
 
-_RETRY_COUNT = "x-stainless-retry-count"
+_SHOULD_RETRY = "x-should-retry"
+"""OpenAI's servers say in this header whether asking again can help: not where a quota is used up, for one."""
 _TRANSIENT = frozenset({408, 409, 425, 429})
 _HINT_OF_STATUS = {
     401: "set the API key: --vlm.api_key_env names the environment variable that holds it",
@@ -31,9 +36,19 @@ _HINT_OF_WORDS = (
 )  # fmt: skip
 
 
-def attempts_of(request: httpx2.Request) -> int:
-    """Say how many times a request was sent, this one included; the client counts retries in a header."""
-    return int(request.headers.get(_RETRY_COUNT, "0")) + 1
+def retry_after_s(error: openai.APIError) -> float | None:
+    """Read how long the server asks to be left alone, seconds: `Retry-After`, as a number or as an HTTP date."""
+    if not isinstance(error, openai.APIStatusError):
+        return None
+    said = error.response.headers.get("retry-after", "")
+    try:
+        wait_s = float(said)
+    except ValueError:
+        try:
+            wait_s = (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError):  # no date, or one without a time zone
+            return None
+    return wait_s if math.isfinite(wait_s) and wait_s > 0 else None
 
 
 def hide(text: str, api_key: str | None) -> str:
@@ -43,9 +58,8 @@ def hide(text: str, api_key: str | None) -> str:
 
 def call_error(error: openai.APIError, *, where: str, api_key: str | None = None, served: str = "") -> CallError:
     """Translate the client's error. `served` names the models there are, for a 404's hint."""
-    attempts = attempts_of(error.request)
     if isinstance(error, openai.APIStatusError):
-        return _status_error(error, where=where, api_key=api_key, served=served, attempts=attempts)
+        return _status_error(error, where=where, api_key=api_key, served=served)
     cause = error.__cause__
     got = hide(str(cause) or type(cause).__name__, api_key)
     if isinstance(error, openai.APITimeoutError) and not isinstance(cause, httpx2.ConnectTimeout):
@@ -54,22 +68,20 @@ def call_error(error: openai.APIError, *, where: str, api_key: str | None = None
             kind="timeout",
             retryable=True,
             where=where,
-            got=f"{got} after {attempts} attempts",
+            got=got,
             hint="raise --vlm.request_timeout_s, or lower --vlm.client_concurrency",
-            attempts=attempts,
         )
     return CallError(
         "the server cannot be reached, or it hung up",
         kind="connection",
         retryable=True,
         where=where,
-        got=f"{got} after {attempts} attempts",
+        got=got,
         hint="is the server up? --vlm.api_base says where it is",
-        attempts=attempts,
     )
 
 
-def bad_reply(error: BadReply, *, where: str, api_key: str | None = None, attempts: int = 1) -> CallError:
+def bad_reply(error: BadReply, *, where: str, api_key: str | None = None) -> CallError:
     """Translate a reply without a usable text."""
     return CallError(
         "the model refused to answer" if error.refused else "the server's reply cannot be used",
@@ -78,24 +90,21 @@ def bad_reply(error: BadReply, *, where: str, api_key: str | None = None, attemp
         where=where,
         got=hide(error.reason, api_key),
         hint=error.hint or ("" if error.refused else "is this an OpenAI-compatible endpoint? see the server's log"),
-        attempts=attempts,
     )
 
 
-def _status_error(
-    error: openai.APIStatusError, *, where: str, api_key: str | None, served: str, attempts: int
-) -> CallError:
+def _status_error(error: openai.APIStatusError, *, where: str, api_key: str | None, served: str) -> CallError:
     status = error.status_code
     message = hide(_message_of(error), api_key)
     transient = status in _TRANSIENT or status >= 500
+    said = error.response.headers.get(_SHOULD_RETRY)
     return CallError(
         "the server failed" if transient else "the server refused the request",
         kind=f"http_{status}",
-        retryable=transient,
+        retryable=transient if said is None else said == "true",
         where=where,
-        got=f"HTTP {status} after {attempts} attempts: {message}" if transient else f"HTTP {status}: {message}",
+        got=f"HTTP {status}: {message}",
         hint=_hint(error, message, served),
-        attempts=attempts,
     )
 
 

@@ -55,10 +55,19 @@ def test_the_output_is_annotated_and_the_source_stays_byte_for_byte(source: Path
 
 def test_what_is_unchanged_is_linked_and_what_changes_is_not(source: Path, tmp_path: Path) -> None:
     assert sync(source, tmp_path / "out") == 0
-    assert set(snapshot(tmp_path / "out")) == set(snapshot(source))
+    assert set(snapshot(tmp_path / "out")) == set(snapshot(source)) | {"README.md", "meta/annotations.lock.json"}
     changed = {shard_path(0), shard_path(1), "meta/info.json"}
     assert links(source, tmp_path / "out") == set(snapshot(source)) - changed
     assert film_path(0) in links(source, tmp_path / "out")
+
+
+def test_what_a_run_writes_is_begun_as_a_copy_and_the_source_keeps_its_own(source: Path, tmp_path: Path) -> None:
+    (source / "README.md").write_text("My own words.\n")
+    assert sync(source, tmp_path / "out") == 0
+    assert (source / "README.md").read_text() == "My own words.\n"
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.startswith("My own words.\n")
+    assert "annotations.lock.json" in card
 
 
 def test_the_log_lies_in_the_output_and_no_other_hidden_folder_is_taken_along(source: Path, tmp_path: Path) -> None:
