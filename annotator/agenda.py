@@ -4,12 +4,15 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from annotator.config import spell_episodes
 from annotator.dataset import Camera
 from annotator.recipe import Kitchen
 from annotator.registry import MODULES
 from annotator.survey import Cast, Surveyed
 from store.digest import Digest
 from store.events import EpisodeAnnotated, utc_now
+from store.fold import rows_digest
+from store.ledger import fold_shards
 from store.log import Followed, Log
 
 
@@ -39,7 +42,7 @@ class Agenda(msgspec.Struct, frozen=True, kw_only=True):
         return {module: self.followed[recipe].event_id for module, recipe in mine.items() if recipe in self.followed}
 
 
-def agenda_of(asked: Sequence[Surveyed], kitchens: Mapping[str, Kitchen], log: Log) -> Agenda:
+def agenda_of(asked: Sequence[Surveyed], kitchens: Mapping[str, Kitchen], log: Log, dataset: str) -> Agenda:
     """Work out what the episodes that were asked for are to follow, as far as it can be told from the log."""
     first = [module for module in MODULES if module.name in kitchens and module.after is None]
     later = [module for module in MODULES if module.name in kitchens and module.after is not None]
@@ -48,7 +51,7 @@ def agenda_of(asked: Sequence[Surveyed], kitchens: Mapping[str, Kitchen], log: L
     upstream: dict[int, dict[str, Digest]] = {one.episode.index: {} for one in asked}
     for module in later:
         assert module.after is not None
-        before = _before(asked, module.after, recipes, followed, log, inside=module.after in kitchens)
+        before = _before(asked, module.after, recipes, followed, log, dataset, inside=module.after in kitchens)
         for one in asked:
             index = one.episode.index
             if index in before:
@@ -64,23 +67,44 @@ def _before(
     recipes: Mapping[int, Mapping[str, Digest]],
     followed: Mapping[Digest, Followed],
     log: Log,
+    dataset: str,
     *,
     inside: bool,
 ) -> dict[int, Followed]:
-    """Find the annotation of `module` that each episode has: this run's own, or the one that counts if it is off."""
+    """Find the annotation of `module` that each episode has: this run's own, or the one it was given if it is off."""
     if inside:
         mine = {one.episode.index: followed.get(recipes[one.episode.index][module]) for one in asked}
         return {index: found for index, found in mine.items() if found}
-    current = log.current()
-    found = {one.episode.index: current.get((one.digest, module)) for one in asked}
-    return {index: Followed(one.event_id, one.rows_digest) for index, one in found.items() if one}
+    stands = standing(asked, module, log, dataset)
+    annotations = log.annotations(list(stands.values()))
+    return {
+        index: Followed(event_id, rows_digest(annotation))
+        for (index, event_id), annotation in zip(stands.items(), annotations, strict=True)
+    }
+
+
+def standing(asked: Sequence[Surveyed], module: str, log: Log, dataset: str) -> dict[int, Digest]:
+    """Find the annotation of `module` that stands in each episode's own shard, by episode index.
+
+    Another episode with the same motion may have another task, and so may another dataset in the same log.
+    """
+    shards = fold_shards(log.shards_written(), dataset)
+    found: dict[int, Digest] = {}
+    for one in asked:
+        record = shards.get(one.episode.shard)
+        alike = [e for e in record.episodes if e.episode == one.digest] if record else []
+        here = next((e for e in alike if e.start == one.scanned.start), alike[0] if alike else None)
+        if here is not None and module in here.annotations:
+            found[one.episode.index] = here.annotations[module]
+    return found
 
 
 def jobs_of(asked: Sequence[Surveyed], kitchens: Mapping[str, Kitchen], agenda: Agenda, cast: Cast) -> list[Job]:
     """List what is left: recipes never followed, and footage that cannot be read. Episodes that are alike come once."""
     alike: dict[tuple[object, ...], list[Surveyed]] = {}
     for one in asked:
-        alike.setdefault((one.digest, one.task, one.scanned.signals, *sorted(one.footage.items())), []).append(one)
+        same = (one.digest, one.task, one.scanned.signals, *sorted(one.footage.items()))
+        alike.setdefault((*same, *sorted(agenda.recipes[one.episode.index].items())), []).append(one)
     jobs: list[Job] = []
     for group in alike.values():
         one = group[0]
@@ -103,6 +127,18 @@ def _left(
         cameras: Sequence[Camera] = kitchen.module.cameras(cast)
         if waits or stale or one.trouble(cameras) is not None:
             yield name, recipe
+
+
+def left_out(asked: Sequence[Surveyed], kitchens: Mapping[str, Kitchen], agenda: Agenda) -> Iterable[str]:
+    """Say for which episodes a module is left out, since the one it follows is off and never annotated them."""
+    for module in (kitchen.module for kitchen in kitchens.values()):
+        if module.after is None or module.after in kitchens:
+            continue
+        lacking = [one.episode.index for one in asked if module.name not in agenda.recipes[one.episode.index]]
+        if lacking:
+            where, have = spell_episodes(lacking), "has" if len(lacking) == 1 else "have"
+            hint = f"--{module.after}.enabled=true makes it"
+            yield f"{module.name}: left out, {where} {have} no {module.after} in the log\nhint: {hint}"
 
 
 def overruled(asked: Sequence[Surveyed], agenda: Agenda, log: Log, run_id: str) -> list[EpisodeAnnotated]:

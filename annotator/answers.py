@@ -3,6 +3,7 @@
 Strings, lists and numbers are bounded, so that guided decoding always ends in valid JSON.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, cast
 
@@ -161,10 +162,17 @@ def schema_of(answer: type[Answer], allowed: Mapping[str, Sequence[str]] | None 
     """Derive the JSON schema of an answer. `allowed` holds text fields, by name, to a list of values.
 
     Every definition is inlined, since some guided decoders refuse `$ref`; titles and docstrings are left out,
-    since the schema is part of the key and rewording a docstring must not cost a call.
+    since the schema is part of the key and rewording a docstring must not cost a call. Do not change what comes back:
+    it is made once for all who ask.
     """
+    held = tuple((name, tuple(values)) for name, values in (allowed or {}).items())
+    return _schema(answer, held)
+
+
+@functools.lru_cache(maxsize=256)
+def _schema(answer: type[Answer], allowed: tuple[tuple[str, tuple[str, ...]], ...]) -> dict[str, Any]:
     (schema,), components = msgspec.json.schema_components([answer], ref_template="{name}")
-    return _inline(schema, components, allowed or {})
+    return _inline(schema, components, dict(allowed))
 
 
 _PROSE = frozenset({"title", "description"})

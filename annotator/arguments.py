@@ -155,7 +155,7 @@ class VerifyArguments:
     store: Path | None = None
     """Where the log lives; unset takes .annotator in the dataset."""
     prompts: Path | None = None
-    """The folder of own prompts; unset takes the last run's, where it is there, else the shipped ones."""
+    """The folder of own prompts; unset takes those that the dataset's runs were given."""
     rebuild: bool = False
     """Make the cache anew in a temporary folder as well, and compare that."""
     format: Format = "table"
@@ -196,15 +196,15 @@ def parse_sync(args: Sequence[str]) -> SyncSettings:
         UsageError: the settings file cannot be read, or more than one dataset is named.
         SystemExit: status 2 for arguments that cannot be read, 0 after --help.
     """
-    flags, loose = _part(_with_flag_values(args))
+    flags, loose = part_flags(with_flag_values(args))
     config = _take_config(flags)
     defaults = read_toml(config) if config else SyncSettings()
     if len(loose) > 1:
         raise UsageError("one dataset at a time", got=" ".join(loose), hint="annotator sync DATASET [OPTIONS]")
-    return _parse("sync", SyncSettings, [*flags, *(("--root", loose[0]) if loose else ())], defaults, SYNC_TEXT)
+    return parse_as("sync", SyncSettings, [*flags, *(("--root", loose[0]) if loose else ())], defaults, SYNC_TEXT)
 
 
-def _part(args: Iterable[str]) -> tuple[list[str], list[str]]:
+def part_flags(args: Iterable[str]) -> tuple[list[str], list[str]]:
     """Part flags with their values from loose words: every flag takes exactly one value."""
     flags: list[str] = []
     loose: list[str] = []
@@ -233,39 +233,40 @@ def _take_config(flags: list[str]) -> Path | None:
 
 def parse_query(args: Sequence[str]) -> QueryArguments:
     """Read `annotator query`'s arguments."""
-    return _parse("query", QueryArguments, args)
+    return parse_as("query", QueryArguments, args)
 
 
 def parse_log(args: Sequence[str]) -> LogArguments:
     """Read `annotator log`'s arguments."""
-    parsed = _parse("log", LogArguments, args)
+    parsed = parse_as("log", LogArguments, args)
     return LogArguments(root=parsed.dataset or parsed.root, store=parsed.store, format=parsed.format)
 
 
 def parse_validate(args: Sequence[str]) -> ValidateArguments:
     """Read `annotator validate`'s arguments."""
-    parsed = _parse("validate", ValidateArguments, args)
+    parsed = parse_as("validate", ValidateArguments, args)
     return replace(parsed, root=parsed.dataset or parsed.root)
 
 
 def parse_verify(args: Sequence[str]) -> VerifyArguments:
     """Read `annotator verify`'s arguments."""
-    parsed = _parse("verify", VerifyArguments, list(_with_flag_values(args, {"--rebuild"})))
+    parsed = parse_as("verify", VerifyArguments, list(with_flag_values(args, {"--rebuild"})))
     return replace(parsed, root=parsed.dataset or parsed.root)
 
 
 def parse_export(args: Sequence[str]) -> ExportArguments:
     """Read `annotator export`'s arguments."""
-    parsed = _parse("export", ExportArguments, args)
+    parsed = parse_as("export", ExportArguments, args)
     return replace(parsed, root=parsed.dataset or parsed.root)
 
 
 def parse_prompts(args: Sequence[str]) -> PromptsArguments:
     """Read `annotator prompts`' arguments."""
-    return _parse("prompts", PromptsArguments, args)
+    return parse_as("prompts", PromptsArguments, args)
 
 
-def _parse(command: str, kind: type[T], args: Sequence[str], default: T | None = None, text: str | None = None) -> T:
+def parse_as(command: str, kind: type[T], args: Sequence[str], default: T | None = None, text: str | None = None) -> T:
+    """Read a command's arguments as a struct or dataclass; every flag takes one value."""
     options: dict[str, Any] = {} if default is None else {"default": default}
     with registry:
         return tyro.cli(
@@ -279,7 +280,7 @@ def _parse(command: str, kind: type[T], args: Sequence[str], default: T | None =
         )
 
 
-def _with_flag_values(args: Sequence[str], named: Collection[str] = ()) -> Iterator[str]:
+def with_flag_values(args: Sequence[str], named: Collection[str] = ()) -> Iterator[str]:
     """Give a bare boolean flag its value: `--offline` means `--offline true`. `named` are those of other commands."""
     flags = set(named) or set(_bool_names(SyncSettings, "--"))
     for index, arg in enumerate(args):

@@ -122,8 +122,11 @@ class Asker:
     def _asked(self, answer: type[A], known: Answered, misfit: Callable[[A], str] | None) -> Asked[A]:
         if known.finish_reason == "length":
             raise msgspec.DecodeError("the reply was cut off at max_new_tokens")
+        text = json_part(known.reply)
+        if not text.startswith("{"):
+            raise msgspec.DecodeError("the reply is no JSON object")
         try:
-            parsed = msgspec.json.decode(json_part(known.reply), type=answer)
+            parsed = msgspec.json.decode(text, type=answer)
         except RecursionError as error:
             raise msgspec.DecodeError("the reply is nested too deeply") from error
         wrong = misfit(parsed) if misfit else ""
@@ -137,7 +140,10 @@ class Asker:
             await self._desk.keep_rejection(draft, known, error)
 
     def _rejection(self, draft: Draft, error: Exception) -> Rejected:
-        hint = f"annotator query \"SELECT reply FROM calls WHERE key = '{draft.key}'\""
+        hint = (
+            f"annotator query \"SELECT reply FROM calls WHERE key = '{draft.key}'\" shows the reply;"
+            "\n      another prompt, seed or model asks anew"
+        )
         where = f"{self._subject.where} {draft.step}"
         rejected = Rejected("two replies do not fit the answer", where=where, got=str(error), hint=hint)
         rejected.call = draft.key
@@ -162,6 +168,8 @@ class Asker:
         try:
             reply = await self._desk.engine.generate(request)
         except CallError as error:
+            if self._desk.stopped is not None and error.attempts == 0:
+                raise self._desk.stopped from error  # it was still waiting for its turn: nothing was asked
             await self._desk.keep_failure(draft, error)
             raise
         except Declined as refusal:

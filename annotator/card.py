@@ -6,8 +6,17 @@ The section stands between two HTML comments. All else in the file is the user's
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from annotator.lock import FILE, Lock, replace_if_other
+import msgspec
+
+from annotator.flags import spell_flags
+from annotator.lock import FILE, Lock, prompt_digests, replace_if_other
+from annotator.models import SCRIPTED_MODEL, SIGNALS_MODEL
+from annotator.prompts import load_prompts
+from annotator.registry import MODULES
+from annotator.settings import SyncSettings, VlmSettings
+from annotator.setups import PinnedModel
 from annotator.vocabulary_file import FILE as WORDS
 from store.errors import StoreError
 
@@ -25,35 +34,46 @@ def update_card(path: Path, lock: Lock, counts: Mapping[str, int], note: Callabl
     Raises:
         StoreError: the file cannot be read or written.
     """
+    text = with_section(read_card(path), lock, counts)
+    if text is not None:
+        return replace_if_other(path, text)
+    if note is not None:
+        hint = f"leave one {BEGIN.decode()} and, after it, one {END.decode()}, or neither"
+        note(f"the dataset card is left as it is: its comments are not one pair – {path}\nhint: {hint}")
+    return False
+
+
+def read_card(path: Path) -> bytes:
+    """Read a card; empty where there is none.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
     try:
-        text = path.read_bytes() if path.exists() else b""
+        return path.read_bytes() if path.exists() else b""
     except OSError as cause:
         raise StoreError("the dataset card cannot be read", where=str(path), got=str(cause)) from cause
+
+
+def with_section(text: bytes, lock: Lock, counts: Mapping[str, int]) -> bytes | None:
+    """Give a card's text with its section up to date; None where its two comments are no pair."""
     newline = b"\r\n" if b"\r\n" in text else b"\n"
     section = b"\n".join([BEGIN, render_section(lock, counts).encode(), END]).replace(b"\n", newline)
     found = list(_MARKER.finditer(text))
     if [one.group() for one in found] == [BEGIN, END]:
-        text = text[: found[0].start()] + section + text[found[1].end() :]
-    elif found:
-        if note is not None:
-            hint = f"leave one {BEGIN.decode()} and, after it, one {END.decode()}, or neither"
-            note(f"the dataset card is left as it is: its comments are not one pair – {path}\nhint: {hint}")
-        return False
-    else:
-        text += _gap(text, newline) + section + newline
-    return replace_if_other(path, text)
+        return text[: found[0].start()] + section + text[found[1].end() :]
+    return None if found else text + _gap(text, newline) + section + newline
 
 
 def render_section(lock: Lock, counts: Mapping[str, int]) -> str:
     """Render the section between the comments, without the newline at its end."""
-    model = f"`{lock.model.model_id}`"
-    revision = f" at revision `{lock.model.revision}`" if lock.model.revision else ""
     vocabulary = f"\nVocabulary: `{WORDS.as_posix()}`, digest `{lock.vocabulary}`." if lock.vocabulary else ""
     lines = [
         "## Language annotations",
         "",
         "The columns `language_persistent` and `language_events` were written by `annotator` (episode-annotator).",
-        f"Model: {model}{revision}, digest `{lock.model.digest}`.{vocabulary}",
+        f"Model: {_model(lock.model)}.{vocabulary}",
+        *_others(lock),
         "",
         "| style | rows |",
         "| --- | ---: |",
@@ -61,17 +81,85 @@ def render_section(lock: Lock, counts: Mapping[str, int]) -> str:
         "",
         "| prompt | seed | prompt digest |",
         "| --- | ---: | --- |",
-        *(f"| {step} | {lock.seed} | `{digest}` |" for step, digest in sorted(lock.prompts.items())),
+        *_prompts(lock),
         "",
         f"`{FILE.as_posix()}` pins all of this, and the content of every shard's two columns.",
-        "With the log of the annotations in `.annotator/`, and the settings of the run in `annotator.toml`:",
+        "With the log of the annotations in `.annotator/`, in this folder:",
         "",
         "```sh",
         "annotator verify .           # derives every digest again, and names what differs",
-        "annotator sync . --offline   # builds the columns again, without a model",
+        " ".join(["annotator sync . --offline", spell_flags(recipe_flags(lock))]).rstrip()
+        + "   # builds the columns again, without a model",
         "```",
+        *_own_prompts(lock),
     ]
     return "\n".join(lines)
+
+
+def recipe_flags(lock: Lock) -> dict[str, Any]:
+    """Give the settings, by flag, under which a run finds in the log what most episodes show."""
+    flags: dict[str, Any] = {}
+    model_id = lock.model.model_id if lock.model else None
+    backend = {SIGNALS_MODEL: "signals", SCRIPTED_MODEL: "scripted"}.get(model_id or "")
+    if backend is not None:
+        flags["vlm.backend"] = backend
+    elif lock.model is not None:
+        flags |= _model_flags(lock.model)
+    if lock.seed not in (None, SyncSettings().seed):
+        flags["seed"] = lock.seed
+    for module in MODULES if lock.modules else ():
+        blind = module.name == "vqa" and model_id == SIGNALS_MODEL  # it leaves vqa out by itself
+        if module.name not in lock.modules and not blind:
+            flags[f"{module.name}.enabled"] = False
+    if "plan" in lock.modules and lock.vocabulary is None and model_id != SIGNALS_MODEL:
+        flags["vocabulary.enabled"] = False
+    for settings in lock.settings.values():
+        flags |= settings
+    return flags | ({"prompts": "PROMPTS"} if _has_own_prompts(lock) else {})
+
+
+def _model_flags(model: PinnedModel) -> dict[str, Any]:
+    defaults = msgspec.to_builtins(VlmSettings())
+    given = {"model_id": model.model_id, "model_revision": model.revision} | model.settings
+    others = {name: value for name, value in given.items() if name in defaults and value != defaults[name]}
+    return {f"vlm.{name}": value for name, value in ({"model_id": model.model_id} | others).items()}
+
+
+def _model(model: PinnedModel | None) -> str:
+    if model is None:
+        return "not noted"
+    revision = f" at revision `{model.revision}`" if model.revision else ""
+    return f"`{model.model_id}`{revision}, digest `{model.digest}`"
+
+
+def _others(lock: Lock) -> list[str]:
+    """Say which episodes were made otherwise than the rest."""
+    if not lock.others:
+        return []
+    said = [
+        f"- {one.module}: {one.episodes} episode{'s' * (one.episodes > 1)}, model {_model(one.made.model)}, "
+        f"seed {'not noted' if one.made.seed is None else one.made.seed}"
+        for one in lock.others
+    ]
+    head = f"These were made otherwise, as `others` in `{FILE.as_posix()}` says in full:"
+    return ["", head, "", *said]
+
+
+def _prompts(lock: Lock) -> list[str]:
+    """Pair every prompt with each seed that it was asked with, the setup of most episodes first."""
+    pairs = [(lock.seed, item) for item in sorted(lock.prompts.items())]
+    pairs += [(one.made.seed, item) for one in lock.others for item in sorted(one.made.prompts.items())]
+    return [f"| {step} | {seed} | `{digest}` |" for seed, (step, digest) in dict.fromkeys(pairs)]
+
+
+def _own_prompts(lock: Lock) -> list[str]:
+    if not _has_own_prompts(lock):
+        return []
+    return ["", "`PROMPTS` is the folder of own prompts that these rows were asked for with; their digests are above."]
+
+
+def _has_own_prompts(lock: Lock) -> bool:
+    return not lock.prompts.items() <= prompt_digests(load_prompts()).items()
 
 
 def _gap(text: bytes, newline: bytes) -> bytes:

@@ -1,6 +1,6 @@
 """The command line. Each command imports what it needs when it runs, so that `--help` answers at once.
 
-stdout is data, stderr is talk. Exit status: 0 done, 1 some work failed, 2 usage, 130 interrupted.
+stdout is data, stderr is talk. Exit status: 0 done, 1 some work failed, 2 usage, 130 interrupted, 143 terminated.
 """
 
 import sys
@@ -21,6 +21,10 @@ and LeRobot v3 datasets get the columns language_persistent and language_events.
   validate DATASET   hold the language columns to the rules, whoever wrote them
   verify DATASET     derive every digest again, project again, and name what differs
   export DATASET     write the rows as files, one for each episode and module: --staging DIR
+  doctor             say what is installed, which engine would answer, and what it can do
+  pull ORG/NAME      download a dataset of the Hugging Face Hub, with its log
+  push DATASET       push a dataset to the Hub, with its card, lock and log
+  job submit         annotate on Hugging Face Jobs; job status, logs, wait, cancel look after it
 
 annotator COMMAND --help shows a command's options.
 """
@@ -43,9 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _guarded(command: Callable[[list[str]], int], args: list[str]) -> int:
     from annotator.errors import UsageError
+    from annotator.terminate import Termination
 
+    termination = Termination()
     try:
-        return command(args)
+        with termination:
+            return command(args)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -54,8 +61,8 @@ def _guarded(command: Callable[[list[str]], int], args: list[str]) -> int:
         return 1
     except KeyboardInterrupt:
         hint = "every answer that arrived is kept; run the same command to go on"
-        print(f"interrupted\nhint: {hint}", file=sys.stderr)
-        return 130
+        print(f"{'terminated' if termination.asked else 'interrupted'}\nhint: {hint}", file=sys.stderr)
+        return 143 if termination.asked else 130
     except BrokenPipeError:
         sys.stderr.close()
         return 0
@@ -70,11 +77,12 @@ def _version() -> int:
 
 def _sync(args: list[str]) -> int:
     from annotator.arguments import parse_sync
+    from annotator.hub import run_at_hub
     from annotator.report import Report
     from annotator.sync import sync
 
     with Report() as report:
-        outcome = sync(parse_sync(args), report)
+        outcome = run_at_hub(parse_sync(args), report, sync)
     return 0 if outcome == "done" else 1
 
 
@@ -120,6 +128,40 @@ def _export(args: list[str]) -> int:
     return show_export(parse_export(args))
 
 
+def _doctor(args: list[str]) -> int:
+    from annotator.show_doctor import parse_doctor, show_doctor
+
+    return show_doctor(parse_doctor(args))
+
+
+def _pull(args: list[str]) -> int:
+    from annotator.arguments_hub import parse_pull
+    from annotator.show_hub import show_pull
+
+    return show_pull(parse_pull(args))
+
+
+def _push(args: list[str]) -> int:
+    from annotator.arguments_hub import parse_push
+    from annotator.show_hub import show_push
+
+    return show_push(parse_push(args))
+
+
+def _job(args: list[str]) -> int:
+    from annotator.arguments_hub import parse_job, parse_submit
+    from annotator.show_hub import show_job, show_submit
+
+    if args[:1] == ["submit"]:
+        return show_submit(*parse_submit(args[1:]))
+    if args[:1] in (["-h"], ["--help"]):
+        try:
+            parse_job(args)
+        except SystemExit:
+            parse_submit(args)
+    return show_job(parse_job(args))
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "sync": _sync,
     "query": _query,
@@ -128,6 +170,10 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "validate": _validate,
     "verify": _verify,
     "export": _export,
+    "doctor": _doctor,
+    "pull": _pull,
+    "push": _push,
+    "job": _job,
 }
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,26 +5,30 @@ from collections.abc import Mapping, Sequence
 from annotator.registry import INTERJECTIONS, PLAN, owners
 from store.events import AnnotatedRow
 from store.rows import Row, order_key
+from store.rule_tables import DraftRow
 
 
-def compose(held: Sequence[Row], new: Mapping[str, Sequence[AnnotatedRow]]) -> list[AnnotatedRow]:
+def compose(held: Sequence[Row], new: Mapping[str, Sequence[AnnotatedRow]]) -> list[DraftRow]:
     """Put `new` rows, by module, in the place of that module's rows among those `held`; in the rows' total order.
 
     Where a plan and an interjection's refresh of it fall on one time, the refresh stands: there can be only one. A
     refresh whose interjection is gone remains, as the plan it repeats, unless the plan is written anew as well.
     """
-    kept: list[Row] = []
+    kept: list[DraftRow] = []
     refreshes: set[float] = set()
     for row, owner in zip(held, owners(held), strict=True):
         orphan = owner == INTERJECTIONS.name and row.style == "plan" and PLAN.name not in new
         if owner not in new or orphan:
-            kept.append(row)
+            kept.append(DraftRow(row=row, module=owner, kept=True))
         if owner == INTERJECTIONS.name and row.style == "plan" and owner not in new:
             refreshes.add(row.timestamp)
     refreshes |= {one.row.timestamp for one in new.get(INTERJECTIONS.name, ()) if one.row.style == "plan"}
-    planned = [one for one in new.get(PLAN.name, ()) if one.row.style != "plan" or one.row.timestamp not in refreshes]
-    fresh = [one for module, rows in new.items() if module != PLAN.name for one in rows]
+    fresh = [
+        DraftRow(row=one.row, call=one.call, module=module)
+        for module, rows in new.items()
+        for one in rows
+        if module != PLAN.name or one.row.style != "plan" or one.row.timestamp not in refreshes
+    ]
     if INTERJECTIONS.name in new:
-        kept = [row for row in kept if row.style != "plan" or row.timestamp not in refreshes]
-    stale = [AnnotatedRow(row=row) for row in kept]
-    return sorted([*stale, *planned, *fresh], key=lambda one: order_key(one.row))
+        kept = [one for one in kept if one.row.style != "plan" or one.row.timestamp not in refreshes]
+    return sorted([*kept, *fresh], key=lambda one: order_key(one.row))

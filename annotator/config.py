@@ -34,12 +34,22 @@ def parse_episodes(text: str | None, known: list[int]) -> list[int]:
     return sorted(wanted)
 
 
+def spell_episodes(indices: Iterable[int]) -> str:
+    """Write ascending episode indices as `parse_episodes` reads them: `episode 4`, `episodes 0, 5-9`."""
+    spans: list[tuple[int, int]] = []
+    for index in indices:
+        first = spans.pop()[0] if spans and spans[-1][1] == index - 1 else index
+        spans.append((first, index))
+    spelled = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+    return f"episode{'s' * (',' in spelled or '-' in spelled)} {spelled}"
+
+
 _ABOVE_ZERO = {
     "plan": ("frames_per_second", "max_video_frames", "max_frames_per_prompt", "contact_sheet_columns",
              "contact_sheet_frames_per_sheet", "contact_sheet_frame_width", "plan_max_steps", "subtask_relabel_frames"),
     "interjections": ("interjection_window_frames",),
     "vqa": ("vqa_emission_hz", "K"),
-    "vocabulary": ("sample_episodes",),
+    "vocabulary": ("sample_episodes", "max_frames"),
     "executor": ("episode_parallelism", "decode_threads", "write_threads"),
     "vlm": ("request_timeout_s", "serve_ready_timeout_s", "tensor_parallel_size"),
 }  # fmt: skip
@@ -71,6 +81,9 @@ def check(settings: SyncSettings) -> None:
     for name, value in _values(settings, _NOT_BELOW_ZERO):
         if not 0 <= value < math.inf:
             raise UsageError("setting out of range", where=f"--{name}", got=str(value), hint="must not be below 0")
+    if settings.max_failures < 0:
+        got = str(settings.max_failures)
+        raise UsageError("setting out of range", where="--max_failures", got=got, hint="0 sets no limit")
     for name, most in _AT_MOST.items():
         value = _value(settings, name)
         if value > most:

@@ -63,6 +63,8 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     tasks: dict[int, str]
     episodes: tuple[Episode, ...]
     shards: tuple[str, ...]
+    revision: str | None = None
+    """The commit on the Hub that it was downloaded at."""
 
     def names_of(self, feature: str) -> tuple[str, ...]:
         """Name the dimensions of a feature, from a plain list or `{"motors": [...]}`; empty where unnamed."""

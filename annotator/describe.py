@@ -23,7 +23,9 @@ from annotator.arguments import (
     ValidateArguments,
     VerifyArguments,
 )
+from annotator.arguments_hub import JobArguments, PullArguments, PushArguments, SubmitArguments
 from annotator.settings import Settings, SyncSettings
+from annotator.show_doctor import DoctorSettings
 
 COMMANDS: dict[str, tuple[type[Any], str]] = {
     "sync": (SyncSettings, SYNC_TEXT),
@@ -33,8 +35,15 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "validate": (ValidateArguments, ""),
     "verify": (VerifyArguments, ""),
     "export": (ExportArguments, ""),
+    "doctor": (DoctorSettings, ""),
+    "pull": (PullArguments, ""),
+    "push": (PushArguments, ""),
+    "job": (JobArguments, ""),
 }
 """Each command, the struct its options are generated from, and its text; "" takes the struct's docstring."""
+
+PARTS: dict[str, dict[str, type[Any]]] = {"job": {"submit": SubmitArguments}}
+"""Words that follow a command and bring options of their own."""
 
 _HEAD = """\
 # The command line
@@ -43,7 +52,7 @@ Generated from `annotator/settings.py` and `annotator/arguments.py` by `python -
 a test compares the two.
 
 Words in names may be joined by `_` or `-`. A flag may stand bare (`--offline`) or take `true` or `false`, in any case.
-stdout is data, stderr is talk. Exit status: 0 done, 1 some work failed, 2 usage, 130 interrupted.
+stdout is data, stderr is talk. Exit status: 0 done, 1 some work failed, 2 usage, 130 interrupted, 143 terminated.
 """
 
 
@@ -72,6 +81,9 @@ def _command(name: str, kind: type[Any], text: str) -> str:
     for group, struct in _groups(kind):
         parts += [f"### `--{group}.…`\n", f"{inspect.cleandoc(struct.__doc__ or '')}\n"]
         parts.append(_table(list(options_of(struct, f"{group}."))))
+    for word, struct in PARTS.get(name, {}).items():
+        parts += [f"### Options of `annotator {name} {word}`\n", f"{inspect.cleandoc(struct.__doc__ or '')}\n"]
+        parts.append(_table(list(options_of(struct))))
     return "\n".join(parts)
 
 

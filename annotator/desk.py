@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from annotator.engine.base import Engine, Reply
-from annotator.engine.text import json_part
+from annotator.engine.base import Engine, Reply, Stoppable
+from annotator.engine.text import json_part, well_formed
 from annotator.errors import CallError, Declined
 from annotator.models import reads_evidence
 from annotator.prompts import Prompts
@@ -66,6 +66,7 @@ class Desk:
         tally: Tally,
         run_id: str,
         note: Callable[[str], None],
+        max_failures: int = 0,
     ) -> None:
         self.log = log
         self.engine = engine
@@ -80,6 +81,7 @@ class Desk:
         self._note = note
         self._described: set[Digest] = set()
         self._lost_in_a_row = 0
+        self._max_failures = max_failures
 
     def outcomes(self, episode: Digest) -> Outcomes:
         """Read what the log knows of an episode; from any thread."""
@@ -92,18 +94,21 @@ class Desk:
     async def keep_answer(self, draft: Draft, reply: Reply) -> Answered:
         """Keep a reply, with what explains its key; a server that replies is alive."""
         self._lost_in_a_row = 0
+        reply = msgspec.structs.replace(reply, text=well_formed(reply.text))
         await self.keep(*self._preimages(draft), self._answered(draft, reply))
         self.tally.answered(draft.step, reply.tokens_in, reply.tokens_out)
         return Answered(draft.key, reply.text, reply.finish_reason, self.engine.name, self.model.model_id)
 
     async def keep_failure(self, draft: Draft, error: CallError) -> None:
-        """Keep a failure. A server that cannot be reached several times over is given up for this run."""
+        """Keep a failure. Where no server is to be reached time and again, or too much fails, the run asks no more."""
         self.tally.failed(error.kind)
         self._lost_in_a_row = self._lost_in_a_row + 1 if error.kind == "connection" else 0
-        hopeless = error.kind in HOPELESS or self._lost_in_a_row >= LOST_BEFORE_STOPPING
-        if hopeless and self.stopped is None:
+        reason = self._reason_to_stop(error)
+        if reason and self.stopped is None:
             self.stopped = error
-            self._note(f"asking nothing more in this run: the server does not let us in, or is gone ({error.kind})")
+            if isinstance(self.engine, Stoppable):
+                self.engine.stop()
+            self._note(f"asking nothing more in this run: {reason}")
         await self.keep(
             CallFailed(
                 recorded_at=utc_now(),
@@ -117,9 +122,15 @@ class Desk:
                 attempts=error.attempts,
                 engine=self.engine.name,
                 model_id=self.model.model_id,
-                endpoint=None,
+                endpoint=error.endpoint,
             )
         )
+
+    def _reason_to_stop(self, error: CallError) -> str:
+        if error.kind in HOPELESS or self._lost_in_a_row >= LOST_BEFORE_STOPPING:
+            return f"the server does not let us in, or is gone ({error.kind})"
+        failed = self.tally.calls["failed"]
+        return f"{failed} calls failed (--max_failures)" if 0 < self._max_failures <= failed else ""
 
     async def keep_refusal(self, draft: Draft, refusal: Declined) -> None:
         """Keep that the engine cannot answer this step."""
@@ -200,6 +211,7 @@ class Desk:
             model_revision=reply.model_revision or self.model.revision,
             endpoint=reply.endpoint,
             versions=dict(reply.versions),
+            attempts=reply.attempts,
         )
 
 
@@ -207,6 +219,7 @@ def raw_json(reply: str) -> msgspec.Raw | None:
     """Keep the JSON part of a reply as it is, where it is JSON, for SQL to look into."""
     text = json_part(reply)
     try:
+        msgspec.json.decode(text)  # one value: nothing at all, or several with commas between, would pass in brackets
         # Wrapped, so that what is only just shallow enough here is so inside an event, too.
         msgspec.json.decode(f"[[[[{text}]]]]")
     except (msgspec.DecodeError, RecursionError):

@@ -13,13 +13,15 @@ import msgspec
 
 from annotator.dataset import Dataset
 from annotator.errors import UsageError
+from annotator.lock import pinned_shards
 from store.digest import Digest
 from store.errors import JournalDamaged, StoreError
 from store.events import EpisodeAnnotated, EpisodeSeen, ShardWritten, decode_event, event_type
 from store.fold import Current, as_utc, current_of, fold_current
 from store.frame_times import read_frame_times
-from store.ledger import ShardRecord, fold_shards, name_in_log
+from store.ledger import ShardRecord, fold_shards
 from store.lines import Entry
+from store.naming import alike_at, name_in_log
 from store.query import JOURNAL
 from store.replace import write_hint
 from store.rows import Row, order_key
@@ -118,7 +120,8 @@ def _staged(dataset: Dataset, store: Path) -> Iterator[Staged]:
         elif isinstance(event, EpisodeAnnotated):
             candidates.append(current_of(entry.id, event))
     names = {event.dataset for _, event in written} | {event.dataset for event in seen}
-    name = name_in_log(names, dataset.root, store)
+    alike = alike_at(dataset.root, dataset.shards, written, lambda: pinned_shards(dataset.root))
+    name = name_in_log(names, dataset.root, store, alike=alike)
     if name is None:
         got = f"it knows {', '.join(sorted(names)) or 'none'}"
         raise UsageError("the log does not know this dataset", where=str(store), got=got, hint="annotator sync DATASET")

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import msgspec
 
+from annotator.config import spell_episodes
 from annotator.errors import RulesBroken
 from annotator.settings import SyncSettings
 from annotator.show_validate import describe, summed_up
 from store.digest import Digest, canonical, digest_parts
 from store.events import AnnotatedRow
 from store.rules import Rule, digest_rules
-from store.validate import Known, Verdict, check_rows, merged
+from store.validate import Known, check_rows
+from store.verdict import Verdict, merged
 
 
 class Judge:
@@ -39,7 +41,9 @@ class Judge:
         return merged(self._verdicts)
 
     def judge(self, shards: Mapping[str, tuple[Path, Mapping[int, Sequence[AnnotatedRow]]]]) -> None:
-        """Judge the new rows of a few shards: of each the file that has its frames, and the rows by episode index.
+        """Judge the rows of a few shards: of each the file that has its frames, and the rows by episode index.
+
+        What is wrong with kept rows alone is said, and stops nothing: this run did not write them.
 
         Raises:
             ShardError, RuleError: the frames cannot be read, or a rule fails.
@@ -68,9 +72,12 @@ class Judge:
             note(describe(msgspec.structs.replace(verdict, breaches=errors)))
         elif verdict.breaches:
             note(f"{summed_up(verdict)}\nhint: annotator validate shows them")
+        if verdict.before:
+            found = ", ".join(f"{one.rule.name} {one.found:,}" for one in verdict.before)
+            note(f"rows that were there before break rules: {found}\nhint: annotator validate shows them")
         if self.quarantined:
-            names = ", ".join(str(index) for index in sorted(self.quarantined))
-            note(f"not written: episodes {names} keep the rows they had")
+            had = "keeps the rows it had" if len(self.quarantined) == 1 else "keep the rows they had"
+            note(f"not written: {spell_episodes(sorted(self.quarantined))} {had}")
 
     def raise_if_broken(self, where: Path) -> None:
         """End the run where rows broke a rule and nothing may be written then.

@@ -4,26 +4,23 @@ It has no times, no run ids and no paths of a machine, so one log and one datase
 own digest tells a lock that was changed from a dataset, a log or a prompt that was.
 """
 
-import os
-import shutil
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
 
 from annotator.compose import compose
 from annotator.prompts import Prompts
-from annotator.registry import MODULES
-from store.digest import Digest, canonical, digest_parts, digest_struct
+from annotator.setups import Asked, Census, Led, PinnedModel, Variant, found_with, led
+from store.digest import Digest, canonical, digest_parts
 from store.errors import StoreError
-from store.events import EpisodeAnnotated
+from store.events import EpisodeAnnotated, VocabularyDiscovered
 from store.fold import rows_digest
-from store.keys import Model
 from store.ledger import ShardRecord, fold_shards
 from store.log import Log
-from store.replace import drop, replace_durably, temporary_beside, write_hint
+from store.replace import replace_content, write_hint
 from store.verify_events import reply_digest
 
 FILE = Path("meta") / "annotations.lock.json"
@@ -32,29 +29,25 @@ FILE = Path("meta") / "annotations.lock.json"
 _READ_AT_ONCE = 512
 
 
-class PinnedModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The model that was asked: its digest, as keys have it, and what the digest covers."""
-
-    digest: Digest
-    model_id: str
-    revision: str | None
-    settings: dict[str, Any]
-
-
 class Lock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the language columns were made from, and what they say.
 
-    `prompts`: step → digest of the prompt's body, of the steps whose answers the rows come from, with `system` and
-    `retry`. `modules`: name → version. `shards`: path → digest of the language columns. `log` covers the rows of every
-    annotation in use, and the reply of every call behind them. `digest` covers all other fields.
+    `seed`, `model`, `prompts`, `vocabulary`, `modules` and `settings` are those of most episodes, `others` says which
+    episodes of a module have others, by their number. `prompts`: step → digest of the prompt's body, of the steps
+    whose answers the rows come from, with `system` and `retry`, and of the one that found the vocabulary.
+    `modules`: name → version. `settings`: module → flag → value, where that is not the default.
+    `shards`: path → digest of the language columns. `log` covers the rows of every annotation in use, and the reply of
+    every call behind them. `digest` covers all other fields.
     """
 
     format: Literal[1] = 1
-    seed: int
-    model: PinnedModel
+    seed: int | None
+    model: PinnedModel | None
     prompts: dict[str, Digest]
     vocabulary: Digest | None
-    modules: dict[str, int]
+    modules: dict[str, int | None]
+    settings: dict[str, dict[str, Any]]
+    others: tuple[Variant, ...]
     shards: dict[str, Digest]
     log: Digest
     digest: Digest = Digest("")
@@ -64,39 +57,70 @@ class Stock(msgspec.Struct, frozen=True, kw_only=True):
     """What the log has of one dataset's rows. `rows` counts those in use by style; speech has none and is `speech`."""
 
     shards: dict[str, Digest]
-    modules: tuple[str, ...]
-    steps: tuple[str, ...]
+    made: Led
     log: Digest
     rows: dict[str, int]
 
 
 class ReplyNote(msgspec.Struct, frozen=True):
-    """Which step a reply answered, and the digest of its text."""
+    """What was asked in a call, and the digest of its reply's text."""
 
-    step: str
+    asked: Asked
     reply: Digest
 
 
-def lock_of(stock: Stock, *, seed: int, model: Model, prompts: Mapping[str, Digest], vocabulary: Digest | None) -> Lock:
-    """Pin what is in stock, of which `prompts`, by step, are those on disk."""
-    steps = ("retry", "system", *stock.steps) if stock.steps else ()
+class Records(Protocol):
+    """Where a stock is taken from: an open log, or what verifying read of the journal."""
+
+    def replies(self, keys: Sequence[Digest]) -> Iterable[tuple[Digest, ReplyNote]]:
+        """Give the answers of these calls that count."""
+        ...
+
+    def models(self, digests: Collection[Digest]) -> Mapping[Digest, str]:
+        """Give how models were described, as canonical JSON."""
+        ...
+
+    def discoveries(self) -> Iterable[tuple[Digest, VocabularyDiscovered]]:
+        """Give the vocabularies that were found for the dataset, each with its event's id."""
+        ...
+
+
+class LogRecords:
+    """The records of an open log, for one dataset."""
+
+    def __init__(self, log: Log, dataset: str) -> None:
+        self._log = log
+        self._dataset = dataset
+
+    def replies(self, keys: Sequence[Digest]) -> Iterator[tuple[Digest, ReplyNote]]:
+        """Give the answers of these calls that count."""
+        for event in self._log.answers(keys):
+            yield event.key, ReplyNote(Asked(event.step, event.seed, event.model), reply_digest(event.reply))
+
+    def models(self, digests: Collection[Digest]) -> Mapping[Digest, str]:
+        """Give how models were described, as canonical JSON."""
+        return self._log.models(digests)
+
+    def discoveries(self) -> list[tuple[Digest, VocabularyDiscovered]]:
+        """Give the vocabularies that were found for the dataset, each with its event's id."""
+        return self._log.discoveries(self._dataset)
+
+
+def lock_of(stock: Stock) -> Lock:
+    """Pin what is in stock."""
+    made = stock.made
     lock = Lock(
-        seed=seed,
-        model=pinned(model),
-        prompts={step: prompts[step] for step in sorted(steps) if step in prompts},
-        vocabulary=vocabulary,
-        modules={module.name: module.version for module in MODULES if module.name in stock.modules},
+        seed=made.seed,
+        model=made.model,
+        prompts=made.prompts,
+        vocabulary=made.vocabulary,
+        modules=made.modules,
+        settings=made.settings,
+        others=made.others,
         shards=stock.shards,
         log=stock.log,
     )
     return msgspec.structs.replace(lock, digest=digest_of(lock))
-
-
-def pinned(model: Model) -> PinnedModel:
-    """Describe a model as the lock does."""
-    fields: dict[str, Any] = msgspec.json.decode(canonical(model))
-    model_id, revision = fields.pop("model_id"), fields.pop("revision")
-    return PinnedModel(digest=digest_struct(model), model_id=model_id, revision=revision, settings=fields)
 
 
 def digest_of(lock: Lock) -> Digest:
@@ -120,12 +144,7 @@ def take_stock(log: Log, dataset: str, shards: Collection[str]) -> Stock:
         if path in shards:
             ids = record.annotations
             counting.add(record, dict(zip(ids, log.annotations(ids), strict=True)))
-
-    def replies(keys: Sequence[Digest]) -> Iterator[tuple[Digest, ReplyNote]]:
-        for event in log.answers(keys):
-            yield event.key, ReplyNote(event.step, reply_digest(event.reply))
-
-    return counting.stock(replies)
+    return counting.stock(LogRecords(log, dataset))
 
 
 class Stocktaking:
@@ -135,7 +154,7 @@ class Stocktaking:
         self._shards: dict[str, Digest] = {}
         self._lines: set[str] = set()
         self._cited: set[Digest] = set()
-        self._modules: set[str] = set()
+        self._census = Census()
         self._rows: Counter[str] = Counter()
 
     def add(self, record: ShardRecord, annotations: Mapping[Digest, EpisodeAnnotated]) -> None:
@@ -145,24 +164,33 @@ class Stocktaking:
         for one in found.values():
             self._lines.add(f"{one.episode} {one.module} {one.recipe} {rows_digest(one)}")
             self._cited.update(one.calls, (item.call for item in one.rows if item.call))
-            self._modules.add(one.module)
         for episode in record.episodes:
-            new = {module: found[event].rows for module, event in episode.annotations.items() if event in found}
+            here = {module: found[event] for module, event in episode.annotations.items() if event in found}
+            for event in here.values():
+                self._census.add(event)
+            new = {module: event.rows for module, event in here.items()}
             self._rows.update(item.row.style or "speech" for item in compose((), new))
 
-    def stock(self, replies: Callable[[Sequence[Digest]], Iterable[tuple[Digest, ReplyNote]]]) -> Stock:
+    def stock(self, records: Records) -> Stock:
         """Sum up; the replies of the calls behind the rows are asked for a bounded number at once."""
         cited = sorted(self._cited)
         parts = (cited[start : start + _READ_AT_ONCE] for start in range(0, len(cited), _READ_AT_ONCE))
-        answers = {key: answer for part in parts for key, answer in replies(part)}
+        answers = {key: answer for part in parts for key, answer in records.replies(part)}
         calls = [f"{key} {answers[key].reply if key in answers else '-'}" for key in cited]
         return Stock(
             shards=self._shards,
-            modules=tuple(sorted(self._modules)),
-            steps=tuple(sorted({answer.step for answer in answers.values()})),
+            made=self._made({key: answer.asked for key, answer in answers.items()}, records),
             log=digest_parts("log.v1", ["\n".join(sorted(self._lines)).encode(), "\n".join(calls).encode()]),
             rows=dict(sorted(self._rows.items())),
         )
+
+    def _made(self, asked: Mapping[Digest, Asked], records: Records) -> Led:
+        """Tell the setups apart, and add what the vocabulary was found with where that was found."""
+        variants = self._census.variants(asked, records.models(self._census.models(asked)))
+        words = {one.made.vocabulary for one in variants if one.made.vocabulary is not None}
+        found = [item for item in records.discoveries() if item[1].vocabulary in words] if words else []
+        models = records.models({event.setup.model for _, event in found if event.setup is not None})
+        return led([*variants, *found_with(found, words, models)])
 
 
 def render_lock(lock: Lock) -> bytes:
@@ -185,6 +213,15 @@ def read_lock(path: Path) -> Lock | None:
         raise StoreError("the lock cannot be read", where=str(path), got=str(cause), hint=hint) from cause
 
 
+def pinned_shards(root: Path) -> dict[str, Digest]:
+    """Read what the lock of the dataset at `root` says of its shards; nothing where it cannot be read."""
+    try:
+        lock = read_lock(root / FILE)
+    except StoreError:
+        return {}
+    return lock.shards if lock else {}
+
+
 def write_lock(path: Path, lock: Lock) -> bool:
     """Write a lock, whole or not at all; say whether it had to be written.
 
@@ -200,19 +237,10 @@ def replace_if_other(path: Path, content: bytes) -> bool:
     Raises:
         StoreError: it cannot be read or written.
     """
-    temporary = temporary_beside(path)
     try:
         if path.exists() and path.read_bytes() == content:
             return False
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
-            shutil.copymode(path, temporary)
-        replace_durably(temporary, path)
+        replace_content(path, content)
     except OSError as cause:
         raise StoreError("a file cannot be written", where=str(path), got=str(cause), hint=write_hint(cause)) from cause
-    finally:
-        drop(temporary)
     return True

@@ -4,13 +4,25 @@ from collections import Counter
 from collections.abc import Sequence
 
 from annotator.agenda import Job
+from annotator.card import read_card, with_section
 from annotator.errors import OutOfDate
-from annotator.lock import FILE, read_lock
-from annotator.publish import Basis, lock_now
+from annotator.lock import FILE, Lock, read_lock, render_lock
+from annotator.publish import CARD, Basis, lock_now
 from annotator.run import Run
+from store.info import declares_language
 from store.log import Log
 
 _HINT = "annotator sync without --locked brings it up to date"
+
+
+def refuse_unannotated(run: Run) -> None:
+    """Refuse a dataset without a log, before one is made for it.
+
+    Raises:
+        OutOfDate: it has none.
+    """
+    if not run.store.is_dir():
+        raise OutOfDate("nothing was annotated here", where=str(run.target_root), got=f"no {run.store}", hint=_HINT)
 
 
 def refuse_work(run: Run, jobs: Sequence[Job]) -> None:
@@ -25,7 +37,7 @@ def refuse_work(run: Run, jobs: Sequence[Job]) -> None:
 
 
 def refuse_changes(run: Run, log: Log, basis: Basis, shards: Sequence[str]) -> None:
-    """Refuse a run that would have to write `shards`, or another lock.
+    """Refuse a run that would have to write `shards`, or anything that goes with them.
 
     Raises:
         OutOfDate: naming them.
@@ -33,13 +45,21 @@ def refuse_changes(run: Run, log: Log, basis: Basis, shards: Sequence[str]) -> N
     if shards:
         where, got = str(run.target_root), ", ".join(shards)
         raise OutOfDate("shards would have to be written", where=where, got=got, hint=_HINT)
-    path = run.target_root / FILE
-    held, (lock, _) = read_lock(path), lock_now(log, basis)
-    if held != lock:
-        got = "no lock" if held is None else ", ".join(_differences(held, lock))
+    info = run.target_root / "meta" / "info.json"
+    if not declares_language(info):
+        raise OutOfDate("the language columns would have to be declared", where=str(info), hint=_HINT)
+    path, (lock, rows) = run.target_root / FILE, lock_now(log, basis)
+    held = read_lock(path)
+    if held is None or path.read_bytes() != render_lock(lock):
+        got = "no lock" if held is None else ", ".join(_differences(held, lock)) or "another form"
         raise OutOfDate("the lock would have to be written", where=str(path), got=got, hint=_HINT)
+    card = read_card(run.target_root / CARD)
+    if with_section(card, lock, rows) not in (card, None):
+        where = str(run.target_root / CARD)
+        raise OutOfDate("the section of the dataset card would have to be written", where=where, hint=_HINT)
 
 
-def _differences(held: object, lock: object) -> list[str]:
-    names: tuple[str, ...] = getattr(type(lock), "__struct_fields__")  # noqa: B009 a struct's own list of its fields
-    return [f"another {name}" for name in names if name != "digest" and getattr(held, name) != getattr(lock, name)]
+def _differences(held: Lock, lock: Lock) -> list[str]:
+    """Name the fields that differ; the digest, which covers all others, only where none of them does."""
+    differ = [name for name in lock.__struct_fields__ if getattr(held, name) != getattr(lock, name)]
+    return [f"another {name}" for name in differ if name != "digest" or len(differ) == 1]

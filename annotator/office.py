@@ -29,11 +29,13 @@ class Office:
         """
         if self._desk is None:
             run = self.run
-            self._engine = await choose_engine(run.settings.vlm, self.report.note, offline=run.settings.offline)
+            self._engine = await choose_engine(
+                run.settings.vlm, self.report.note, offline=run.settings.offline, logs=run.store / "serve"
+            )
             self.engine = f"{self._engine.name}, model {run.model.model_id}"
             self._desk = Desk(
                 log=self.log, engine=self._engine, model=run.model, seed=run.settings.seed, prompts=run.prompts,
-                tally=self.tally, run_id=run.run_id, note=self.report.note,
+                tally=self.tally, run_id=run.run_id, note=self.report.note, max_failures=run.settings.max_failures,
             )  # fmt: skip
         return self._desk
 

@@ -38,12 +38,11 @@ class OpenedEpisode(msgspec.Struct, frozen=True, kw_only=True):
     def view(self, before: EpisodeAnnotated | None, vocabulary: Vocabulary | None) -> EpisodeView:
         """What one module sees of it. `before` is the annotation of the module that it follows."""
         one, rows = self.job.surveyed, before.rows if before else ()
-        # The one wording of the task that no call gave is the task itself, as it was given or read off the footage.
-        tasks = [row.row.content for row in rows if row.row.style == "task_aug" and row.call is None]
+        settled = before.task if before else None
         return EpisodeView(
             where=self.subject.where,
             digest=one.digest,
-            task=next(filter(None, tasks), one.task),
+            task=one.task if settled is None else settled,
             clock=self.clock,
             watched=camera_views(one, self.cast.watched),
             cameras=camera_views(one, self.cast.asked),

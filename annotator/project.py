@@ -24,6 +24,7 @@ from store.ledger import fold_shards, says_more
 from store.log import Log
 from store.parallel import ShardJob, prepare_shards
 from store.rows import Row
+from store.rule_tables import DraftRow
 from store.shards import (
     PreparedShard,
     ShardImage,
@@ -59,7 +60,7 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     wanted: Sequence[Wanted]
     held: tuple[tuple[Row, ...], ...]
     verbatim: bool
-    rows: dict[int, list[AnnotatedRow]]
+    rows: Mapping[int, Sequence[AnnotatedRow]]
 
 
 class Projection(Keyed, frozen=True, kw_only=True):
@@ -199,7 +200,7 @@ class Plotter:
             return None
         return ShardJob(source=source, target=target, episodes=tuple(episodes))
 
-    def _composed(self, wanted: Sequence[Wanted], held: Sequence[tuple[Row, ...]]) -> dict[int, list[AnnotatedRow]]:
+    def _composed(self, wanted: Sequence[Wanted], held: Sequence[tuple[Row, ...]]) -> dict[int, list[DraftRow]]:
         """Compose the rows of every episode that has new ones, by episode index."""
         events = [event for one in wanted for event in (one.sources or {}).values()]
         found = dict(zip(events, self._log.annotations(events), strict=True))

@@ -5,33 +5,24 @@ from pathlib import Path
 
 import msgspec
 
+from annotator import __version__
 from annotator.card import update_card
-from annotator.lock import FILE, Lock, Stock, lock_of, pinned, prompt_digests, take_stock, write_lock
-from annotator.prompts import Prompts
+from annotator.lock import FILE, Lock, lock_of, prompt_digests, take_stock, write_lock
+from annotator.prompts import load_prompts
 from annotator.reels import file_stamp
-from store.digest import Digest, digest_parts
-from store.keys import Model
+from store.digest import digest_parts
 from store.ledger import fold_shards
 from store.log import Log
 
 CARD = Path("README.md")
-_PUBLISHED = "published.v1"
+_PUBLISHED = "published.v2"
 
 
 class Basis(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run works with. `dataset` is its name in the log, `shards` are all its shards, relative to its root."""
+    """What is published: `dataset` is its name in the log, `shards` are all its shards, relative to its root."""
 
     dataset: str
     shards: tuple[str, ...]
-    seed: int
-    model: Model
-    prompts: Prompts
-    vocabulary: Digest | None
-
-    def lock(self, stock: Stock) -> Lock:
-        """Pin what is in stock."""
-        digests = prompt_digests(self.prompts)
-        return lock_of(stock, seed=self.seed, model=self.model, prompts=digests, vocabulary=self.vocabulary)
 
 
 def publish(root: Path, log: Log, basis: Basis, note: Callable[[str], None] | None = None) -> bool:
@@ -60,14 +51,15 @@ def lock_now(log: Log, basis: Basis) -> tuple[Lock, dict[str, int]]:
         StoreError: the log has lost an annotation.
     """
     stock = take_stock(log, basis.dataset, basis.shards)
-    return basis.lock(stock), stock.rows
+    return lock_of(stock), stock.rows
 
 
 def _made_from(log: Log, basis: Basis) -> str:
+    """Digest what lock and card are made from: the shards' records, and what this release would say of them."""
     records = [r for path, r in fold_shards(log.shards_written(), basis.dataset).items() if path in basis.shards]
-    prompts = sorted(prompt_digests(basis.prompts).items())
-    values = [basis.seed, pinned(basis.model), prompts, basis.vocabulary, records]
-    return digest_parts("published.v1", [msgspec.json.encode(values, order="deterministic")])
+    found = [event_id for event_id, _ in log.discoveries(basis.dataset)]
+    values = [records, found, sorted(prompt_digests(load_prompts()).items()), __version__]
+    return digest_parts(_PUBLISHED, [msgspec.json.encode(values, order="deterministic")])
 
 
 def _stamp(root: Path) -> str:

@@ -8,12 +8,14 @@ from typing import Any
 
 import msgspec
 
+from annotator.flags import changed
 from annotator.models import reads_evidence
 from annotator.prompts import Prompts
 from annotator.registry import Module
 from annotator.settings import SyncSettings
 from annotator.survey import Cast, Surveyed
 from store.digest import Digest, Keyed, digest_struct
+from store.event_parts import SetupUsed
 from store.keys import Model
 
 
@@ -47,11 +49,12 @@ class Recipe(Keyed, frozen=True, kw_only=True):
 
 
 class Kitchen(msgspec.Struct, frozen=True, kw_only=True):
-    """Makes one module's recipes. `setup` digests what they share."""
+    """Makes one module's recipes. `setup` digests what they share, `used` says it as annotations do."""
 
     module: Module
     cast: Cast
     setup: Digest
+    used: SetupUsed
     reads_evidence: bool
 
     def recipe(self, one: Surveyed, upstream: Digest | None = None) -> Digest:
@@ -80,19 +83,24 @@ def kitchens(
     vocabulary: Digest | None,
 ) -> dict[str, Kitchen]:
     """Gather what each module's rows depend on, by the module's name."""
+    setups = [
+        (module, _setup(module, settings, prompts, model, vocabulary if module.name == "plan" else None))
+        for module in modules
+    ]
     return {
         module.name: Kitchen(
             module=module,
             cast=cast,
-            setup=_setup(module, settings, prompts, model, vocabulary if module.name == "plan" else None),
+            setup=digest_struct(setup),
+            used=_used(setup, changed(settings, module.depends_on(settings))),
             reads_evidence=reads_evidence(model) or (module.name == "plan" and settings.plan.gripper_hints),
         )
-        for module in modules
+        for module, setup in setups
     }
 
 
-def _setup(module: Module, settings: SyncSettings, prompts: Prompts, model: Model, vocabulary: Digest | None) -> Digest:
-    setup = Setup(
+def _setup(module: Module, settings: SyncSettings, prompts: Prompts, model: Model, vocabulary: Digest | None) -> Setup:
+    return Setup(
         module=module.name,
         module_version=module.version,
         settings=module.dials(settings),
@@ -101,4 +109,14 @@ def _setup(module: Module, settings: SyncSettings, prompts: Prompts, model: Mode
         seed=settings.seed,
         vocabulary=vocabulary,
     )
-    return digest_struct(setup)
+
+
+def _used(setup: Setup, settings: dict[str, Any]) -> SetupUsed:
+    return SetupUsed(
+        seed=setup.seed,
+        model=setup.model,
+        prompts=setup.prompts,
+        vocabulary=setup.vocabulary,
+        module_version=setup.module_version,
+        settings=settings,
+    )

@@ -37,6 +37,14 @@ class Module(msgspec.Struct, frozen=True, kw_only=True):
         """The cameras whose footage its rows depend on."""
         return cast.asked if self.name == "vqa" else cast.watched
 
+    def depends_on(self, settings: SyncSettings) -> Callable[[str], bool]:
+        """Say of a setting, by its flag's name, whether its rows depend on it: the dials, and which cameras it sees."""
+        borrowed = {"vqa": {"vlm.coordinates"}, "interjections": {"plan.contact_sheet_quality"}}.get(self.name, set())
+        if self.name != "vqa" or settings.vqa.restrict_to_default_camera:
+            borrowed |= {"vlm.camera_key", "vlm.camera_keys"}
+        own = f"{self.name}."
+        return lambda name: name in borrowed or (name.startswith(own) and name != f"{own}enabled")
+
     def dials(self, settings: SyncSettings) -> dict[str, Any]:
         """Every setting that its rows can depend on: its own group, and what it borrows."""
         values: dict[str, Any] = msgspec.to_builtins(self.group(settings))
@@ -73,7 +81,8 @@ def module_named(name: str) -> Module:
 def owners(rows: Sequence[Row]) -> list[ModuleName | None]:
     """Say which module each of an episode's rows belongs to; None for styles that no module writes.
 
-    A style belongs to one module, but for the plan at an interjection: that is the interjection's own refresh.
+    A style belongs to one module, but for the plan at an interjection: that is the interjection's own refresh. Of the
+    rows without a style, which call tools, only those that call `say` and nothing else are speech of ours.
     """
     refreshed = {row.timestamp for row in rows if row.style == "interjection"}
     return [_owner(row, refreshed) for row in rows]
@@ -82,4 +91,25 @@ def owners(rows: Sequence[Row]) -> list[ModuleName | None]:
 def _owner(row: Row, refreshed: set[float]) -> ModuleName | None:
     if row.style == "plan" and row.timestamp in refreshed:
         return INTERJECTIONS.name
+    if row.style is None and not _only_says(row):
+        return None
     return next((module.name for module in MODULES if row.style in module.styles), None)
+
+
+class _Function(msgspec.Struct):
+    name: str
+
+
+class _Call(msgspec.Struct):
+    function: _Function
+
+
+_call = msgspec.json.Decoder(_Call)
+
+
+def _only_says(row: Row) -> bool:
+    try:
+        names = {_call.decode(body).function.name for body in row.tool_calls or ()}
+    except msgspec.DecodeError:  # also of another shape: ValidationError is one
+        return False
+    return names == {"say"}

@@ -10,6 +10,8 @@ import msgspec
 from annotator import __version__
 from annotator.config import check, parse_episodes
 from annotator.dataset import Dataset, open_dataset
+from annotator.hub_source import read_source
+from annotator.lock import pinned_shards
 from annotator.models import model_of, reads_evidence
 from annotator.output import refuse_overlap
 from annotator.prompts import Prompts, load_prompts
@@ -21,6 +23,7 @@ from annotator.tally import Tally
 from store.events import RunFinished, utc_now
 from store.keys import Model
 from store.log import Log
+from store.naming import alike_at, name_in_log
 from store.rules import Rule
 
 Outcome = Literal["done", "incomplete", "interrupted", "failed"]
@@ -48,15 +51,22 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         return self.settings.store or self.target_root / ".annotator"
 
     def labelled(self, log: Log) -> "Run":
-        """Name the dataset in the log: where the log lies inside it, as it was first named, wherever it moved since.
+        """Name the dataset in the log as `store.naming` finds it there; one that is new there has its path.
 
-        In a log that datasets share, the path tells apart those whose folders have one name.
+        Where the log lies inside it, its folder's name is enough; a dataset of the Hub has a name that is its own. A
+        bucket may have brought other datasets' events, and a dataset that still stands at its path was not moved here.
         """
-        root = self.dataset.root.resolve()
-        names = [str(root)]
-        if self.store.resolve().is_relative_to(root):
-            names = sorted({name for _, name, _ in log.seen_episodes()}) or [self.dataset.name]
-        return msgspec.structs.replace(self, dataset=msgspec.structs.replace(self.dataset, name=names[0]))
+        writings = log.shards_written()
+        names = {name for _, name, _ in log.seen_episodes()} | {event.dataset for _, event in writings}
+        root, given = self.dataset.root, self.settings.repo_id
+        alike = alike_at(self.target_root, self.dataset.shards, writings, lambda: pinned_shards(self.target_root))
+        known = name_in_log(
+            names, root, self.store, given=given, shared=self.settings.bucket is not None,
+            alike=lambda name: not (Path(name).is_absolute() and Path(name).exists()) and alike(name),
+        )  # fmt: skip
+        inside = self.store.resolve().is_relative_to(root.resolve())
+        name = known or given or (self.dataset.name if inside else str(root.resolve()))
+        return msgspec.structs.replace(self, dataset=msgspec.structs.replace(self.dataset, name=name))
 
 
 def prepare(settings: SyncSettings) -> Run:
@@ -67,7 +77,7 @@ def prepare(settings: SyncSettings) -> Run:
     """
     check(settings)
     prompts = load_prompts(settings.prompts)
-    dataset = open_dataset(settings.root)
+    dataset = _opened(settings.root)
     if settings.output is not None:
         refuse_overlap(settings.root, settings.output)
     chosen = parse_episodes(settings.only_episodes, [e.index for e in dataset.episodes])
@@ -89,6 +99,11 @@ def prepare(settings: SyncSettings) -> Run:
     )
 
 
+def _opened(root: Path) -> Dataset:
+    dataset, source = open_dataset(root), read_source(root)
+    return msgspec.structs.replace(dataset, revision=source.commit if source else None)
+
+
 def _modules(
     settings: SyncSettings, dataset: Dataset, model: Model, cast: Cast
 ) -> tuple[tuple[Module, ...], tuple[str, ...]]:
@@ -101,6 +116,13 @@ def _modules(
     elif settings.vqa.enabled and reads_evidence(model):
         notes.append("vqa: left out, the signals engine sees no pixels")
         modules = [module for module in modules if module.name != "vqa"]
+    crowded = settings.vqa.vqa_emission_hz * settings.vqa.K * len(cast.asked) / dataset.fps
+    if crowded > 1 and any(module.name == "vqa" for module in modules):
+        asked = f"{len(cast.asked)} cameras × K {settings.vqa.K} at {settings.vqa.vqa_emission_hz:g} Hz"
+        hint = "a lower --vqa.vqa_emission_hz or --vqa.K leaves room for all cameras"
+        notes.append(
+            f"vqa: {asked} need more than {dataset.fps:g} frames a second; what does not fit is left out\nhint: {hint}"
+        )
     if modules and not cast.all:
         notes.append("the dataset has no camera: prompts are text only")
     return tuple(modules), tuple(notes)
@@ -109,6 +131,8 @@ def _modules(
 def record_run(run: Run, log: Log, tally: Tally, engine: str, outcome: Outcome, elapsed_s: float) -> None:
     """Record how a run ended."""
     arguments: dict[str, Any] = msgspec.to_builtins(run.settings, enc_hook=str)
+    if run.settings.prompts is not None:
+        arguments["prompts"] = str(run.settings.prompts.absolute())  # whoever verifies stands elsewhere
     log.record(
         RunFinished(
             recorded_at=utc_now(),

@@ -21,6 +21,8 @@ class VocabularySettings(Settings, frozen=True, kw_only=True):
     """Hold subtasks and memory to a vocabulary; without it both are worded freely."""
     sample_episodes: int = 3
     """Episodes that are watched together to find the vocabulary."""
+    max_frames: int = 180
+    """Frames of all sampled episodes together that the one prompt may show."""
     reuse_existing: bool = True
     """Take meta/canonical_vocabulary.json as it is, edited or not; false discovers it anew."""
 
@@ -128,9 +130,9 @@ class VqaSettings(Settings, frozen=True, kw_only=True):
 class VlmSettings(Settings, frozen=True, kw_only=True):
     """The model and the server that runs it."""
 
-    backend: Literal["auto", "openai", "serve", "signals", "scripted", "offline"] = "auto"
-    """Who answers: auto (a server that is named or found), openai, serve (servers that are started for the run), signals
-    (no model), scripted (tests), offline."""
+    backend: Literal["auto", "openai", "serve", "vllm", "transformers", "signals", "scripted", "offline"] = "auto"
+    """Who answers: auto (a server that is named or found), openai, serve (servers started for the run), vllm or
+    transformers (a model loaded for the run), signals (no model), scripted (tests), offline."""
     model_id: str = "Qwen/Qwen3-VL-8B-Instruct"
     """The model's name, as the server knows it. Part of every key."""
     model_revision: str | None = None
@@ -176,6 +178,8 @@ class VlmSettings(Settings, frozen=True, kw_only=True):
     """Longest prompt and reply together, tokens, of a model that is started here; unset takes the model's own."""
     gpu_memory_utilization: float | None = None
     """Share of a GPU's memory that a model started here may fill; unset leaves it to vLLM."""
+    engine_kwargs: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+    """Further arguments of vLLM's engine with backend vllm, as JSON, such as {"max_num_seqs": 64}."""
     camera_key: str | None = None
     """The camera to watch; unset takes the dataset's first."""
     camera_keys: tuple[str, ...] = ()
@@ -223,6 +227,20 @@ class SyncSettings(Settings, frozen=True, kw_only=True):
     """Change nothing; fail if anything would have to change."""
     skip_validation: bool = False
     """Write rows that break a rule all the same."""
+    repo_id: str | None = None
+    """A dataset on the Hugging Face Hub, org/name: downloaded into --root, or, where that is unset, a cache folder."""
+    revision: str | None = None
+    """The branch, tag or commit of --repo_id to annotate; unset takes the newest of main."""
+    push_to_hub: bool = False
+    """Push the annotated dataset, its lock, card and log when the run is done: to --repo_id, or to --new_repo_id."""
+    new_repo_id: str | None = None
+    """Push to this dataset on the Hub instead, org/name; it is made where there is none."""
+    push_private: bool = False
+    """A dataset that is made on the Hub is private."""
+    bucket: str | None = None
+    """Share the log through a bucket on the Hub: hf://buckets/org/name[/folder]."""
+    bucket_every_s: float = 60.0
+    """Deliver what was newly answered to the bucket this often during a run, seconds."""
     max_failures: int = 0
     """Ask nothing more after this many failed calls; 0 sets no limit."""
     vocabulary: VocabularySettings = VocabularySettings()

@@ -10,9 +10,10 @@ from annotator.ask import Asker, PictureSource, Subject
 from annotator.desk import Desk
 from annotator.engine.base import Signals
 from annotator.errors import OutOfDate, StepError, VocabularyError
+from annotator.flags import changed
 from annotator.models import reads_evidence
 from annotator.modules.base import EpisodeView
-from annotator.modules.discover import STEPS, discover, discovered, discovery_recipe, sampled, watched_digest
+from annotator.modules.discover import STEPS, VERSION, discover, discovered, discovery_recipe, sampled, watched_digest
 from annotator.office import Office
 from annotator.opened import camera_views
 from annotator.reels import clip_of
@@ -22,6 +23,7 @@ from annotator.survey import Surveyed, survey
 from annotator.vocabulary import Vocabulary, edited
 from annotator.vocabulary_file import FILE, read_vocabulary, write_vocabulary
 from store.digest import digest_struct
+from store.event_parts import SetupUsed
 from store.events import VocabularyDiscovered, utc_now
 from store.log import Log
 
@@ -43,14 +45,16 @@ async def settle(office: Office, surveyed: Sequence[Surveyed]) -> Vocabulary | N
     if not is_wanted(run):
         return None
     path = run.target_root / FILE
-    held = read_vocabulary(path) if run.settings.vocabulary.reuse_existing else None
-    if held is not None:
+    held = read_vocabulary(path)
+    if held is not None and not run.settings.locked:
+        # Also of a file that is about to be set aside: what a person wrote stays on the record.
         change = edited(log.vocabulary(run.dataset.name), held, dataset=run.dataset.name, run_id=run.run_id)
         if change is not None:
             log.record(change).result()
+    if held is not None and run.settings.vocabulary.reuse_existing:
         return held
     found = await _find(office, surveyed)
-    if run.settings.locked and read_vocabulary(path) != found:
+    if run.settings.locked and held != found:
         hint = "annotator sync without --locked brings it up to date"
         raise OutOfDate("the vocabulary would have to be written", where=str(path), hint=hint)
     write_vocabulary(path, found)
@@ -64,7 +68,8 @@ async def _find(office: Office, surveyed: Sequence[Surveyed]) -> Vocabulary:
     recipe = discovery_recipe(views, run.settings, prompts=run.prompts.digests(STEPS), model=digest_struct(run.model))
     known = log.discovered(recipe)
     if known is not None:
-        _say_again(run, log, known)
+        if not run.settings.locked:
+            _say_again(run, log, known)
         return _of(known)
     if run.settings.locked:
         hint = "annotator sync without --locked finds it"
@@ -79,7 +84,10 @@ async def _find(office: Office, surveyed: Sequence[Surveyed]) -> Vocabulary:
             error.hint = f"{error.hint}\n      or write {FILE} by hand, or use --vocabulary.enabled=false".strip()
             raise
     digests = [view.digest for view in views]
-    await desk.keep(discovered(found, recipe=recipe, episodes=digests, dataset=run.dataset.name, run_id=run.run_id))
+    event = discovered(
+        found, recipe=recipe, episodes=digests, dataset=run.dataset.name, run_id=run.run_id, setup=_setup(run)
+    )
+    await desk.keep(event)
     return found.vocabulary
 
 
@@ -89,6 +97,17 @@ def _say_again(run: Run, log: Log, known: VocabularyDiscovered) -> None:
     if last is None or last.vocabulary != known.vocabulary:
         at = {"recorded_at": utc_now(), "run_id": run.run_id, "dataset": run.dataset.name}
         log.record(msgspec.structs.replace(known, **at)).result()
+
+
+def _setup(run: Run) -> SetupUsed:
+    return SetupUsed(
+        seed=run.settings.seed,
+        model=digest_struct(run.model),
+        prompts=run.prompts.digests(STEPS),
+        vocabulary=None,
+        module_version=VERSION,
+        settings=changed(run.settings, lambda name: name == "vocabulary.sample_episodes"),
+    )
 
 
 def _of(event: VocabularyDiscovered) -> Vocabulary:
@@ -117,9 +136,6 @@ def _chosen(run: Run, log: Log, surveyed: Sequence[Surveyed]) -> list[Surveyed]:
 def _in_turn(run: Run, log: Log, surveyed: Sequence[Surveyed]) -> Iterator[Surveyed]:
     """Give the episodes in the order in which they would be sampled, each identity once, its footage looked up."""
     threads = run.settings.executor.decode_threads
-    if any(one.scanned.motion is None for one in surveyed):  # only their footage tells these apart
-        everything = [one.episode.index for one in surveyed]
-        surveyed = survey(run.dataset, log, run.cast.watched, everything, threads=threads)
     by_digest = {one.digest: one for one in sorted(surveyed, key=lambda one: one.task, reverse=True)}
     ranked = [by_digest[digest] for digest in sampled(by_digest, len(by_digest), run.settings.seed)]
     step = run.settings.vocabulary.sample_episodes

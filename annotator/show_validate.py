@@ -1,7 +1,7 @@
 """Show what the rules find in a dataset: a table of what is wrong, rule by rule, and one line that sums it up."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,13 @@ from annotator.dataset import Dataset, open_dataset
 from annotator.errors import UsageError
 from annotator.show import write_table
 from annotator.vocabulary import Vocabulary
+from store.columns import LANGUAGE_COLUMNS
+from store.declared import DATASET_RULES, judge_declared, language_types, tool_names
 from store.errors import RuleError, StoreError
+from store.info import declare_language
 from store.rules import Rule, load_rules
-from store.validate import Breach, CameraSize, Finding, Known, Verdict, check_shards, try_rules
+from store.validate import CameraSize, Known, check_shards, try_rules
+from store.verdict import Breach, Finding, Verdict
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,14 +52,15 @@ def show_validate(arguments: ValidateArguments) -> int:
 
 
 def known_of(dataset: Dataset, vocabulary: Vocabulary | None) -> Known:
-    """Say what rows of a dataset are held to; without a vocabulary, subtasks and memory are worded freely."""
-    return Known(
-        cameras=tuple(
-            CameraSize(camera=one.key, width_px=one.width_px, height_px=one.height_px) for one in dataset.cameras
-        ),
-        subtasks=vocabulary.subtasks if vocabulary else (),
-        memories=vocabulary.memories if vocabulary else (),
-    )
+    """Say what rows to be written are held to; without a vocabulary, subtasks and memory are worded freely.
+
+    The tools are those that `meta/info.json` will declare then.
+
+    Raises:
+        StoreError: `meta/info.json` is not what LeRobot v3 says it is.
+    """
+    info = declare_language(dataset.info, str(dataset.root / "meta" / "info.json"))
+    return _known(dataset, vocabulary, tool_names(info))
 
 
 def describe(verdict: Verdict) -> str:
@@ -73,7 +78,8 @@ def summed_up(verdict: Verdict) -> str:
         return f"clean: {over}"
     errors, warnings = verdict.count("error"), verdict.count("warning")
     where = frozenset[int]().union(*(one.episodes for one in verdict.breaches))
-    return f"{_many(errors, 'error')} and {_many(warnings, 'warning')} in {_many(len(where), 'episode')}: {over}"
+    inside = f" in {_many(len(where), 'episode')}" if where else ""
+    return f"{_many(errors, 'error')} and {_many(warnings, 'warning')}{inside}: {over}"
 
 
 def usable_rules(folder: Path | None) -> tuple[Rule, ...]:
@@ -92,12 +98,24 @@ def usable_rules(folder: Path | None) -> tuple[Rule, ...]:
 
 
 def _check(arguments: ValidateArguments, dataset: Dataset, rules: Sequence[Rule]) -> Verdict:
-    known = known_of(dataset, _vocabulary(arguments, dataset))
-    shards = [dataset.root / shard for shard in dataset.shards]
-    only = None
+    """Hold the dataset as a whole to its rules, and the episodes asked for, where they have columns, to theirs."""
+    types = language_types({shard: dataset.root / shard for shard in dataset.shards})
+    whole = judge_declared(dataset.info, types, limit=arguments.limit)
+    judged = {shard for shard, found in types.items() if len(found) == len(LANGUAGE_COLUMNS)}
+    verdict = _check_rows(arguments, dataset, rules, judged or set(types))
+    breaches = sorted([*whole, *verdict.breaches], key=lambda one: (one.rule.severity, one.rule.name))
+    return msgspec.structs.replace(verdict, breaches=tuple(breaches), rules=verdict.rules + len(DATASET_RULES))
+
+
+def _check_rows(
+    arguments: ValidateArguments, dataset: Dataset, rules: Sequence[Rule], judged: Collection[str]
+) -> Verdict:
+    known = _known(dataset, _vocabulary(arguments, dataset), tool_names(dataset.info))
+    names, only = list(dataset.shards), None
     if arguments.only_episodes is not None:
         only = parse_episodes(arguments.only_episodes, [one.index for one in dataset.episodes])
-        shards = [dataset.root / name for name in sorted({e.shard for e in dataset.episodes if e.index in set(only)})]
+        names = sorted({e.shard for e in dataset.episodes if e.index in set(only)})
+    shards = [dataset.root / name for name in names if name in judged]
     verdict = check_shards(shards, rules, known, only=only, limit=arguments.limit)
     shown = {one.episode_index for one in verdict.findings if one.episode_index is not None}
     calls = _calls(arguments, sorted(shown))
@@ -112,10 +130,31 @@ def _check(arguments: ValidateArguments, dataset: Dataset, rules: Sequence[Rule]
     return msgspec.structs.replace(verdict, breaches=tuple(breaches))
 
 
+def _known(dataset: Dataset, vocabulary: Vocabulary | None, tools: tuple[str, ...]) -> Known:
+    return Known(
+        cameras=tuple(
+            CameraSize(camera=one.key, width_px=one.width_px, height_px=one.height_px) for one in dataset.cameras
+        ),
+        subtasks=vocabulary.subtasks if vocabulary else (),
+        memories=vocabulary.memories if vocabulary else (),
+        tools=tools,
+    )
+
+
 def _vocabulary(arguments: ValidateArguments, dataset: Dataset) -> Vocabulary | None:
+    """Read the vocabulary that the rows were written with. A lock that pins none says that a file is not in use."""
     from annotator.vocabulary_file import FILE, read_vocabulary
 
-    return read_vocabulary(dataset.root / FILE) if arguments.vocabulary else None
+    path, lock = dataset.root / FILE, dataset.root / "meta" / "annotations.lock.json"
+    if not arguments.vocabulary or not path.exists():
+        return None
+    if lock.exists():
+        from annotator.lock import read_lock
+
+        pinned = read_lock(lock)
+        if pinned is not None and pinned.vocabulary is None:
+            return None
+    return read_vocabulary(path)
 
 
 def _calls(arguments: ValidateArguments, episodes: Sequence[int]) -> "pa.Table | None":

@@ -90,7 +90,8 @@ def _named_camera(usable: Sequence[Camera], key: str, flag: str) -> Camera:
 def survey(
     dataset: Dataset, log: Log, cameras: Sequence[Camera], wanted: Iterable[int], *, threads: int
 ) -> list[Surveyed]:
-    """Survey every episode; footage is digested for the wanted ones only, and only where it is not remembered.
+    """Survey every episode; footage is digested only where it is not remembered, and only for the episodes that are
+    wanted, or that nothing but their footage identifies.
 
     Raises:
         DatasetError: the shards and `meta/episodes` disagree, or a shard cannot be read.
@@ -98,13 +99,16 @@ def survey(
     scans = _located(dataset, _scans(dataset, log, threads))
     reels = [_reel(dataset, episode, scans) for episode in dataset.episodes]
     chosen = set(wanted)
-    asked = [reel for reel in reels if reel.episode.index in chosen]
-    still = [reel for reel in asked if reel.scanned.motion is None]
     in_use = {camera.key for camera in cameras}
     seen: dict[str, Digests] = {}
     for one in watchable(dataset):
-        # Where no signal moves, all cameras together identify the episode; else only those in use matter.
-        needed = asked if one.key in in_use else still
+        # Where no signal moves, all cameras together identify the episode, also one that is not wanted: what is
+        # recorded of its shard names it. Else only the cameras in use matter.
+        needed = [
+            reel
+            for reel in reels
+            if reel.scanned.motion is None or (reel.episode.index in chosen and one.key in in_use)
+        ]
         seen[one.key] = digest_footage(dataset, log, one, needed, threads=threads) if needed else {}
     return [_surveyed(dataset, reel, seen) for reel in reels]
 

@@ -3,16 +3,15 @@ every call leaves one event; events fold to rows; rows project to shards."""
 
 import asyncio
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 import msgspec
 
-from annotator.agenda import Agenda, agenda_of, jobs_of, overruled
-from annotator.engine.choose import choose_engine
+from annotator.agenda import Agenda, agenda_of, jobs_of, left_out, overruled
+from annotator.engine.choose import check_engine
 from annotator.judge import Judge
-from annotator.lock import FILE, read_lock
-from annotator.locked import refuse_changes, refuse_work
+from annotator.locked import refuse_changes, refuse_unannotated, refuse_work
 from annotator.office import Office
 from annotator.output import link_dataset
 from annotator.project import Plotter, Wanted
@@ -41,8 +40,10 @@ class Annotated(msgspec.Struct, frozen=True, kw_only=True):
     vocabulary: Vocabulary | None
 
 
-def sync(settings: SyncSettings, report: Report) -> Outcome:
-    """Annotate what is not annotated yet, and bring the shards up to date.
+def sync(
+    settings: SyncSettings, report: Report, beside: Callable[[Log], AbstractContextManager[object]] = nullcontext
+) -> Outcome:
+    """Annotate what is not annotated yet, and bring the shards up to date. `beside` is entered while the log is open.
 
     Raises:
         Problem: the run cannot start, or its log or shards cannot be written. Answers that were kept stay kept.
@@ -50,13 +51,17 @@ def sync(settings: SyncSettings, report: Report) -> Outcome:
     """
     started = time.monotonic()
     run = prepare(settings)
+    if settings.locked:
+        refuse_unannotated(run)
     if not run.store.exists() and run.modules:
         # All is to be asked: with nobody there to answer, not even a store is made.
         asyncio.run(_refuse_without_engine(run))
-    with Log.open(run.store) as log:
+    with Log.open(run.store) as log, beside(log):
         run = run.labelled(log)
-        for folder in ("data", "meta"):
+        for folder in ("data", "meta") if not settings.locked else ():
             sweep_leftovers(run.target_root / folder)
+        if not settings.locked:
+            sweep_leftovers(run.target_root, deep=False)
         tally = Tally(report.changed)
         office = Office(run, log, tally, report)
         try:
@@ -69,6 +74,8 @@ def sync(settings: SyncSettings, report: Report) -> Outcome:
                 StoreError
             ):  # the log itself may be what cannot be written; the first problem is the one to say
                 record_run(run, log, tally, office.engine, "failed", time.monotonic() - started)
+            if tally.calls:  # they were paid for, or came from the log: what they took is to be seen
+                report.close(tally, engine=office.engine, elapsed_s=time.monotonic() - started)
             raise
         outcome: Outcome = "incomplete" if tally.incomplete() else "done"
         record_run(run, log, tally, office.engine, outcome, time.monotonic() - started)
@@ -77,8 +84,7 @@ def sync(settings: SyncSettings, report: Report) -> Outcome:
 
 
 async def _refuse_without_engine(run: Run) -> None:
-    engine = await choose_engine(run.settings.vlm, lambda _: None, offline=run.settings.offline)
-    await engine.aclose()
+    await check_engine(run.settings.vlm, offline=run.settings.offline)
 
 
 def _annotate_and_project(office: Office) -> None:
@@ -92,7 +98,7 @@ def _annotate_and_project(office: Office) -> None:
         link_dataset(run.dataset.root, run.target_root, run.dataset.shards)
     _announce(run, log, asked)
     annotated = asyncio.run(_annotate(office, asked, surveyed))
-    again = overruled(asked, annotated.agenda, log, run.run_id)
+    again = [] if run.settings.locked else overruled(asked, annotated.agenda, log, run.run_id)
     if again:
         log.record(*again).result()
     _project(office, surveyed, annotated)
@@ -102,7 +108,7 @@ def _project(office: Office, surveyed: Sequence[Surveyed], annotated: Annotated)
     """Write the shards that are not right yet, then what their language was made from."""
     run, log, judge = office.run, office.log, annotated.judge
     wanted = _wanted(run, surveyed, annotated.agenda)
-    basis = _basis(run, annotated.vocabulary)
+    basis = Basis(dataset=run.dataset.name, shards=run.dataset.shards)
     if run.settings.locked:
         refuse_changes(run, log, basis, annotated.plotter.pending(wanted))
         return
@@ -114,22 +120,6 @@ def _project(office: Office, surveyed: Sequence[Surveyed], annotated: Annotated)
     remember_written(run.dataset, log, written, surveyed)
     office.tally.shards_written = len(written)
     publish(run.target_root, log, basis, office.report.note)
-
-
-def _basis(run: Run, vocabulary: Vocabulary | None) -> Basis:
-    """Gather what is pinned. Subtasks that this run did not touch stay held to the vocabulary they were held to."""
-    digest = vocabulary.digest if vocabulary else None
-    if all(module.name != "plan" for module in run.modules):
-        before = read_lock(run.target_root / FILE)
-        digest = before.vocabulary if before else None
-    return Basis(
-        dataset=run.dataset.name,
-        shards=run.dataset.shards,
-        seed=run.settings.seed,
-        model=run.model,
-        prompts=run.prompts,
-        vocabulary=digest,
-    )
 
 
 def _announce(run: Run, log: Log, asked: Sequence[Surveyed]) -> None:
@@ -153,8 +143,10 @@ async def _annotate(office: Office, asked: Sequence[Surveyed], surveyed: Sequenc
         plotter = Plotter(run.dataset, run.target_root, log, run.run_id, judge)
         digest = vocabulary.digest if vocabulary else None
         rules = kitchens(run.modules, run.settings, run.cast, run.prompts, run.model, digest)
-        agenda = agenda_of(asked, rules, log)
+        agenda = agenda_of(asked, rules, log, run.dataset.name)
         jobs = jobs_of(asked, rules, agenda, run.cast)
+        for note in left_out(asked, rules, agenda):
+            office.report.note(note)
         tally.episodes_total = len(asked) if rules else 0
         tally.episodes_skipped = tally.episodes_total - sum(len(job.copies) for job in jobs)
         if jobs:
@@ -171,7 +163,7 @@ async def _annotate(office: Office, asked: Sequence[Surveyed], surveyed: Sequenc
                 await workshop.run(jobs)
             finally:
                 office.report.end()
-            agenda = agenda_of(asked, rules, log)
+            agenda = agenda_of(asked, rules, log, run.dataset.name)
         return Annotated(agenda=agenda, plotter=plotter, judge=judge, vocabulary=vocabulary)
     finally:
         await office.aclose()

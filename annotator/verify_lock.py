@@ -1,4 +1,4 @@
-"""Hold a lock against the one that log, shards and prompts give.
+"""Hold a lock against the one that log and shards give.
 
 A lock that matches its own digest is a witness: what differs from it has changed since. One that does not is itself at
 fault.
@@ -9,31 +9,34 @@ from typing import Any, cast
 
 import msgspec
 
-from annotator.lock import FILE, Lock, PinnedModel, digest_of, pinned, prompt_digests, render_lock
-from annotator.prompts import Prompts
-from annotator.registry import MODULES
-from annotator.vocabulary_file import FILE as VOCABULARY
+from annotator.lock import FILE, Lock, digest_of, render_lock
+from annotator.setups import PinnedModel, pinned
 from store.audit import Audit
 from store.keys import Model
 
 
-def check_lock(content: bytes, found: Lock | str, derived: Lock, prompts: Prompts, audit: Audit) -> None:
-    """Report where a lock and what it pins part. `found` is the lock that `content` is, or why it is none."""
+def check_lock(content: bytes, found: Lock | str, derived: Lock, audit: Audit) -> Lock | None:
+    """Report where a lock and what it pins part; give what is pinned, None where that cannot be told.
+
+    `found` is the lock that `content` is, or why it is none.
+    """
+    damaged = bool(audit.findings) or audit.gone
     if isinstance(found, str):
         where = next((place for place, _, _ in _unequal_lines(content, derived)), FILE.as_posix())
         audit.report("lock", where, "a lock that can be read", found)
-        return
-    if audit.findings or audit.gone:
+        return None if damaged else derived
+    if damaged:
         if (found.log, found.shards) != (derived.log, derived.shards):
             audit.withheld += 1
-        derived = _as_far_as_told(found, derived, prompts)
+        derived = _as_far_as_told(found)
     if digest_of(found) == found.digest and render_lock(found) == content:
         for field, expected, got in _unequal_fields(found, derived):
-            audit.report(*_cause(content, field, expected, got, prompts))
-        return
+            audit.report("lock", _place(content, field), expected, got)
+        return derived
     derived = msgspec.structs.replace(derived, digest=digest_of(derived))
     for where, expected, got in _unequal_lines(content, derived):
         audit.report("lock", where, expected, got)
+    return None if damaged else derived
 
 
 def as_model(model: PinnedModel) -> Model | None:
@@ -45,34 +48,16 @@ def as_model(model: PinnedModel) -> Model | None:
         return None
 
 
-def _as_far_as_told(found: Lock, derived: Lock, prompts: Prompts) -> Lock:
-    """Beside other findings, what is in use cannot be told: only versions and digests of what the lock names can."""
-    versions = {module.name: module.version for module in MODULES}
-    digests = prompt_digests(prompts)
-    own = as_model(found.model)
-    return msgspec.structs.replace(
-        derived,
-        seed=found.seed,
-        model=derived.model if own is None else pinned(own),
-        prompts={step: digests.get(step, digest) for step, digest in found.prompts.items()},
-        modules={name: versions.get(name, version) for name, version in found.modules.items()},
-        shards=found.shards,
-        log=found.log,
-    )
+def _as_far_as_told(found: Lock) -> Lock:
+    """Beside other findings, what is in use cannot be told: only that the lock's own model has its digest."""
+    own = as_model(found.model) if found.model and found.model.settings else None
+    return msgspec.structs.replace(found, model=found.model if own is None else pinned(own))
 
 
-def _cause(content: bytes, field: str, expected: Any, got: Any, prompts: Prompts) -> tuple[str, str, Any, Any]:
-    """Say what a field of a whole lock witnesses: (kind, where, expected, found)."""
-    group, _, name = field.partition(".")
-    if group == "prompts" and expected is not None and got is not None:
-        return "prompt", prompts[name].where, f"{name} with the digest {got}", expected
-    if group == "vocabulary":
-        return "vocabulary", str(VOCABULARY), got, expected
-    if group == "modules" and expected is not None and got is not None:
-        return "module", f"{name}, its version in this release", got, expected
+def _place(content: bytes, field: str) -> str:
     paths = _paths(content.decode(errors="replace").splitlines())
     number = f", line {paths.index(field) + 1}" if field in paths else ""
-    return "lock", f"{FILE.as_posix()}{number}, {field}", expected, got
+    return f"{FILE.as_posix()}{number}, {field}"
 
 
 def _unequal_fields(found: Lock, derived: Lock) -> Iterator[tuple[str, Any, Any]]:
@@ -111,10 +96,11 @@ def _paths(lines: list[str]) -> list[str]:
     open_groups: list[str] = []
     paths: list[str] = []
     for line in lines:
-        name, quoted, rest = line.strip().removeprefix('"').partition('": ')
-        if line.strip().startswith("}"):
+        text = line.strip()
+        name, quoted, _ = text.removeprefix('"').partition('": ')
+        if text.startswith(("}", "]")):
             open_groups = open_groups[:-1]
-        paths.append(".".join([*open_groups, name]) if quoted else "")
-        if quoted and rest.strip() == "{":
-            open_groups.append(name)
+        paths.append(".".join([*filter(None, open_groups), name]) if quoted else "")
+        if text.endswith(("{", "[")):
+            open_groups.append(name if quoted else "")
     return paths

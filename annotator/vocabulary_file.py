@@ -7,8 +7,6 @@ not count. An empty list of memories leaves memory to be worded freely.
 """
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ import msgspec
 
 from annotator.errors import VocabularyError
 from annotator.vocabulary import LONGEST_ENTRY, Vocabulary, sameness, tidy_memory, tidy_subtask
-from store.replace import drop, replace_durably, temporary_beside, write_hint
+from store.replace import replace_content, write_hint
 
 FILE = Path("meta") / "canonical_vocabulary.json"
 """Where it lies in a dataset."""
@@ -69,20 +67,11 @@ def write_vocabulary(path: Path, vocabulary: Vocabulary) -> bool:
     if _says(path, vocabulary):
         return False
     text = json.dumps({"note": NOTE, **msgspec.to_builtins(vocabulary)}, indent=2, ensure_ascii=False) + "\n"
-    temporary = temporary_beside(path)
     try:
-        with temporary.open("x", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
-            shutil.copymode(path, temporary)
-        replace_durably(temporary, path)
+        replace_content(path, text.encode())
     except OSError as cause:
         hint = write_hint(cause)
         raise VocabularyError("the vocabulary cannot be written", where=str(path), got=str(cause), hint=hint) from cause
-    finally:
-        drop(temporary)
     return True
 
 

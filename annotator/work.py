@@ -155,6 +155,8 @@ class Workshop:
             calls=tuple(sorted(set(asker.calls))),
             rows=found.rows,
             gaps=found.gaps,
+            task=found.task,
+            setup=self._kitchens[module.name].used,
         )
         await self._desk.keep(event)
         return event
@@ -172,7 +174,7 @@ def episode_seen(dataset: Dataset, one: Surveyed, run_id: str) -> EpisodeSeen:
         run_id=run_id,
         episode=one.digest,
         dataset=dataset.name,
-        revision=None,
+        revision=dataset.revision,
         episode_index=one.episode.index,
         tasks=(one.task,),
         frame_count=one.episode.length,

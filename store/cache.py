@@ -24,7 +24,7 @@ from store.sql import read_sql
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMAT = 1
+FORMAT = 2
 """Raise it whenever a table, or how one is filled, changes: every cache is then rebuilt on opening."""
 
 Config = dict[str, str | bool | int | float | list[str]]

@@ -9,7 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import msgspec
 
 from store.digest import Digest
-from store.events import AnnotatedRow, AnyEvent, CameraSeen, EpisodeSources, Event, Gap
+from store.events import AnnotatedRow, AnyEvent, CameraSeen, EpisodeSources, Event, Gap, SetupUsed
 from store.rows import Row
 
 _HEAD = """\
@@ -28,7 +28,8 @@ def describe_events() -> str:
     """Render every event and the structs inside them as one Markdown page."""
     events: tuple[type[Event], ...] = get_args(AnyEvent)
     parts = [_section(event, f"{event.__name__} (`{event.__struct_config__.tag}`)") for event in events]
-    inner = [_section(struct, struct.__name__) for struct in (CameraSeen, AnnotatedRow, Row, Gap, EpisodeSources)]
+    structs = (CameraSeen, AnnotatedRow, Row, Gap, SetupUsed, EpisodeSources)
+    inner = [_section(struct, struct.__name__) for struct in structs]
     return "\n".join([_HEAD, *parts, "# Inside them\n", *inner]).rstrip() + "\n"
 
 

@@ -1,6 +1,6 @@
 """What events are made of: values that stand inside them, written as part of their wire forms."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -29,6 +29,22 @@ class Gap(msgspec.Struct, frozen=True, kw_only=True):
     reason: Literal["rejected", "declined"]
     detail: str
     call: Digest
+
+
+class SetupUsed(msgspec.Struct, frozen=True, kw_only=True):
+    """What an answer's rows or entries were made with, alike for all that a run makes with it.
+
+    `model`: digest of the model. `prompts`: step → digest of the prompt's body, of all steps that could be asked.
+    `vocabulary`: what they were held to, None where they are worded freely. `settings`: those that are not the
+    defaults, by the names of their flags.
+    """
+
+    seed: int
+    model: Digest
+    prompts: dict[str, Digest]
+    vocabulary: Digest | None
+    module_version: int
+    settings: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
 
 
 class EpisodeSources(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ import msgspec
 
 from store.digest import Digest, digest_parts
 from store.errors import JournalDamaged, NewerEvent
-from store.event_parts import AnnotatedRow, CameraSeen, EpisodeSources, Gap
+from store.event_parts import AnnotatedRow, CameraSeen, EpisodeSources, Gap, SetupUsed
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
@@ -46,6 +46,7 @@ class CallAnswered(Event, frozen=True, kw_only=True, tag="call_answered.v1"):
     model_revision: str | None
     endpoint: str | None
     versions: dict[str, str]
+    attempts: int = 1
 
 
 class AnswerRejected(Event, frozen=True, kw_only=True, tag="answer_rejected.v1"):
@@ -120,7 +121,10 @@ class EpisodeSeen(Event, frozen=True, kw_only=True, tag="episode_seen.v1"):
 
 
 class EpisodeAnnotated(Event, frozen=True, kw_only=True, tag="episode_annotated.v1"):
-    """A module finished for an episode: the recipe it followed, the calls it used, the rows it gives."""
+    """A module finished for an episode: the recipe it followed, the calls it used, the rows it gives.
+
+    `task` is the one it went by, where it set the dataset's aside. `setup` says what its recipe digests of the run.
+    """
 
     episode: Digest
     module: str
@@ -130,10 +134,15 @@ class EpisodeAnnotated(Event, frozen=True, kw_only=True, tag="episode_annotated.
     calls: tuple[Digest, ...]
     rows: tuple[AnnotatedRow, ...]
     gaps: tuple[Gap, ...] = ()
+    task: str | None = None
+    setup: SetupUsed | None = None
 
 
 class VocabularyDiscovered(Event, frozen=True, kw_only=True, tag="vocabulary_discovered.v1"):
-    """A dataset's vocabulary was found by watching some of its episodes together."""
+    """A dataset's vocabulary was found by watching some of its episodes together.
+
+    `setup` says what its recipe digests of the run.
+    """
 
     dataset: str
     recipe: Digest
@@ -142,6 +151,7 @@ class VocabularyDiscovered(Event, frozen=True, kw_only=True, tag="vocabulary_dis
     episodes: tuple[Digest, ...]
     subtasks: tuple[str, ...]
     memories: tuple[str, ...]
+    setup: SetupUsed | None = None
 
 
 class VocabularyEdited(Event, frozen=True, kw_only=True, tag="vocabulary_edited.v1"):

@@ -76,8 +76,9 @@ class Followed(msgspec.Struct, frozen=True):
 
 
 class _Rows(Keyed, frozen=True, kw_only=True):
-    tag_v: ClassVar[str] = "rows.v1"
+    tag_v: ClassVar[str] = "rows.v2"
     rows: tuple[Row, ...]
+    task: str | None
 
 
 def outcome_of(event_id: Digest, event: AnyEvent) -> Outcome | None:
@@ -141,8 +142,11 @@ def fold_discovered(events: Iterable[tuple[Digest, AnyEvent]]) -> dict[Digest, V
 
 
 def rows_digest(event: EpisodeAnnotated) -> Digest:
-    """Digest an annotation's rows in their total order, without the calls they came from."""
-    return digest_struct(_Rows(rows=tuple(sorted((item.row for item in event.rows), key=order_key))))
+    """Digest an annotation's rows in their total order and its task, without the calls they came from.
+
+    It is all that a module which follows this one can depend on.
+    """
+    return digest_struct(_Rows(rows=tuple(sorted((item.row for item in event.rows), key=order_key)), task=event.task))
 
 
 def as_utc(moment: datetime) -> datetime:

@@ -5,13 +5,11 @@ Source: FORMAT (LeRobot's language columns): a column that is not declared makes
 
 import copy
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any, cast
 
 from store.errors import StoreError
-from store.replace import drop, replace_durably, temporary_beside, write_hint
+from store.replace import replace_content, write_hint
 from store.rows import EVENTS, PERSISTENT
 
 LANGUAGE_FEATURE: dict[str, Any] = {"dtype": "language", "shape": [1], "names": None}
@@ -62,16 +60,21 @@ def update_info(path: Path) -> bool:
     declared = declare_language(info, str(path))
     if declared == info:
         return False
-    temporary = temporary_beside(path)
     try:
-        _write(temporary, _styled_like(text, info, declared))
-        shutil.copymode(path, temporary)
-        replace_durably(temporary, path)
+        replace_content(path, _styled_like(text, info, declared).encode())
     except OSError as cause:
         raise StoreError("a file cannot be written", where=str(path), got=str(cause), hint=write_hint(cause)) from cause
-    finally:
-        drop(temporary)
     return True
+
+
+def declares_language(path: Path) -> bool:
+    """Say whether a file declares the language already, so that `update_info` would leave it alone.
+
+    Raises:
+        StoreError: it cannot be read, or is no `info.json`.
+    """
+    _, info = _read(path)
+    return declare_language(info, str(path)) == info
 
 
 def _read(path: Path) -> tuple[str, dict[str, Any]]:
@@ -84,13 +87,6 @@ def _read(path: Path) -> tuple[str, dict[str, Any]]:
     if not isinstance(info, dict):
         raise _odd("the file", "an object", str(path), info)
     return text, cast("dict[str, Any]", info)
-
-
-def _write(path: Path, text: str) -> None:
-    with path.open("x", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _styled_like(text: str, info: dict[str, Any], declared: dict[str, Any]) -> str:

@@ -37,6 +37,10 @@ class _Append(msgspec.Struct, frozen=True):
     done: "Future[None]"
 
 
+class _Seal(msgspec.Struct, frozen=True):
+    done: "Future[None]"
+
+
 class ActiveFile:
     """The file being appended to, held by an flock that dies with the process."""
 
@@ -101,7 +105,7 @@ class Journal:
         self._seal_bytes = seal_bytes
         self._active: ActiveFile | None = None
         self._files = 0
-        self._queue: queue.SimpleQueue[_Append | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Append | _Seal | None] = queue.SimpleQueue()
         self._gate = threading.Lock()
         self._closed = False
         self._sealer = ThreadPoolExecutor(1, "journal-seal")
@@ -128,6 +132,22 @@ class Journal:
             self._queue.put(_Append(lines, recorded, done))
         return done
 
+    def seal(self) -> "Future[None]":
+        """Make a segment of what was appended so far; the future is done when it is one, and appending goes on.
+
+        What the disk refuses stays in its active file, and is said by `close`; the next writer seals it.
+
+        Raises:
+            StoreError: the journal is closed.
+        """
+        done: Future[None] = Future()
+        done.set_running_or_notify_cancel()
+        with self._gate:
+            if self._closed:
+                raise StoreError("the journal is closed", where=str(self._folder), got="a request to seal it")
+            self._queue.put(_Seal(done))
+        return done
+
     def close(self) -> None:
         """Write what is queued, seal, and stop.
 
@@ -148,20 +168,27 @@ class Journal:
     def _write(self) -> None:
         going_on = True
         while going_on:
-            appends, going_on = self._take()
+            items, going_on = self._take()
+            appends = [item for item in items if isinstance(item, _Append)]
             if appends:
                 self._commit(appends)
+            seals = [item.done for item in items if isinstance(item, _Seal)]
+            if seals:
+                self._rotate()
+            for done in seals:
+                # One thread seals, in order: by then every segment that was asked for before is there.
+                self._sealer.submit(done.set_result, None)
 
-    def _take(self) -> tuple[list[_Append], bool]:
-        """Wait for one append, then take all that are there. False: the journal is closing."""
-        appends: list[_Append] = []
+    def _take(self) -> tuple[list[_Append | _Seal], bool]:
+        """Wait for one item, then take all that are there. False: the journal is closing."""
+        items: list[_Append | _Seal] = []
         item = self._queue.get()
         with contextlib.suppress(queue.Empty):
             while item is not None:
-                appends.append(item)
+                items.append(item)
                 item = self._queue.get_nowait()
-            return appends, False
-        return appends, True
+            return items, False
+        return items, True
 
     def _commit(self, appends: list[_Append]) -> None:
         try:

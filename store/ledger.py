@@ -4,8 +4,7 @@ A writing names the annotations it took rows from and leaves all other rows as t
 the last writing put, and beneath it what earlier ones did.
 """
 
-from collections.abc import Collection, Iterable
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -72,28 +71,27 @@ def says_more(before: ShardRecord | None, event: ShardWritten) -> bool:
     )
 
 
-def name_in_log(names: Collection[str], root: Path, store: Path) -> str | None:
-    """Choose, among the datasets a log knows, the one at `root`; None where that cannot be told.
-
-    A log names a dataset by its path, or, where the log lies inside it, as it was first called, wherever it is now.
-    """
-    here = str(root.resolve())
-    if here in names:
-        return here
-    inside = store.resolve().is_relative_to(root.resolve())
-    own = sorted(name for name in names if inside and not Path(name).is_absolute())
-    return own[0] if own else next(iter(names)) if len(names) == 1 else None
-
-
 def _over(before: ShardRecord | None, made_of: Iterable[EpisodeSources]) -> tuple[EpisodeRecord, ...]:
-    stood = {(one.start, one.episode): one.annotations for one in before.episodes} if before else {}
-    return tuple(
-        EpisodeRecord(
-            episode=one.episode,
-            start=one.start,
-            stop=one.stop,
-            sources=dict(one.sources or {}),
-            kept={m: e for m, e in stood.get((one.start, one.episode), {}).items() if m not in (one.sources or {})},
-        )
-        for one in sorted(made_of, key=lambda one: one.start)
-    )
+    """Lay a writing over what stood in its shard.
+
+    Rows move when an episode before them is deleted: where they start only tells episodes apart that are alike.
+    """
+    ordered = sorted(made_of, key=lambda one: one.start)
+    placed = {(one.episode, one.start) for one in ordered}
+    stood = {(one.episode, one.start): one.annotations for one in before.episodes} if before else {}
+    moved: dict[Digest, list[dict[str, Digest]]] = {}
+    for place, annotations in stood.items():
+        if place not in placed:
+            moved.setdefault(place[0], []).append(annotations)
+    records: list[EpisodeRecord] = []
+    for one in ordered:
+        others = moved.get(one.episode, [])
+        here = stood.get((one.episode, one.start))
+        records.append(_laid(one, others.pop(0) if here is None and others else here or {}))
+    return tuple(records)
+
+
+def _laid(one: EpisodeSources, stood: Mapping[str, Digest]) -> EpisodeRecord:
+    sources = dict(one.sources or {})
+    kept = {module: event for module, event in stood.items() if module not in sources}
+    return EpisodeRecord(episode=one.episode, start=one.start, stop=one.stop, sources=sources, kept=kept)

@@ -4,15 +4,12 @@ An event counts as kept when its journal line is fsynced. It reaches DuckDB in b
 reached it yet is held here, so an answer is known from the moment its future is done.
 """
 
-import fcntl
-import os
-import socket
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from store.cache import Cache, CacheDamaged
 from store.digest import Digest
@@ -21,6 +18,7 @@ from store.events import (
     AnyEvent,
     CallAnswered,
     EpisodeAnnotated,
+    ModelDescribed,
     ShardWritten,
     VocabularyDiscovered,
     VocabularyEdited,
@@ -40,7 +38,7 @@ from store.fold import (
 from store.journal import Journal, Recorded
 from store.rebuild import open_or_rebuild, rebuild
 from store.recent import Recent
-from store.segments import recover, sync_path
+from store.writer import recovered, writer_lock
 
 T = TypeVar("T")
 
@@ -48,7 +46,6 @@ __all__ = ["Answered", "Current", "DeclinedBefore", "Followed", "Known", "Log"]
 
 JOURNAL = "journal"
 CACHE = "cache.duckdb"
-LOCK = "lock"
 _READ_AT_ONCE = 128
 
 
@@ -68,9 +65,9 @@ class Log:
     def __init__(self, folder: Path) -> None:
         journal = folder / JOURNAL
         with ExitStack() as undo:
-            self._lock_file = undo.enter_context(_lock(folder))
+            self._lock_file = undo.enter_context(writer_lock(folder))
             self._path, self._folder = folder / CACHE, journal
-            self._cache = open_or_rebuild(self._path, journal, _recover(journal))
+            self._cache = open_or_rebuild(self._path, journal, recovered(journal))
             undo.pop_all()
         self._recent = Recent()
         self._ingesting = ThreadPoolExecutor(1, "store-ingest")
@@ -92,6 +89,14 @@ class Log:
             StoreError: the log is closed. What the disk refuses comes through the future.
         """
         return self._journal.append(events)
+
+    def seal(self) -> "Future[None]":
+        """Make a segment of what was recorded so far, to be shared while recording goes on; done when it is one.
+
+        Raises:
+            StoreError: the log is closed.
+        """
+        return self._journal.seal()
 
     def known(self, episode: Digest) -> dict[Digest, Known]:
         """Find how every call made for an episode ended, by key: answers and refusals."""
@@ -150,6 +155,16 @@ class Log:
     def answers(self, keys: Collection[Digest]) -> list[CallAnswered]:
         """Read the answer that counts of each of these calls, by key; a call that has none is left out."""
         return [e for _, e in self._events("select_answers", {"keys": list(keys)}) if isinstance(e, CallAnswered)]
+
+    def discoveries(self, dataset: str) -> list[tuple[Digest, VocabularyDiscovered]]:
+        """Read every vocabulary that was found for a dataset, with its event id, oldest first."""
+        found = self._events("select_discoveries", {"dataset": dataset})
+        return [(event_id, event) for event_id, event in found if isinstance(event, VocabularyDiscovered)]
+
+    def models(self, digests: Collection[Digest]) -> dict[Digest, str]:
+        """Find how these models were described, as canonical JSON; one that never was is left out."""
+        found = self._events("select_models", {"models": list(digests)}) if digests else []
+        return {event.model: event.text for _, event in found if isinstance(event, ModelDescribed)}
 
     def shards_written(self) -> list[tuple[Digest, ShardWritten]]:
         """Read every note that a shard was written, with its event id; `store.ledger` folds them."""
@@ -236,52 +251,6 @@ class Log:
         if self._cache is damaged:
             damaged.discard()
             self._cache = rebuild(self._path, self._folder)
-
-
-def _lock(folder: Path) -> IO[str]:
-    """Take the store's writer lock; it is held until the file is closed, or the process dies."""
-    path = folder / LOCK
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+", encoding="utf-8")
-    except OSError as cause:
-        raise _unusable(folder, cause) from cause
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as cause:
-        file.seek(0)
-        owner = file.read().strip()
-        file.close()
-        raise StoreError(
-            "another process is writing this store",
-            where=str(folder),
-            got=owner or "a process that has just started",
-            hint="wait until it is done; `annotator query` reads the store meanwhile",
-        ) from cause
-    file.truncate(0)
-    file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
-    return file
-
-
-def _recover(journal: Path) -> list[str]:
-    """Make the journal's folder, or seal what crashed writers left in it; name their active files."""
-    try:
-        if not journal.exists():
-            journal.mkdir()
-            sync_path(journal.parent)
-        return list(recover(journal))
-    except OSError as cause:
-        raise _unusable(journal, cause) from cause
-
-
-def _unusable(folder: Path, cause: OSError) -> StoreError:
-    return StoreError(
-        "the store cannot be used",
-        where=str(folder),
-        got=str(cause),
-        hint="keep it in a folder of your own with --store",
-    )
 
 
 def _annotation(event_id: Digest, body: str | None) -> EpisodeAnnotated:

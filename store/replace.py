@@ -6,6 +6,7 @@ A temporary file never ends in `.parquet`: readers of a dataset take every such 
 import errno
 import os
 import secrets
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,18 +40,38 @@ def replace_durably(temporary: Path, target: Path) -> None:
         os.close(folder)
 
 
+def replace_content(path: Path, content: bytes) -> None:
+    """Give a file this content, whole or not at all; one that is there keeps its permissions.
+
+    Raises:
+        OSError: it cannot be written; it is as it was, and nothing is left beside it.
+    """
+    temporary = temporary_beside(path)
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            shutil.copymode(path, temporary)
+        replace_durably(temporary, path)
+    finally:
+        drop(temporary)
+
+
 def drop(temporary: Path) -> None:
     """Remove a temporary file; where even that is refused, the next sweep does it, and the first error is said."""
     with suppress(OSError):
         temporary.unlink(missing_ok=True)
 
 
-def sweep_leftovers(data_dir: Path) -> tuple[Path, ...]:
-    """Remove the temporary files that crashed writers left under a folder; return what was removed.
+def sweep_leftovers(data_dir: Path, *, deep: bool = True) -> tuple[Path, ...]:
+    """Remove the temporary files that crashed writers left under a folder, or only right in it; return which.
 
     Call it while holding the dataset's lock: it cannot tell a crashed writer from one that is at work.
     """
-    leftovers = tuple(sorted(data_dir.rglob(f"*{LEFTOVER_SUFFIX}")))
+    find = data_dir.rglob if deep else data_dir.glob
+    leftovers = tuple(sorted(find(f"*{LEFTOVER_SUFFIX}")))
     for path in leftovers:
         path.unlink(missing_ok=True)
     return leftovers

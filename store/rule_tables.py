@@ -34,6 +34,8 @@ ROWS = pa.schema(
         "camera": pa.string(),
         "tool_calls": pa.list_(pa.string()),
         "call": pa.string(),
+        "module": pa.string(),
+        "kept": pa.bool_(),
     }
 )
 CHANGES = pa.schema(
@@ -43,6 +45,13 @@ _TEXTS = ("role", "content", "style", "camera")
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
+
+
+class DraftRow(AnnotatedRow, frozen=True, kw_only=True):
+    """A row that an episode is to have. `kept`: a run leaves it as it stands. `module`: None where none writes such."""
+
+    module: str | None = None
+    kept: bool = False
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,8 +71,15 @@ def joined(parts: Sequence[Evidence]) -> Evidence:
     )
 
 
+def kept_alone(evidence: Evidence) -> Evidence:
+    """Leave out the rows that are new, as if no module had written anything."""
+    return msgspec.structs.replace(evidence, rows=evidence.rows.filter(evidence.rows["kept"]))
+
+
 def evidence_of_rows(shard: Path, episodes: Mapping[int, Sequence[AnnotatedRow]]) -> Evidence:
     """Take the rows that these episodes, by episode index, are to have; their frames are those in the shard.
+
+    A plain `AnnotatedRow` is new.
 
     Raises:
         ShardError: the shard cannot be read, or has no frame indices and timestamps.
@@ -124,6 +140,8 @@ def _table_of(episodes: Mapping[int, Sequence[AnnotatedRow]]) -> pa.Table:
         "camera": [row.camera for row in rows],
         "tool_calls": [row.tool_calls for row in rows],
         "call": [one.call for one in annotated],
+        "module": [one.module if isinstance(one, DraftRow) else None for one in annotated],
+        "kept": [isinstance(one, DraftRow) and one.kept for one in annotated],
     }
     return pa.table({name: pa.array(values, ROWS.field(name).type) for name, values in columns.items()}, schema=ROWS)
 
@@ -253,7 +271,8 @@ def _columns_of(pieces: Sequence[pa.Array], where: str, owners: Ints, stamps: Fl
     columns["episode_index"] = pa.array(owners)
     columns["column"] = pa.repeat(PERSISTENT if stamps is None else EVENTS, len(owners))
     columns["tool_calls"] = _tool_calls(rows, where)
-    columns["call"] = pa.nulls(len(owners), pa.string())
+    columns["call"] = columns["module"] = pa.nulls(len(owners), pa.string())
+    columns["kept"] = pa.repeat(pa.scalar(False), len(owners))
     # In one chunk: DuckDB takes many times as long over thousands of small ones.
     return pa.table({name: columns[name] for name in ROWS.names}, schema=ROWS).combine_chunks()
 

@@ -20,12 +20,14 @@ import pyarrow as pa
 from store.cache import NO_EXTENSIONS, Config
 from store.errors import RuleError
 from store.events import AnnotatedRow
-from store.rule_tables import Evidence, evidence_of_rows, evidence_of_shard, joined
-from store.rules import REQUIRED, Rule, Severity
+from store.rule_tables import Evidence, evidence_of_rows, evidence_of_shard, joined, kept_alone
+from store.rules import REQUIRED, Rule
 from store.sql import read_sql
+from store.verdict import FINDINGS, Breach, Finding, Verdict, merged, told_apart
 
 FRAMES_AT_ONCE = 2_000_000
-FINDINGS = 20
+ALL = 1 << 62
+"""A limit that keeps every finding."""
 THREADS = 2
 
 T = TypeVar("T")
@@ -47,58 +49,15 @@ class CameraSize(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Known(msgspec.Struct, frozen=True, kw_only=True):
-    """What rows are held to beside frames. An empty list of subtasks or memories holds them to nothing."""
+    """What rows are held to beside frames. An empty list of subtasks or memories holds them to nothing.
+
+    `tools` are the names of those that may be called.
+    """
 
     cameras: tuple[CameraSize, ...] = ()
     subtasks: tuple[str, ...] = ()
     memories: tuple[str, ...] = ()
-
-
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that is wrong. `timestamp` is in seconds; `call` is the key of the call the row came from."""
-
-    rule: str
-    severity: Severity
-    episode_index: int | None
-    timestamp: float | None
-    detail: str
-    call: str | None
-
-
-class Breach(msgspec.Struct, frozen=True, kw_only=True):
-    """All that one rule found: how often, in which episodes, and the first of it.
-
-    A finding that names no episode is held against all episodes that it was found with.
-    """
-
-    rule: Rule
-    found: int
-    episodes: frozenset[int]
-    findings: tuple[Finding, ...]
-
-
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What the rules found, errors first, and over how much."""
-
-    breaches: tuple[Breach, ...]
-    rules: int
-    episodes: int
-    frames: int
-    rows: int
-
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        """The first findings of every rule."""
-        return tuple(finding for breach in self.breaches for finding in breach.findings)
-
-    @property
-    def bad_episodes(self) -> frozenset[int]:
-        """Every episode with an error."""
-        return frozenset[int]().union(*(one.episodes for one in self.breaches if one.rule.severity == "error"))
-
-    def count(self, severity: Severity) -> int:
-        """Count all findings of a severity, also those that are not among `findings`."""
-        return sum(one.found for one in self.breaches if one.rule.severity == severity)
+    tools: tuple[str, ...] = ("say",)
 
 
 def check_rows(
@@ -110,8 +69,9 @@ def check_rows(
 ) -> Verdict:
     """Judge rows before they are written: of each shard the rows that its episodes, by episode index, are to have.
 
-    Episodes that are not named are not judged. `shards` is read as it is needed, so it may make the rows of one shard
-    after the other; `limit` is how many findings of each rule are kept, of all of them together.
+    An error that is found just so in the kept rows alone is no breach: it was there `before`. Episodes that are not
+    named are not judged. `shards` is read as it is needed, so it may make the rows of one shard after the other;
+    `limit` is how many findings of each rule are kept, of all of them together.
 
     Raises:
         ShardError: a shard cannot be read, or lacks a column.
@@ -121,7 +81,8 @@ def check_rows(
     def read(one: tuple[Path, Mapping[int, Sequence[AnnotatedRow]]]) -> Evidence:
         return evidence_of_rows(*one)
 
-    return _judge_all(_evidence(shards, read), rules, known, limit)
+    verdicts = [_judge_new(part, rules, known, limit) for part in _evidence(shards, read)]
+    return msgspec.structs.replace(merged(verdicts, limit=limit), rules=len(rules))
 
 
 def check_shards(
@@ -142,7 +103,9 @@ def check_shards(
         ShardError: a shard cannot be read, has no language columns, or they hold no rows.
         RuleError: a rule fails.
     """
-    return _judge_all(_evidence(shards, lambda shard: evidence_of_shard(shard, only)), rules, known, limit, calls)
+    parts = _evidence(shards, lambda shard: evidence_of_shard(shard, only))
+    verdict = merged([_judge(part, rules, known, limit, calls) for part in parts], limit=limit)
+    return msgspec.structs.replace(verdict, rules=len(rules))
 
 
 def try_rules(rules: Sequence[Rule]) -> None:
@@ -152,30 +115,6 @@ def try_rules(rules: Sequence[Rule]) -> None:
         RuleError: a rule names what no table has, or fails.
     """
     _judge(joined([]), rules, Known(), 1)
-
-
-def merged(verdicts: Iterable[Verdict], *, limit: int = FINDINGS) -> Verdict:
-    """Put verdicts over different episodes together."""
-    all_of = list(verdicts)
-    by_rule: dict[str, list[Breach]] = {}
-    for breach in (breach for verdict in all_of for breach in verdict.breaches):
-        by_rule.setdefault(breach.rule.name, []).append(breach)
-    breaches = [
-        Breach(
-            rule=same[0].rule,
-            found=sum(one.found for one in same),
-            episodes=frozenset[int]().union(*(one.episodes for one in same)),
-            findings=tuple(finding for one in same for finding in one.findings)[:limit],
-        )
-        for same in by_rule.values()
-    ]
-    return Verdict(
-        breaches=tuple(sorted(breaches, key=lambda one: (one.rule.severity, one.rule.name))),
-        rules=max((verdict.rules for verdict in all_of), default=0),
-        episodes=sum(verdict.episodes for verdict in all_of),
-        frames=sum(verdict.frames for verdict in all_of),
-        rows=sum(verdict.rows for verdict in all_of),
-    )
 
 
 def _evidence(items: Iterable[T], read: Callable[[T], Evidence]) -> Iterator[Evidence]:
@@ -192,11 +131,20 @@ def _evidence(items: Iterable[T], read: Callable[[T], Evidence]) -> Iterator[Evi
         yield joined(parts)
 
 
-def _judge_all(
-    parts: Iterable[Evidence], rules: Sequence[Rule], known: Known, limit: int, calls: pa.Table | None = None
-) -> Verdict:
-    verdict = merged([_judge(part, rules, known, limit, calls) for part in parts], limit=limit)
-    return msgspec.structs.replace(verdict, rules=len(rules))
+def _judge_new(evidence: Evidence, rules: Sequence[Rule], known: Known, limit: int) -> Verdict:
+    """Judge rows of which some are kept. Only where there is an error does it matter which."""
+    verdict = _judge(evidence, rules, known, limit)
+    broken = [breach.rule for breach in verdict.breaches if breach.rule.severity == "error"]
+    kept = kept_alone(evidence)
+    if not broken or not len(kept.rows):
+        return verdict
+    alone = {one.rule.name: one.findings for one in _judge(kept, broken, known, ALL).breaches}
+    whole = _judge(evidence, broken, known, ALL).breaches
+    apart = [told_apart(breach, alone.get(breach.rule.name, ()), limit) for breach in whole]
+    warnings = [breach for breach in verdict.breaches if breach.rule.severity == "warning"]
+    new = [breach for breach, _ in apart if breach is not None]
+    before = tuple(breach for _, breach in apart if breach is not None)
+    return msgspec.structs.replace(verdict, breaches=(*new, *warnings), before=before)
 
 
 def _judge(
@@ -228,6 +176,7 @@ def _tables(evidence: Evidence, known: Known, calls: pa.Table | None = None) -> 
         "persistent_changes": evidence.changes,
         "cameras": _texts(("camera", "width_px", "height_px"), [msgspec.structs.astuple(one) for one in known.cameras]),
         "vocabulary": _texts(("kind", "entry"), entries),
+        "tools": _texts(("name",), [(name,) for name in known.tools]),
     }
     connection = duckdb.connect(":memory:", config=_CLOSED_IN)
     try:

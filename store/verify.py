@@ -14,7 +14,8 @@ from store.audit import Audit
 from store.digest import Digest
 from store.errors import JournalDamaged, NewerEvent
 from store.events import EpisodeAnnotated, decode_event
-from store.ledger import ShardRecord, fold_shards, name_in_log
+from store.ledger import ShardRecord, fold_shards
+from store.naming import alike_at, name_in_log
 from store.query import CACHE, JOURNAL
 from store.verify_cache import check_cache, check_rebuilt
 from store.verify_events import Index, VocabularyDigest, check_citations, index_event
@@ -27,12 +28,13 @@ _ANNOTATIONS_AT_ONCE = 4096
 class Verified(msgspec.Struct, frozen=True, kw_only=True):
     """What verifying gave: the findings, all that the journal says in digests, and the shards.
 
-    `records`: what each of the dataset's shards was last made of, by path. `languages`: the digests of the language
-    columns as they are, of those shards that can be read.
+    `dataset`: its name in the log, None where the log knows others only. `records`: what each of the dataset's shards
+    was last made of, by path. `languages`: the digests of the language columns as they are, of those that can be read.
     """
 
     audit: Audit
     index: Index
+    dataset: str | None
     records: dict[str, ShardRecord]
     languages: dict[str, Digest]
 
@@ -59,7 +61,8 @@ def verify_store(
     check_cache(store / CACHE, journal, index, audit)
     if rebuild_cache:
         check_rebuilt(journal, index, audit)
-    records = _records(root, store, index, shards, audit)
+    name = _name(root, store, index, shards, pinned, audit)
+    records = _records(name, index, shards, audit)
     languages: dict[str, Digest] = {}
     for group in _grouped(records.values()):
         annotations = read_annotations(journal, [event for record in group for event in record.annotations])
@@ -68,7 +71,7 @@ def verify_store(
             found = check_shard(root, record, pinned.get(record.path), annotations, compose, audit)
             if found is not None:
                 languages[record.path] = found
-    return Verified(audit=audit, index=index, records=records, languages=languages)
+    return Verified(audit=audit, index=index, dataset=name, records=records, languages=languages)
 
 
 def read_annotations(journal: Path, wanted: Collection[Digest]) -> Annotations:
@@ -89,12 +92,21 @@ def read_annotations(journal: Path, wanted: Collection[Digest]) -> Annotations:
     return found
 
 
-def _records(root: Path, store: Path, index: Index, shards: Collection[str], audit: Audit) -> dict[str, ShardRecord]:
-    names = {event.dataset for _, event in index.shards_written}
-    name = name_in_log(names, root, store)
+def _name(
+    root: Path, store: Path, index: Index, shards: Collection[str], pinned: Mapping[str, Digest], audit: Audit
+) -> str | None:
+    names = {event.dataset for _, event in index.shards_written} | {dataset for dataset, _ in index.seen}
+    name = name_in_log(names, root, store, alike=alike_at(root, shards, index.shards_written, lambda: pinned))
     if names and name is None:
-        audit.note(f"the log knows no dataset at this place, only {', '.join(sorted(names))}: no shard was compared")
-    records = fold_shards(index.shards_written, name) if name is not None else {}
+        expected = f"one of the datasets that the log knows: {', '.join(sorted(names))}"
+        audit.report_absent("dataset", str(root), expected, "unknown dataset")
+    return name
+
+
+def _records(name: str | None, index: Index, shards: Collection[str], audit: Audit) -> dict[str, ShardRecord]:
+    if name is None:
+        return {}
+    records = fold_shards(index.shards_written, name)
     unwritten = sorted(set(shards) - set(records))
     if unwritten and not audit.gone:
         audit.note(f"{len(unwritten)} of {len(shards)} shards were never written from this log")

@@ -76,6 +76,7 @@ class Index:
         self.seen: dict[tuple[str, int], tuple[datetime, Digest]] = {}
         self.runs: list[RunNote] = []
         self.models: dict[Digest, str] = {}
+        self.discoveries: list[tuple[Digest, VocabularyDiscovered]] = []
         self.described: set[tuple[str, Digest]] = set()
         self.wanted: dict[tuple[str, Digest], Place] = {}
         self.cited: dict[Digest, Place] = {}
@@ -114,6 +115,8 @@ def index_event(index: Index, audit: Audit, place: Place, entry: Entry, vocabula
             _described(index, audit, place, Frames.tag_v, event.frames, event.text)
         case VocabularyDiscovered() | VocabularyEdited():
             _vocabulary(index, audit, place, event, vocabulary_digest)
+            if isinstance(event, VocabularyDiscovered):
+                index.discoveries.append((entry.id, event))
         case EpisodeAnnotated():
             audit.counts["annotations"] += 1
             _annotated(index, place, entry.id, event)

@@ -1,7 +1,7 @@
 """The contract between an ask and whatever answers it."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -71,6 +71,15 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str | None = None
     model_revision: str | None = None
     versions: Mapping[str, str] = msgspec.field(default_factory=dict[str, str])
+
+
+@runtime_checkable
+class Stoppable(Protocol):
+    """An engine in which calls wait for their turn."""
+
+    def stop(self) -> None:
+        """Begin nothing more: calls that wait fail with `attempts` 0, those under way end as they would."""
+        ...
 
 
 class Engine(Protocol):

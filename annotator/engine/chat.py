@@ -1,6 +1,7 @@
 """What the engines that load a model themselves share: chat-template arguments, and the times of a video's frames."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -21,7 +22,7 @@ def clock_of(timestamps: Sequence[float]) -> Clock:
 
     The models' processors take times in this form alone. `timestamps` ascend.
     """
-    steps = [later - earlier for earlier, later in zip(timestamps, timestamps[1:], strict=False)]
+    steps = [later - earlier for earlier, later in pairwise(timestamps)]
     step = median(steps) if steps else 0.0
     fps = 1 / step if step > 0 else 1.0
     indices: list[int] = []

@@ -9,22 +9,20 @@ import msgspec
 from annotator.engine.base import Reply, Request
 from annotator.engine.openai_client import Client
 from annotator.engine.openai_served import probe, require, require_any, served_at
-from annotator.engine.routing import LONGEST_WAIT_S, Lane, Router
+from annotator.engine.routing import LONGEST_WAIT_S, Lane, Router, Stopped
 from annotator.engine.wire import Part, PictureParts
 from annotator.errors import CallError
 
 __all__ = ["OpenAIEngine", "probe", "require", "require_any", "served_at"]
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 8.0
-_LOST = 4
-"""Calls in a row that found no server, each after its retries, after which the others ask once and do not insist."""
 
 
 class OpenAIEngine:
     """Answer through `POST <api_base>/chat/completions`, with the answer's JSON schema as response format.
 
-    `request_timeout_s` is how long the server may stay silent, per attempt. Lost connections, time-outs, 408, 409,
-    425, 429 and 5xx are asked again up to `request_max_retries` times, after the server's `Retry-After` (up to 120 s) or
+    `request_timeout_s` is how long the server may stay silent, per attempt. Lost connections, time-outs, 408, 409, 425,
+    429 and 5xx are asked again up to `request_max_retries` times, after the server's `Retry-After` (up to 120 s) or
     0.5, 1, 2, … 8 s less up to a quarter at random. `client_concurrency` limits requests in flight at each endpoint;
     0 sets no limit. With several endpoints an episode keeps to one while that one is well; a call whose connection was
     lost goes on at another at once, which is no retry.
@@ -55,7 +53,6 @@ class OpenAIEngine:
         self._retries = request_max_retries
         self._concurrency = client_concurrency
         self._parts = PictureParts(pictures_as_video=pictures_as_video)
-        self._lost_in_a_row = 0
         for base in dict.fromkeys([api_base] if isinstance(api_base, str) else api_base):
             client = self.connect(base)
             self.router.add(client.endpoint, client_concurrency, client)
@@ -76,23 +73,28 @@ class OpenAIEngine:
         """
         pictures = [await self._parts.get(picture) for picture in request.pictures]
         attempts = retries = moves = 0
+        last: CallError | None = None
         while True:
             try:
                 reply = await self._send(request, pictures)
+                return msgspec.structs.replace(reply, attempts=attempts + 1)
+            except Stopped as error:
+                raise _after(last or error, attempts) from error
             except CallError as error:
+                last = error
                 attempts += 1 if error.endpoint else 0
-                if error.endpoint and self._moves_on(error, moves):
+                if self._moves_on(error, moves):
                     moves += 1
                     continue
-                if not self._insists(error, retries):
-                    self._lost_in_a_row = self._lost_in_a_row + 1 if error.kind == "connection" else 0
+                if retries >= self._retries or not _can_help(error):
                     raise _after(error, attempts) from error.__cause__
                 retries += 1
                 if error.retry_after_s is None:
                     await asyncio.sleep(_pause_s(retries))
-            else:
-                self._lost_in_a_row = 0
-                return msgspec.structs.replace(reply, attempts=attempts + 1)
+
+    def stop(self) -> None:
+        """Send nothing more: calls that wait for their turn fail with `attempts` 0."""
+        self.router.stop()
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -117,13 +119,12 @@ class OpenAIEngine:
         """A lost connection says nothing of the call itself: it goes on at once where another endpoint is up."""
         return error.kind == "connection" and moves + 1 < len(self.router.lanes) and self.router.any_up()
 
-    def _insists(self, error: CallError, retries: int) -> bool:
-        if not error.retryable or error.kind == "bad_reply" or not error.endpoint:
-            return False
-        if error.retry_after_s is not None and error.retry_after_s > LONGEST_WAIT_S:
-            return False
-        hopeless = error.kind == "connection" and self._lost_in_a_row >= _LOST and not self.router.any_up()
-        return retries < self._retries and not hopeless
+
+def _can_help(error: CallError) -> bool:
+    """Say whether asking the same again may help: not where a server answered nonsense, or wants to be left alone."""
+    if not error.retryable or error.kind == "bad_reply" or not error.endpoint:
+        return False
+    return error.retry_after_s is None or error.retry_after_s <= LONGEST_WAIT_S
 
 
 def _pause_s(retries: int) -> float:
@@ -133,7 +134,7 @@ def _pause_s(retries: int) -> float:
 
 def _after(error: CallError, attempts: int) -> CallError:
     """Say how often it was asked."""
-    error.attempts = max(attempts, 1)
+    error.attempts = attempts
     if attempts > 1:
         error.got = f"{error.got} (after {attempts} attempts)"
     return error

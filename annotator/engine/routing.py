@@ -1,4 +1,4 @@
-"""Which of several endpoints gets a call: an episode keeps to one, for its prefix cache, as long as that one is well."""
+"""Which of several endpoints gets a call: an episode keeps to one, for its prefix cache, while that one is well."""
 
 import asyncio
 from collections import OrderedDict
@@ -16,11 +16,15 @@ LONGEST_WAIT_S = 120.0
 _PROBE_AFTER_S = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0)
 """Pauses between the questions whether an endpoint is well again; the last one repeats."""
 _SHARE = 1.25
-"""An endpoint takes a new episode as long as it has at most this many times its share of the open calls.
+"""An endpoint takes a new episode as long as it has at most this many times its share of episodes and of open calls.
 Source: consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2016)."""
 _HOMES = 100_000
 
 State = Literal["up", "down", "awaited", "gone"]
+
+
+class Stopped(CallError):
+    """The run asks nothing more, and this call had not been sent."""
 
 
 class Endpoint(Protocol):
@@ -53,7 +57,7 @@ class Lane(Generic[E]):
         self.endpoint = endpoint
         self.supervised = supervised
         self.state: State = "up" if endpoint else "awaited"
-        self.open_calls = 0
+        self.open_calls = self.episodes = 0
         self.strikes = 0
         self.relapses = 0
 
@@ -66,6 +70,7 @@ class Router(Generic[E]):
         self._note = note
         self._homes: OrderedDict[Digest, Lane[E]] = OrderedDict()
         self._changed = asyncio.Event()
+        self._stopped = False
         self._probes: dict[Lane[E], asyncio.Task[None]] = {}
 
     def add(self, label: str, limit: int, endpoint: E | None = None, *, supervised: bool = False) -> Lane[E]:
@@ -83,8 +88,11 @@ class Router(Generic[E]):
 
         Raises:
             CallError: every endpoint is gone.
+            Stopped: nothing more is to be sent.
         """
         while True:
+            if self._stopped:
+                raise Stopped("the run asks nothing more", kind="stopped", retryable=True, where=where, attempts=0)
             changed = self._changed
             lane = self._choose(episode)
             if lane is None:
@@ -138,6 +146,13 @@ class Router(Generic[E]):
         self._stop_probe(lane)
         self._set(lane, state)
 
+    def stop(self) -> None:
+        """Let nobody in any more; who waits fails with `Stopped`."""
+        self._stopped = True
+        for lane in self.lanes:
+            lane.window.send_away()
+        self._changed.set()
+
     async def aclose(self) -> None:
         """Stop looking after endpoints, and let go of them."""
         for probe in list(self._probes.values()):
@@ -161,9 +176,8 @@ class Router(Generic[E]):
             return None if awaited or not down else _ranked(down, episode)[0]
         if home is not None and home.state != "gone":
             return _ranked(up, episode)[0]
-        share = _SHARE * (sum(lane.open_calls for lane in up) + 1) / len(up)
-        chosen = next(lane for lane in _ranked(up, episode) if lane.open_calls < share)
-        self._homes[episode] = chosen
+        chosen = self._homes[episode] = _with_room(_ranked(up, episode))
+        chosen.episodes += 1
         if len(self._homes) > _HOMES:
             self._homes.popitem(last=False)
         return chosen
@@ -208,6 +222,14 @@ class Router(Generic[E]):
 def _ranked(lanes: list[Lane[E]], episode: Digest) -> list[Lane[E]]:
     """Order lanes by rendezvous hashing: an episode's order of any two depends on nothing but the two."""
     return sorted(lanes, key=lambda lane: digest_parts("route.v1", [lane.label.encode(), episode.encode()]))
+
+
+def _with_room(lanes: list[Lane[E]]) -> Lane[E]:
+    """Take the first that has no more than its share; where each has too much of something, the least busy."""
+    calls = _SHARE * (sum(lane.open_calls for lane in lanes) + 1) / len(lanes)
+    episodes = _SHARE * (sum(lane.episodes for lane in lanes) + 1) / len(lanes)
+    room = [lane for lane in lanes if lane.open_calls < calls and lane.episodes < episodes]
+    return room[0] if room else min(lanes, key=lambda lane: lane.open_calls)
 
 
 def _all_gone(where: str) -> CallError:

@@ -18,6 +18,11 @@ def json_part(text: str) -> str:
     return fenced["body"].rpartition("```")[0].strip() or fenced["body"].strip() if fenced else text
 
 
+def well_formed(text: str) -> str:
+    """Put U+FFFD in the place of each half of a surrogate pair: a Python string may hold one, a file may not."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def _after_thinking(text: str) -> str:
     # Some chat templates put `<think>` into the prompt, so the reply may hold only the closing tag.
     if text.startswith(("{", "[")):

@@ -1,4 +1,4 @@
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 """A model loaded with transformers: the blocking half of the engine, for one thread."""
 
 import importlib.metadata
@@ -33,13 +33,11 @@ class LoadedModel:
         text = self._model.config.get_text_config()
         self._context = min(max_model_len or text.max_position_embeddings, text.max_position_embeddings)
         end_ids = self._model.generation_config.eos_token_id
-        self._end_ids = [end_ids] if isinstance(end_ids, int) else list(end_ids or ())
+        self._end_ids: list[int] = [end_ids] if isinstance(end_ids, int) else list(end_ids or ())
         self._held = constraint_tokenizer(self._processor.tokenizer, text.vocab_size, self._end_ids)
         self.revision = getattr(self._model.config, "_commit_hash", None) or revision
         self.versions: Mapping[str, str] = {
-            "transformers": transformers.__version__,
-            "torch": torch.__version__,
-            "llguidance": importlib.metadata.version("llguidance"),
+            **{name: importlib.metadata.version(name) for name in ("transformers", "torch", "llguidance")},
             "hardware": _hardware(self._model.device),
         }
 

@@ -56,10 +56,14 @@ class EpisodeView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModuleRows(msgspec.Struct, frozen=True, kw_only=True):
-    """What a module found: its rows, in order, and the steps that gave nothing."""
+    """What a module found: its rows, in order, and the steps that gave nothing.
+
+    `task` is the one it went by, where it set the dataset's aside.
+    """
 
     rows: tuple[AnnotatedRow, ...]
     gaps: tuple[Gap, ...]
+    task: str | None = None
 
 
 class Ask(Protocol):

@@ -14,6 +14,7 @@ from annotator.modules.views import Window, windows_of
 from annotator.settings import PlanSettings, SyncSettings
 from annotator.vocabulary import Vocabulary, distinct, tidy_memory, tidy_subtask
 from store.digest import Digest, Keyed, digest_parts, digest_struct
+from store.event_parts import SetupUsed
 from store.events import VocabularyDiscovered, utc_now
 
 NAME = "vocabulary"
@@ -27,15 +28,13 @@ MOST_ENTRIES = 64
 VIEW_SETTINGS = (
     "view",
     "frames_per_second",
-    "max_video_frames",
-    "max_frames_per_prompt",
     "contact_sheet_columns",
     "contact_sheet_frames_per_sheet",
     "contact_sheet_frame_width",
     "contact_sheet_quality",
     "video_frame_width",
 )
-"""The settings of `plan` that say how an episode is shown; the vocabulary depends on no others."""
+"""The settings of `plan` that say how an episode is shown; the vocabulary depends on no others of them."""
 
 
 class Discovery(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +94,8 @@ def discovery_recipe(
         watched=tuple(_watched(episode) for episode in _in_order(episodes, settings.seed)),
         evidence=evidence,
         version=VERSION,
-        settings={name: getattr(settings.plan, name) for name in VIEW_SETTINGS},
+        settings={name: getattr(settings.plan, name) for name in VIEW_SETTINGS}
+        | {"max_frames": settings.vocabulary.max_frames},
         prompts=dict(prompts),
         model=model,
         seed=settings.seed,
@@ -114,7 +114,7 @@ async def discover(episodes: Sequence[EpisodeView], ask: Ask, settings: SyncSett
         Declined, Rejected: the engine cannot answer, or neither of its replies fits.
     """
     shown = _in_order(episodes, settings.seed)
-    windows = [windows_of(episode, _share(settings.plan, len(shown)), whole=True)[0] for episode in shown]
+    windows = [windows_of(episode, _share(settings, len(shown)), whole=True)[0] for episode in shown]
     media = tuple(item for window in windows for item in window.media)
     if not media and not any(tidy_memory(episode.task) for episode in shown):
         got = f"{len(shown)} episodes without footage and without a task"
@@ -140,9 +140,15 @@ def misfit(answer: Discovered) -> str:
 
 
 def discovered(
-    found: Discovery, *, recipe: Digest, episodes: Iterable[Digest], dataset: str, run_id: str
+    found: Discovery,
+    *,
+    recipe: Digest,
+    episodes: Iterable[Digest],
+    dataset: str,
+    run_id: str,
+    setup: SetupUsed | None = None,
 ) -> VocabularyDiscovered:
-    """Put on the record what was found for a dataset, and from which episodes."""
+    """Put on the record what was found for a dataset, from which episodes, and with what."""
     return VocabularyDiscovered(
         recorded_at=utc_now(),
         run_id=run_id,
@@ -153,6 +159,7 @@ def discovered(
         episodes=tuple(episodes),
         subtasks=found.vocabulary.subtasks,
         memories=found.vocabulary.memories,
+        setup=setup,
     )
 
 
@@ -169,13 +176,10 @@ def _watched(episode: EpisodeView) -> Watched:
     return Watched(episode=episode.digest, task=tidy_memory(episode.task), footage=footage)
 
 
-def _share(settings: PlanSettings, episodes: int) -> PlanSettings:
+def _share(settings: SyncSettings, episodes: int) -> PlanSettings:
     """Give each episode its part of the frames that one prompt may hold; at least one."""
-    return msgspec.structs.replace(
-        settings,
-        max_frames_per_prompt=max(1, settings.max_frames_per_prompt // max(1, episodes)),
-        max_video_frames=max(1, settings.max_video_frames // max(1, episodes)),
-    )
+    most = max(1, settings.vocabulary.max_frames // max(1, episodes))
+    return msgspec.structs.replace(settings.plan, max_frames_per_prompt=most, max_video_frames=most)
 
 
 def _recordings(episodes: Sequence[EpisodeView], windows: Sequence[Window]) -> str:

@@ -131,7 +131,7 @@ def _content(answer: VqaAnswer, axes: Axes) -> AnyContent:
         case KeypointAnswer():
             return KeypointContent(label=tidy(answer.label), point=_pixel(answer.point, axes), point_format="xy")
         case CountAnswer():
-            note = folded(answer.note) or msgspec.UNSET
+            note = folded(answer.note) if tidy(answer.note) else msgspec.UNSET
             return CountContent(label=tidy(answer.label), count=answer.count, note=note)
         case AttributeAnswer():
             label, attribute, value = tidy(answer.label), tidy(answer.attribute), tidy(answer.value)

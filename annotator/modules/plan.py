@@ -11,6 +11,7 @@ from annotator.modules.base import Ask, EpisodeView, Gaps, GripperTime, ModuleRo
 from annotator.modules.cuts import Cut, Work, cut, row_at
 from annotator.modules.memory import memories
 from annotator.modules.relabel import relabelled
+from annotator.modules.spans import tidy
 from annotator.modules.wordings import task_of, wordings
 from annotator.settings import PlanSettings, SyncSettings
 from store.events import AnnotatedRow
@@ -46,7 +47,7 @@ async def annotate(episode: EpisodeView, ask: Ask, settings: SyncSettings) -> Mo
     rows = [*said, *_rows(work, cuts), *await memories(work, cuts)]
     rows.sort(key=lambda one: (one.row.timestamp, one.row.style or "", one.row.role))
     found = sorted(gaps.found, key=lambda gap: (gap.step, gap.call, gap.detail))
-    return ModuleRows(rows=tuple(rows), gaps=tuple(found))
+    return ModuleRows(rows=tuple(rows), gaps=tuple(found), task=None if task == tidy(episode.task) else task)
 
 
 async def _grippers(episode: EpisodeView, settings: PlanSettings) -> tuple[GripperTime, ...]:

@@ -17,6 +17,7 @@ from annotator.errors import CallError
 from annotator.modules.base import Ask, CameraView, EpisodeView, Gaps, ModuleRows
 from annotator.modules.foci import FOCI
 from annotator.modules.grounding import Axes, VqaAnswer, content, folded, misfit
+from annotator.modules.wordings import is_placeholder
 from annotator.settings import QuestionType, SyncSettings
 from store.events import AnnotatedRow
 from store.keys import MediaItem, Render
@@ -121,6 +122,11 @@ def _place(episode: EpisodeView, settings: SyncSettings, frame: int, camera: Cam
     return Place(frame, camera, kind, focus)
 
 
+def _task(episode: EpisodeView) -> str:
+    """The task as context; one that says nothing would only mislead."""
+    return "" if is_placeholder(episode.task, 1) else folded(episode.task)
+
+
 @dataclass
 class _Work:
     """One episode's questions under way. `errors` are what ended without an answer, by frame."""
@@ -161,7 +167,7 @@ class _Work:
             self.ask,
             f"vqa.{place.question_type}",
             ANSWERS[place.question_type],
-            {"task": folded(self.episode.task), "focus": place.focus, "coordinates": axes.told},
+            {"task": _task(self.episode), "focus": place.focus, "coordinates": axes.told},
             (MediaItem(footage=camera.footage, timestamps=(time,), render=RENDER),),
             misfit=lambda answer: misfit(answer, axes),
         )

@@ -13,7 +13,9 @@ SELECT
     "timestamp"::DOUBLE AS "timestamp",
     camera::VARCHAR AS camera,
     tool_calls::VARCHAR[] AS tool_calls,
-    call::VARCHAR AS call
+    call::VARCHAR AS call,
+    module::VARCHAR AS module,
+    kept::BOOLEAN AS kept
 FROM given_rows;
 CREATE TEMP TABLE episodes AS
 SELECT episode_index, count(*) AS frames, min("timestamp") AS start_s, max("timestamp") AS end_s
@@ -23,6 +25,8 @@ CREATE TEMP TABLE cameras AS
 SELECT camera::VARCHAR AS camera, width_px::BIGINT AS width_px, height_px::BIGINT AS height_px FROM given_cameras;
 CREATE TEMP TABLE vocabulary AS
 SELECT kind::VARCHAR AS kind, entry::VARCHAR AS entry FROM given_vocabulary;
+CREATE TEMP TABLE tools AS
+SELECT name::VARCHAR AS name FROM given_tools;
 CREATE TEMP TABLE persistent_changes AS
 SELECT
     episode_index::BIGINT AS episode_index,
@@ -41,5 +45,8 @@ CREATE TEMP MACRO strict_json(body) AS CASE
 END;
 CREATE TEMP MACRO is_number(value) AS coalesce(json_type(value) IN ('BIGINT', 'UBIGINT', 'HUGEINT', 'DOUBLE'), false);
 CREATE TEMP MACRO is_text(value) AS coalesce(json_type(value) = 'VARCHAR', false);
-CREATE TEMP MACRO is_blank(body) AS regexp_full_match(body, '\s*');
+-- White space of every script, control and format characters, and letters that show nothing (fillers, blank Braille).
+CREATE TEMP MACRO is_blank(body) AS regexp_full_match(
+    body, '[\s\p{Z}\p{Cc}\p{Cf}\x{034F}\x{115F}\x{1160}\x{2800}\x{3164}\x{FE00}-\x{FE0F}\x{FFA0}]*'
+);
 CREATE TEMP MACRO shortened(body) AS CASE WHEN length(body) > 60 THEN left(body, 57) || '...' ELSE body END;

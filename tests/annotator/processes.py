@@ -111,16 +111,23 @@ def environment(temporary: pytest.TempPathFactory) -> dict[str, str]:
     return env
 
 
-def start_sync(root: Path, api_base: str, *more: object, env: Mapping[str, str]) -> "subprocess.Popen[str]":
-    """Start `annotator sync` as a person would; stderr is piped."""
-    return start("sync", root, *QUICKER, "--vlm.api_base", api_base, *more, env=env)
+def start_sync(
+    root: Path, api_base: str, *more: object, env: Mapping[str, str], before: Callable[[], object] | None = None
+) -> "subprocess.Popen[str]":
+    """Start `annotator sync` as a person would; stderr is piped. `before` runs in the process before the command."""
+    return start("sync", root, *QUICKER, "--vlm.api_base", api_base, *more, env=env, before=before)
 
 
-def start(*arguments: object, env: Mapping[str, str]) -> "subprocess.Popen[str]":
+def start(
+    *arguments: object, env: Mapping[str, str], before: Callable[[], object] | None = None
+) -> "subprocess.Popen[str]":
     """Start an `annotator` command, with stdout and stderr piped."""
     command = [sys.executable, "-m", "annotator.cli", *(str(argument) for argument in arguments)]
     piped = subprocess.PIPE
-    return subprocess.Popen(command, stdout=piped, stderr=piped, text=True, cwd=REPO, env=dict(env))
+    return subprocess.Popen(
+        command, stdout=piped, stderr=piped, text=True, cwd=REPO, env=dict(env),
+        preexec_fn=before,  # noqa: PLW1509
+    )  # fmt: skip
 
 
 def finish(process: "subprocess.Popen[str]", *, status: int = 0) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from annotator.arguments import parse_log, parse_prompts, parse_query, parse_sync
 from annotator.cli import main
-from annotator.config import check, parse_episodes, read_toml
+from annotator.config import check, parse_episodes, read_toml, spell_episodes
 from annotator.errors import UsageError
 from annotator.settings import PlanSettings, Settings, SyncSettings, TaskAugAxesSettings, VlmSettings
 
@@ -150,6 +150,14 @@ def test_one_camera_setting_rules_out_the_other() -> None:
 )
 def test_episodes_are_listed_singly_or_by_ranges(text: str | None, expected: list[int]) -> None:
     assert parse_episodes(text, [0, 1, 2, 5, 6]) == expected
+
+
+@pytest.mark.parametrize(
+    ("indices", "text"), [([4], "episode 4"), ([0, 1], "episodes 0-1"), ([0, 2, 5, 6, 7], "episodes 0, 2, 5-7")]
+)
+def test_episodes_are_spelled_as_they_are_read(indices: list[int], text: str) -> None:
+    assert spell_episodes(indices) == text
+    assert parse_episodes(text.partition(" ")[2], list(range(9))) == indices
 
 
 @pytest.mark.parametrize("text", ["", "a", "1-", "-1", "1,,2", "3-1", "1.5", "²", "0x1", "1--2"])

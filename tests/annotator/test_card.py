@@ -1,27 +1,27 @@
 """The dataset card: our section comes and goes with its two comments, and the user's text is never touched."""
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
-from annotator.card import BEGIN, END, render_section, update_card
-from annotator.lock import Lock, Stocktaking, lock_of
+from annotator.card import BEGIN, END, recipe_flags, render_section, update_card
+from annotator.lock import Lock
+from annotator.models import model_of
+from annotator.prompts import load_prompts
+from annotator.settings import VlmSettings
+from annotator.setups import Made, Variant, pinned
 from store.digest import Digest
 from store.errors import StoreError
 from store.keys import Model
 
 PROMPTS = {"system": Digest("a" * 32), "retry": Digest("b" * 32), "plan.segment": Digest("c" * 32)}
-LOCK: Lock = msgspec.structs.replace(
-    lock_of(
-        Stocktaking().stock(lambda _: ()),
-        seed=1729,
-        model=Model(model_id="some/model", revision="main"),
-        prompts={},
-        vocabulary=None,
-    ),
-    prompts=PROMPTS,
-)
+MODEL = pinned(Model(model_id="some/model", revision="main"))
+LOCK = Lock(
+    seed=1729, model=MODEL, prompts=PROMPTS, vocabulary=None, modules={"plan": 2}, settings={}, others=(), shards={},
+    log=Digest("e" * 32),
+)  # fmt: skip
 COUNTS = {"subtask": 12, "plan": 7}
 
 
@@ -31,7 +31,7 @@ def test_the_section_pairs_every_prompt_with_the_seed_and_counts_rows_by_style()
         assert f"| {step} | 1729 | `{digest}` |" in section
     assert "| subtask | 12 |" in section
     assert "`some/model` at revision `main`" in section
-    assert LOCK.model.digest in section
+    assert MODEL.digest in section
     assert "annotator verify ." in section
     assert "annotator sync . --offline" in section
     assert "canonical_vocabulary" not in section
@@ -115,3 +115,63 @@ def test_a_card_that_cannot_be_read_is_a_problem_with_its_place(tmp_path: Path) 
     (tmp_path / "README.md").mkdir()
     with pytest.raises(StoreError, match=r"README\.md"):
         update_card(tmp_path / "README.md", LOCK, COUNTS)
+
+
+def shipped(vlm: VlmSettings, **changes: Any) -> Lock:
+    """A lock of all modules, worded in a vocabulary, asked with the shipped prompts."""
+    modules: dict[str, int | None] = {"plan": 2, "interjections": 1, "vqa": 1, "vocabulary": 1}
+    fields: dict[str, Any] = {
+        "model": pinned(model_of(vlm)),
+        "prompts": {"system": load_prompts()["system"].digest},
+        "modules": modules,
+        "vocabulary": Digest("d" * 32),
+    }
+    return msgspec.structs.replace(LOCK, **fields | changes)
+
+
+@pytest.mark.parametrize(
+    ("lock", "flags"),
+    [
+        (shipped(VlmSettings(backend="scripted")), "--vlm.backend scripted"),
+        (shipped(VlmSettings(backend="scripted"), seed=7), "--vlm.backend scripted --seed 7"),
+        (shipped(VlmSettings()), f"--vlm.model_id {VlmSettings().model_id}"),
+        (
+            shipped(VlmSettings(model_id="m", temperature=0.5, chat_template_kwargs={"a": True})),
+            "--vlm.model_id m --vlm.chat_template_kwargs '{\"a\":true}' --vlm.temperature 0.5",
+        ),
+        (
+            shipped(VlmSettings(backend="signals"), modules={"plan": 2, "interjections": 1}, vocabulary=None),
+            "--vlm.backend signals",
+        ),
+        (
+            shipped(VlmSettings(backend="scripted"), modules={"plan": 2}, vocabulary=None),
+            "--vlm.backend scripted --interjections.enabled false --vqa.enabled false --vocabulary.enabled false",
+        ),
+        (
+            shipped(VlmSettings(backend="scripted"), settings={"vqa": {"vqa.question_types": ["count", "bbox"]}}),
+            "--vlm.backend scripted --vqa.question_types count,bbox",
+        ),
+        (
+            shipped(VlmSettings(backend="scripted"), prompts={"system": Digest("a" * 32)}),
+            "--vlm.backend scripted --prompts PROMPTS",
+        ),
+    ],
+)
+def test_the_recipe_gives_what_is_not_the_default_and_no_more(lock: Lock, flags: str) -> None:
+    assert f"annotator sync . --offline {flags}   #" in render_section(lock, COUNTS)
+    assert recipe_flags(lock).keys() <= {flag.removeprefix("--") for flag in flags.split() if flag.startswith("--")}
+    assert ("PROMPTS" in flags) == ("folder of own prompts" in render_section(lock, COUNTS))
+
+
+def test_what_was_made_otherwise_is_said_with_its_seed_and_its_prompts() -> None:
+    made = Made(
+        seed=7, model=pinned(Model(model_id="other")), prompts={"system": Digest("f" * 32)}, vocabulary=None, version=2,
+        settings={},
+    )  # fmt: skip
+    section = render_section(
+        msgspec.structs.replace(LOCK, others=(Variant(module="plan", episodes=3, made=made),)), COUNTS
+    )
+    assert "- plan: 3 episodes, model `other`" in section
+    assert f"| system | 1729 | `{'a' * 32}` |" in section
+    assert f"| system | 7 | `{'f' * 32}` |" in section
+    assert "`others`" not in render_section(LOCK, COUNTS)

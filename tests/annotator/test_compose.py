@@ -1,5 +1,7 @@
 """An episode's rows: a module's new rows replace its own old ones and nothing else."""
 
+from collections.abc import Sequence
+
 from annotator.compose import compose
 from annotator.registry import owners
 from store.digest import Digest
@@ -9,10 +11,10 @@ from store.rows import Row, order_key
 SAY = '{"function":{"arguments":{"text":"Sure."},"name":"say"},"type":"function"}'
 
 
-def row(style: str | None, at: float, content: str | None = "x") -> Row:
+def row(style: str | None, at: float, content: str | None = "x", *calls: str) -> Row:
     role = "user" if style in ("interjection", "task_aug") else "assistant"
     if style is None:
-        return Row(role=role, content=None, style=None, timestamp=at, tool_calls=(SAY,))
+        return Row(role=role, content=None, style=None, timestamp=at, tool_calls=calls or (SAY,))
     return Row(role=role, content=content, style=style, timestamp=at, camera="top" if style == "vqa" else None)
 
 
@@ -24,7 +26,7 @@ PLANNED = [row("subtask", 0), row("plan", 0, "1. a\n2. b"), row("subtask", 4), r
 SPOKEN = [row(None, 0), row("interjection", 4), row(None, 4), row("plan", 4, "1. b, as asked")]
 
 
-def said(rows: list[AnnotatedRow]) -> list[tuple[str | None, float, str | None]]:
+def said(rows: Sequence[AnnotatedRow]) -> list[tuple[str | None, float, str | None]]:
     return [(one.row.style, one.row.timestamp, one.row.content) for one in rows]
 
 
@@ -69,4 +71,25 @@ def test_plan_and_interjections_written_anew_leave_nothing_of_the_old() -> None:
 
 def test_a_row_keeps_the_call_it_came_from() -> None:
     mine = AnnotatedRow(row=row("vqa", 2), call=Digest("1" * 32))
-    assert compose([], {"vqa": [mine]}) == [mine]
+    assert [(one.row, one.call) for one in compose([], {"vqa": [mine]})] == [(mine.row, mine.call)]
+
+
+def test_rows_say_whether_a_run_leaves_them_as_they_are_and_who_writes_such() -> None:
+    rows = compose([row("motion", 1), row("subtask", 0), row("vqa", 2)], {"vqa": new(row("vqa", 5))})
+    assert [(one.row.style, one.module, one.kept) for one in rows] == [
+        ("subtask", "plan", True),
+        ("motion", None, True),
+        ("vqa", "vqa", False),
+    ]
+
+
+def test_calls_of_other_tools_are_nobody_s_and_stay() -> None:
+    """A dataset may have rows that wave: interjections written anew replace what is said, and nothing else."""
+    others = [
+        row(None, 4, None, '{"function":{"arguments":{},"name":"wave"},"type":"function"}'),
+        row(None, 5, None, SAY, '{"function":{"arguments":{},"name":"wave"},"type":"function"}'),
+        row(None, 6, None, "no JSON"),
+    ]
+    assert owners([*others, row(None, 0)]) == [None, None, None, "interjections"]
+    rows = compose([row(None, 0), *others, row(None, 7)], {"interjections": new(row(None, 1))})
+    assert [one.row for one in rows] == [row(None, 1), *others]

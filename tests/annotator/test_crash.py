@@ -1,5 +1,6 @@
 """A run that ends early loses no answer, and the next run goes on from there. Real processes, real signals."""
 
+import itertools
 import re
 import resource
 import shutil
@@ -155,16 +156,18 @@ def test_a_run_killed_again_and_again_keeps_every_answer_and_the_next_asks_only_
 DYING = """
 import os, signal, sys
 from annotator.cli import main
-from store import info, replace, shards
+from store import replace, shards
 
-module, when, rename = {"shards": shards, "info": info}[sys.argv[1]], sys.argv[2], replace.replace_durably
+name, when, rename = sys.argv[1], sys.argv[2], replace.replace_durably
 
 def dying(temporary, target):
+    if target.name != name and target.suffix != name:
+        return rename(temporary, target)
     if when == "after":
         rename(temporary, target)
     os.kill(os.getpid(), signal.SIGKILL)
 
-module.replace_durably = dying
+replace.replace_durably = shards.replace_durably = dying
 main(sys.argv[3:])
 """
 """`annotator`, killed just before or after the rename that puts a new file in the place of the old one."""
@@ -176,12 +179,13 @@ def test_a_run_killed_around_each_rename_of_its_projection_leaves_whole_files_an
     nowhere = "http://127.0.0.1:1/v1"
     shutil.copytree(reference.root / ".annotator" / "journal", banana / ".annotator" / "journal")
     state = shown(banana)
-    for file, when in (("shards", "before"), ("shards", "after"), ("info", "before"), ("info", "after")):
+    written = (".parquet", "info.json", "annotations.lock.json", "README.md")
+    for file, when in itertools.product(written, ("before", "after")):
         arguments = [sys.executable, "-c", DYING, file, when, "sync", str(banana), *QUICKER, "--vlm.api_base", nowhere]
         died = subprocess.run(arguments, capture_output=True, text=True, cwd=REPO, env=env, check=False)
         assert died.returncode == -signal.SIGKILL, died.stderr
         if when == "after":
-            folder = "data/" if file == "shards" else "meta/"
+            folder = "data/" if file == ".parquet" else "meta/"
             state |= {name: held for name, held in reference.shown.items() if name.startswith(folder)}
         assert shown(banana) == state, f"killed {when} the rename of {file}"
     finish(start_sync(banana, nowhere, env=env))
@@ -205,16 +209,28 @@ def test_ctrl_c_exits_130_with_a_hint_and_the_next_run_finishes(
     finishes(banana, server, env, reference, old)
 
 
-def test_a_terminated_run_keeps_what_was_answered_and_the_next_finishes(
+def test_a_terminated_run_ends_as_an_interrupted_one_with_143_and_the_next_finishes(
     banana: Path, server: Server, env: Env, reference: Reference
 ) -> None:
     run = start_sync(banana, server.api_base, env=env)
     stopped = stop(run, signal.SIGTERM, banana, server, after=6, rested=True)
-    assert run.returncode != 0
+    assert run.returncode == 143, stopped.said
+    assert "terminated\nhint: every answer that arrived is kept; run the same command to go on" in stopped.said
     assert "Traceback" not in stopped.said
     old = [answer for answer in server.answers() if answer.at < stopped.kept_until]
     assert not steps_of(old) - kept_steps(banana)
+    assert [row["outcome"] for row in ask_log(banana, "SELECT outcome FROM runs")] == ["interrupted"]
+    assert litter(banana) == []
     finishes(banana, server, env, reference, old)
+
+
+def test_a_terminated_run_ends_in_order_also_where_ctrl_c_is_ignored(banana: Path, server: Server, env: Env) -> None:
+    # As a shell starts a job in the background of a script.
+    run = start_sync(banana, server.api_base, env=env, before=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+    stopped = stop(run, signal.SIGTERM, banana, server, after=3)
+    assert run.returncode == 143, stopped.said
+    assert "Traceback" not in stopped.said
+    assert [row["outcome"] for row in ask_log(banana, "SELECT outcome FROM runs")] == ["interrupted"]
 
 
 def test_a_server_that_dies_ends_the_run_with_a_clear_message_and_another_one_answers_only_the_rest(

@@ -16,3 +16,8 @@ def test_a_deeply_nested_reply_is_kept_as_text_and_never_as_json_that_no_event_c
 def test_what_is_not_json_is_kept_as_text_only() -> None:
     assert raw_json("I think that") is None
     assert raw_json('<think>hm</think>{"task": "wave"}') == msgspec.Raw(b'{"task": "wave"}')
+
+
+@pytest.mark.parametrize("reply", ["", "<think>hm", " ", "1,2", '{"a":1},{"b":2}', "]]]],[[[[", "```json\n```"])
+def test_what_is_no_single_value_is_kept_as_text_only(reply: str) -> None:
+    assert raw_json(reply) is None

@@ -125,12 +125,21 @@ def folder(tmp_path: Path) -> Path:
 def test_a_step_says_what_a_person_has_read(step: str, snapshot: SnapshotAssertion) -> None:
     looks = "view" in INPUTS[step] or step in vqa.STEPS
     shown = said(ask(step, pictures=2 if step in discover.STEPS else int(looks)))
-    assert len(shown.splitlines()) < 40
+    assert len(shown.splitlines()) < 45
     assert "{{" not in shown
     assert "{%" not in shown
     for value in load_prompts()[step].taken(INPUTS[step]).values():
         assert value in shown
     assert shown == snapshot
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_shows_the_form_of_its_answer_field_by_field(step: str) -> None:
+    """A schema reaches a guided decoder, not the model: without its names in the text a model can only guess them."""
+    prompt = load_prompts()[step]
+    answer: type[answers.Answer] = getattr(answers, str(prompt.head.answer))
+    form = prompt.text(INPUTS[step]).partition("Answer in this form")[2]
+    assert [name for name in answer.__struct_fields__ if f'"{name}":' not in form] == []
 
 
 HELD: dict[str, dict[str, str]] = {
@@ -298,7 +307,7 @@ def test_a_wrong_prompt_stops_a_run_before_anything_is_written(
         ("A robot is at work", "{# why: #}A robot is at work"),
         ("A robot is at work", "{# a line of its own #}\nA robot is at work"),
         ("A robot is at work", "{# over\ntwo lines, {{ not_an_input }} #}\nA robot is at work"),
-        ("comes next.\n{% endif %}\n", "comes next.\n{% endif %}\n\n{# the end #}\n"),
+        ('it remembers>"}\n', 'it remembers>"}\n\n{# the end #}\n'),
     ],
 )
 def test_a_comment_or_a_head_changes_neither_the_digest_nor_what_is_sent(folder: Path, old: str, new: str) -> None:

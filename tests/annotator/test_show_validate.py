@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
@@ -14,9 +16,13 @@ from syrupy.assertion import SnapshotAssertion
 
 from annotator.cli import main
 from annotator.dataset import open_dataset
+from annotator.lock import Lock, PinnedModel, write_lock
 from annotator.show_validate import known_of
 from annotator.vocabulary import Vocabulary
+from store.declared import DATASET_RULES
+from store.digest import Digest
 from store.events import AnnotatedRow, CameraSeen, EpisodeAnnotated, EpisodeSeen, utc_now
+from store.info import update_info
 from store.log import Log
 from store.rules import load_rules
 from tests.conftest import MakeDataset
@@ -39,6 +45,7 @@ from tests.store.annotated import (
 
 ORPHAN = [placed for placed in clean_rows() if placed[1].style != "interjection"]
 SHAPELESS = [*clean_rows(), *pair(33, TOP, bbox(1, 2, 3)), persistent("memory", 20, KNOWN.memories[0])]
+NUMBER = len(load_rules()) + len(DATASET_RULES)
 
 
 @pytest.fixture
@@ -61,6 +68,8 @@ def annotate(root: Path, episodes: Episodes) -> None:
 
             edit_parquet(root / shard_path(number), put)
 
+    update_info(root / "meta" / "info.json")
+
 
 def shown(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
     status = main(["validate", *(str(one) for one in arguments)])
@@ -72,7 +81,7 @@ def test_a_clean_dataset_is_called_clean(dataset: Path, capsys: pytest.CaptureFi
     annotate(dataset, {0: clean_rows(), 1: clean_rows(), 2: clean_rows()})
     status, out, err = shown(capsys, dataset)
     assert (status, err) == (0, "")
-    assert out == f"clean: {len(load_rules())} rules over 3 episodes, 120 frames, {3 * len(clean_rows())} rows\n"
+    assert out == f"clean: {NUMBER} rules over 3 episodes, 120 frames, {3 * len(clean_rows())} rows\n"
 
 
 def test_what_is_wrong_is_a_table_that_can_be_read(
@@ -81,7 +90,7 @@ def test_what_is_wrong_is_a_table_that_can_be_read(
     annotate(dataset, {0: ORPHAN, 1: clean_rows(), 2: SHAPELESS})
     status, out, _ = shown(capsys, dataset)
     assert status == 1
-    assert [line.split()[1] for line in out.splitlines() if line.startswith(("error:", "warning:"))] == [
+    assert rules_of(out) == [
         "speech_prompted",
         "vqa_shape",
         "memory_on_boundary",
@@ -137,6 +146,89 @@ def test_the_vocabulary_of_the_dataset_holds_unless_it_is_switched_off(
     status, out, _ = shown(capsys, dataset)
     assert (status, out.count("not in the vocabulary: open the hand")) == (1, 3)
     assert shown(capsys, dataset, "--vocabulary", "false")[0] == 0
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_a_lock_says_whether_the_vocabulary_is_in_use(
+    pinned: bool, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    annotate(dataset, {0: clean_rows(), 1: clean_rows(), 2: clean_rows()})
+    entries = {"subtasks": list(KNOWN.subtasks[:2]), "memories": []}
+    (dataset / "meta" / "canonical_vocabulary.json").write_text(json.dumps(entries))
+    words: Any = "ab" * 16 if pinned else None
+    model = PinnedModel(digest=Digest("ab" * 16), model_id="m", revision=None, settings={})
+    lock = Lock(
+        seed=1,
+        model=model,
+        prompts={},
+        vocabulary=words,
+        modules={},
+        settings={},
+        others=(),
+        shards={},
+        log=model.digest,
+    )
+    write_lock(dataset / "meta" / "annotations.lock.json", lock)
+    assert shown(capsys, dataset)[0] == (1 if pinned else 0)
+
+
+Spoil = Callable[[dict[str, Any]], object]
+
+
+@pytest.mark.parametrize(
+    ("rule", "spoil", "said"),
+    [
+        ("language_declared", lambda info: info["features"].pop(EVENTS), f"has no feature {EVENTS}"),
+        ("language_declared", lambda info: info["features"][PERSISTENT].update(dtype="string"), "dtype 'string'"),
+        ("language_declared", lambda info: info["features"][PERSISTENT].update(shape=[2]), "shape [2]"),
+        ("tool_declared", lambda info: info.update(tools=[]), "say is not declared"),
+        ("tool_declared", lambda info: info.pop("tools"), "say is not declared"),
+    ],
+)
+def test_a_dataset_that_does_not_declare_its_language_is_not_clean(
+    rule: str, spoil: Spoil, said: str, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    annotate(dataset, {0: clean_rows(), 1: clean_rows(), 2: clean_rows()})
+    path = dataset / "meta" / "info.json"
+    info = json.loads(path.read_text())
+    spoil(info)
+    path.write_text(json.dumps(info))
+    status, out, _ = shown(capsys, dataset)
+    assert (status, rules_of(out)) == (1, [rule])
+    assert said in out
+
+
+def test_a_shard_without_the_columns_is_found_and_the_others_are_judged(
+    dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    annotate(dataset, {0: ORPHAN, 1: clean_rows(), 2: clean_rows()})
+    edit_parquet(dataset / shard_path(1), lambda table: table.drop_columns([EVENTS]))
+    status, out, _ = shown(capsys, dataset)
+    assert (status, rules_of(out)) == (1, ["language_everywhere", "speech_prompted"])
+    assert f"{shard_path(1)} has no {EVENTS}\n" in out
+    assert "over 2 episodes" in out.splitlines()[-1]
+    status, out, _ = shown(capsys, dataset, "--only_episodes", "1")
+    assert (status, rules_of(out)) == (1, ["language_everywhere"])
+    assert out.splitlines()[-1].startswith("1 error and 0 warnings: ")
+
+
+def test_a_shard_of_another_type_is_found(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As LeRobot's own writer leaves a shard in which nothing happens."""
+    annotate(dataset, {0: clean_rows(), 1: clean_rows(), 2: []})
+
+    def inferred(table: Any) -> Any:
+        index = table.schema.get_field_index(EVENTS)
+        return table.set_column(index, EVENTS, pa.array([[]] * len(table), pa.list_(pa.null())))
+
+    edit_parquet(dataset / shard_path(1), inferred)
+    status, out, _ = shown(capsys, dataset)
+    assert (status, rules_of(out)) == (1, ["language_everywhere"])
+    assert f"{shard_path(1)}: {EVENTS} is list<null>" in out
+
+
+def rules_of(out: str) -> list[str]:
+    """The rules that a table names, in its order."""
+    return [line.split()[1] for line in out.splitlines() if line.startswith(("error:", "warning:"))]
 
 
 def test_a_team_s_own_rule_counts(dataset: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

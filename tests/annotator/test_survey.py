@@ -67,3 +67,16 @@ def test_trouble_with_one_camera_is_none_of_the_others(two: Dataset, tmp_path: P
     assert one.trouble([top]) is None
     assert one.trouble([top, wrist]) is one.troubles[WRIST]
     assert set(one.footage) == {TOP}
+
+
+def test_an_episode_in_which_nothing_moves_is_the_same_one_whether_it_is_wanted_or_not(
+    make_dataset: MakeDataset, tmp_path: Path
+) -> None:
+    root = make_dataset(tmp_path, [Recording(1), Recording(2, still=True)], cameras=(TOP, WRIST))
+    dataset = open_dataset(root)
+    with Log.open(tmp_path / "log") as log:
+        found = {
+            wanted: survey(dataset, log, dataset.cameras[:1], wanted, threads=1) for wanted in ((0, 1), (0,), (1,))
+        }
+    assert len({tuple(one.digest for one in surveyed) for surveyed in found.values()}) == 1
+    assert [len(one.footage) for one in found[1,]] == [0, 2], "what moves is known without its footage"

@@ -1,8 +1,11 @@
 """The vocabulary: snapping to its entries, and what an edit of it changes."""
 
+import re
 import unicodedata
 
+import duckdb
 import msgspec
+import pyarrow as pa
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -20,6 +23,7 @@ from annotator.vocabulary import (
 )
 from store.digest import digest_parts
 from store.events import VocabularyDiscovered, decode_event, encode_event, utc_now
+from store.sql import read_sql
 
 ENTRIES = ("pick up the cup", "place the cup on the tray", "open the lid")
 WORDS = ("pick", "Up", "the", "cup", "ÇUP", "straße", "杯子", "2", "!", "  ", "\n", "")
@@ -177,3 +181,18 @@ def test_what_was_there_less_what_went_and_with_what_came_is_what_there_is(old: 
     before = {f"subtask: {entry}" for entry in old}
     assert (before - set(event.removed)) | set(event.added) == {f"subtask: {entry}" for entry in new}
     assert set(event.removed) <= before
+
+
+def test_what_the_rules_call_blank_is_no_text_here_either() -> None:
+    """Else one such answer would keep a whole dataset from being written."""
+    (macro,) = re.findall(r"CREATE TEMP MACRO is_blank.*?\);\n", read_sql("create_rule_tables"), re.DOTALL)
+    letters = pa.table({"letter": [chr(at) for at in range(1, 0x110000) if not 0xD800 <= at < 0xE000]})
+    with duckdb.connect() as connection:
+        connection.execute(macro)
+        connection.register("letters", letters)
+        blank = (
+            connection.sql("SELECT letter FROM letters WHERE is_blank(letter)").to_arrow_table()["letter"].to_pylist()
+        )
+    assert {" ", "\u200b", "\u3164", "\ufe0f"} <= set(blank)
+    assert [letter for letter in blank if tidy_memory(letter) or tidy_subtask(f"{letter} ...")] == []
+    assert tidy_subtask("👩\u200d🚀 waves.") == "👩\u200d🚀 waves"

@@ -1,7 +1,7 @@
 """What every engine must do. An engine's test inherits one of these and says how to make the engine.
 
 `EngineContract` holds for all. `AnsweringContract` adds what holds for an engine that answers any step;
-an engine that may decline some sets `may_decline`.
+an engine that may decline some sets `may_decline`. `ModelContract` adds what holds where a model looks and replies.
 """
 
 import asyncio
@@ -185,6 +185,116 @@ class AnsweringContract(EngineContract):
             await engine.aclose()
 
         self.run(scenario())
+
+
+class ModelContract(AnsweringContract):
+    """Holds for every engine behind which a model looks at pictures. `refused` is the kind of its refusals."""
+
+    refused = ""
+
+    def asked(self, request: Request) -> Reply:
+        """Ask a fresh engine, which answers."""
+        reply = self.run(self.ask_once(request))
+        assert reply is not None
+        return reply
+
+    def refusal(self, request: Request) -> CallError:
+        """Ask what is refused; the engine goes on."""
+
+        async def scenario() -> CallError:
+            engine = self.make_engine()
+            with pytest.raises(CallError) as caught:
+                await self.ask(engine, request)
+            assert await self.ask(engine, make_request(text="and now")) is not None
+            await engine.aclose()
+            return caught.value
+
+        error = self.run(scenario())
+        assert (error.kind, error.retryable) == (self.refused, False)
+        assert error.what
+        assert "plan.task" in error.where
+        assert error.got
+        return error
+
+    def test_a_reply_says_how_it_ended_what_it_cost_and_where_it_came_from(self) -> None:
+        reply = self.asked(make_request(pictures=(make_picture(),)))
+        assert reply.finish_reason == "stop"
+        assert reply.tokens_in > 10
+        assert reply.tokens_out > 2
+        assert reply.elapsed_s > 0
+        assert reply.versions
+        # It is kept in the log as it is, so subclasses of str will not do.
+        assert msgspec.json.decode(msgspec.json.encode(reply), type=Reply) == reply
+
+    def test_every_answer_is_given_to_a_picture_and_a_video_too(self) -> None:
+        pictures = (make_picture(), make_picture("video", frames=4), make_picture(shade=200))
+        reply = self.asked(make_request(answers.BboxAnswer, pictures=pictures))
+        assert msgspec.json.decode(json_part(reply.text).encode(), type=answers.BboxAnswer)
+
+    def test_a_vocabulary_is_kept_to(self) -> None:
+        labels = ["grasp the sponge", "wipe the table", "let go of the sponge"]
+        schema = answers.schema_of(answers.Segmentation, {"subtask": labels})
+        reply = self.asked(msgspec.structs.replace(make_request(answers.Segmentation), schema=schema))
+        spans = msgspec.json.decode(json_part(reply.text).encode(), type=answers.Segmentation).subtasks
+        assert {span.subtask for span in spans} <= set(labels)
+
+    def test_every_frame_of_a_long_video_is_looked_at(self) -> None:
+        videos = [make_picture("video", frames=frames) for frames in (40, 48)]
+        forty, more = (self.asked(make_request(pictures=(video,))).tokens_in for video in videos)
+        per_frame = (forty - self.asked(make_request()).tokens_in) / 40
+        assert more - forty > 6 * per_frame > 6
+
+    def test_another_seed_or_another_picture_may_be_answered_differently(self) -> None:
+        def texts(requests: list[Request]) -> set[str]:
+            return {self.asked(request).text for request in requests}
+
+        assert len(texts([make_request(answers.Segmentation, seed=seed) for seed in range(4)])) > 1
+        shown = [make_request(answers.Segmentation, pictures=(make_picture(shade=42 * i),)) for i in range(6)]
+        assert len(texts(shown)) > 1
+
+    def test_a_reply_that_gets_too_long_is_cut_and_says_so(self) -> None:
+        short = msgspec.structs.replace(self.model(), max_new_tokens=4)
+
+        async def scenario() -> Reply:
+            engine = self.make_engine()
+            reply = await engine.generate(msgspec.structs.replace(make_request(answers.Segmentation), model=short))
+            await engine.aclose()
+            return reply
+
+        reply = self.run(scenario())
+        assert (reply.finish_reason, reply.tokens_out) == ("length", 4)
+
+    def test_a_prompt_that_does_not_fit_is_refused_with_what_helps(self) -> None:
+        error = self.refusal(make_request(text="word " * 20000))
+        assert "--plan.max_frames_per_prompt" in error.hint
+
+    def test_a_picture_that_is_none_is_refused(self) -> None:
+        broken = msgspec.structs.replace(make_picture(), jpegs=(b"no JPEG",), media_digest=Digest("b" * 32))
+        self.refusal(make_request(pictures=(broken,)))
+
+    def test_a_schema_that_cannot_be_compiled_is_refused(self) -> None:
+        self.refusal(msgspec.structs.replace(make_request(), schema={"type": "frobnicate"}))
+
+    def test_a_request_cancelled_in_the_middle_of_its_reply_stops_being_worked_on(self) -> None:
+        endless = {"type": "string", "minLength": 6000, "maxLength": 6001}
+        long = msgspec.structs.replace(make_request(), schema=endless)
+        patient = msgspec.structs.replace(self.model(), max_new_tokens=6000)
+
+        async def scenario() -> float:
+            engine = self.make_engine()
+            await self.ask(engine, make_request(text="warm up"))
+            task = asyncio.create_task(engine.generate(msgspec.structs.replace(long, model=patient)))
+            await asyncio.sleep(0.5)
+            assert not task.done()
+            task.cancel()
+            started = asyncio.get_running_loop().time()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await self.ask(engine, make_request(text="and now")) is not None
+            await engine.aclose()
+            return asyncio.get_running_loop().time() - started
+
+        assert self.run(scenario()) < 10
 
 
 class FailingContract(EngineContract):

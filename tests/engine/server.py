@@ -41,7 +41,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Which requests get a fault: of those that match, skip the first `skip`, then every `every`-th, `times` in all.
 
     `step` is the schema's name as sent (`plan_task`). `seconds` is how long `silence` lasts.
-    `retry_after` goes out as `Retry-After`, in seconds, or as an HTTP date with `retry_date`.
+    `retry_after` goes out as `Retry-After`, in seconds, or as an HTTP date with `retry_date`; `should_retry` as
+    OpenAI's `x-should-retry`.
     """
 
     fault: str
@@ -53,6 +54,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     seconds: float = 0.0
     retry_after: float | None = None
     retry_date: bool = False
+    should_retry: bool | None = None
     message: str = "a fault on demand"
 
 
@@ -95,6 +97,7 @@ class Server:
         self.api_key: str | None = options.api_key
         self.delay_s: float = options.delay_ms / 1000
         self.horizon_s: float = options.horizon_s
+        self.capacity: int = options.capacity
         self.log = os.open(options.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644) if options.log else None
         self.reset(msgspec.json.decode(options.faults or "[]", type=list[Rule]))
 
@@ -168,6 +171,8 @@ class Server:
             return _error(400, f"this server wants response_format with a json_schema: {cause}")
         if ask.guided_json is not None:
             return _error(400, "guided_json is ignored by today's servers: send response_format")
+        if self.capacity and self.counts["in_flight"] > self.capacity:
+            return _error(429, "too many requests at once", Retry_After="0.1")
         rule = self._rule_for(ask)
         if rule is None and ask.model not in self.models:
             return _error(404, f"The model `{ask.model}` does not exist.")
@@ -263,6 +268,8 @@ async def _status(_: web.Request, __: Ask, ___: str, rule: Rule) -> web.Response
     if rule.retry_after is not None:
         wait = formatdate(time.time() + rule.retry_after, usegmt=True) if rule.retry_date else str(rule.retry_after)
         headers["Retry_After"] = wait
+    if rule.should_retry is not None:
+        headers["x_should_retry"] = str(rule.should_retry).lower()
     return _error(int(rule.fault.removeprefix("http_")), rule.message, **headers)
 
 
@@ -333,6 +340,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", action="append", help="a model to serve; may be repeated (default: test-model)")
     parser.add_argument("--api-key", help="refuse requests without this key")
     parser.add_argument("--delay-ms", type=float, default=0, help="how long every answer takes")
+    parser.add_argument("--capacity", type=int, default=0, help="refuse (429) what comes while so many are in flight")
     parser.add_argument("--horizon-s", type=float, default=8.0, help="where the times in answers end, seconds")
     parser.add_argument("--log", help="append one JSON line per answered request, after its bytes are sent")
     parser.add_argument("--faults", help="a JSON list of rules")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotator.engine.text import json_part
+from annotator.engine.text import json_part, well_formed
 
 JSON = '{"task":"lift the lid"}'
 
@@ -41,3 +41,15 @@ def test_a_reply_cut_while_thinking_holds_no_json() -> None:
 
 def test_text_without_json_comes_back_as_it_is() -> None:
     assert json_part(" I cannot tell. ") == "I cannot tell."
+
+
+@given(st.text())
+def test_text_that_a_file_can_hold_stays_as_it_is(text: str) -> None:
+    assert well_formed(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"), [("a\ud83ddb", "a\ufffddb"), ("\udc00", "\ufffd"), ("\ud83e\udd16", "\U0001f916")]
+)
+def test_half_a_letter_is_replaced_and_two_halves_are_one(text: str, kept: str) -> None:
+    assert well_formed(text) == kept

@@ -1,5 +1,6 @@
 # LeRobot itself reads what `annotator sync` writes. Run by `make check-lerobot`; see docs/check_lerobot.md.
 # LEROBOT_PYTHON names a Python that has lerobot[dataset]; without it one is set up in .venv-lerobot (several GB).
+# RECIPES names a folder of recipe files to render as well.
 set -eu
 cd "$(dirname "$0")/../.."
 BIN=${BIN:-.venv/bin}
@@ -15,10 +16,21 @@ if [ ! -x "$PY" ]; then
 fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-"$BIN/python" examples/make_sample.py "$work/sample" >/dev/null
-cp -r tests/data/cr5_banana tests/data/so101_static "$work"
-for name in sample cr5_banana so101_static; do
-  echo "== $name"
-  "$BIN/annotator" sync "$work/$name" --vlm.backend signals 2>/dev/null
-  HF_HUB_OFFLINE=1 "$PY" tests/lerobot/check_lerobot.py "$work/$name"
+
+look() { # DATASET [more flags of the check]
+  HF_HUB_OFFLINE=1 "$PY" tests/lerobot/check_lerobot.py "$@" ${RECIPES:+--recipes "$RECIPES"}
+}
+
+"$BIN/python" examples/make_sample.py "$work/sample" 2>/dev/null
+"$BIN/python" examples/make_sample.py "$work/sample_images" --episodes 3 --image-camera 2>/dev/null
+cp -r tests/data/cr5_banana "$work"
+for name in sample sample_images cr5_banana; do
+  echo "== $name, every module"
+  "$BIN/python" -m tests.lerobot.annotate "$work/$name"
+  look "$work/$name" --full
 done
+
+cp -r tests/data/so101_static "$work"
+echo "== so101_static, signals: what an engine without a model gives"
+"$BIN/annotator" sync "$work/so101_static" --vlm.backend signals 2>/dev/null
+look "$work/so101_static"

@@ -26,6 +26,21 @@ class Frame(NamedTuple):
         return f"frame {self.row} of episode {self.episode}"
 
 
+class Subject(NamedTuple):
+    """The dataset under check. `sampled` are indices into `frames`; `whole` are all those of a few episodes.
+
+    `full`: it is said to have every style, so that a recipe which gives nothing is a failure.
+    """
+
+    root: Path
+    repo_id: str
+    frames: list[Frame]
+    sampled: list[int]
+    whole: list[int]
+    recipes: Path | None
+    full: bool
+
+
 def shards(root: Path) -> list[Path]:
     """List the data shards as LeRobot finds them."""
     return sorted((root / "data").glob("*/*.parquet"))
@@ -58,3 +73,13 @@ def sample(of: Sequence[Frame], per_episode: int) -> list[int]:
         changes = {row["timestamp"] for row in of[members[0]].persistent}
         chosen |= {p for p in members if of[p].events or any(abs(of[p].timestamp - t) <= NEAR_S for t in changes)}
     return sorted(chosen)
+
+
+def richest(of: Sequence[Frame], episodes: int) -> list[int]:
+    """All frames of the episodes that have most styles, the first of them where many do."""
+    styles: dict[int, set[tuple[str | None, str]]] = {}
+    for frame in of:
+        found = {(row["style"], row["role"]) for row in (*frame.persistent, *frame.events)}
+        styles.setdefault(frame.episode, set()).update(found)
+    chosen = sorted(styles, key=lambda episode: (-len(styles[episode]), episode))[:episodes]
+    return [place for place, frame in enumerate(of) if frame.episode in chosen]

@@ -32,7 +32,7 @@ from annotator.modules.discover import (
     watched_digest,
 )
 from annotator.prompts import load_prompts
-from annotator.settings import PlanSettings, SyncSettings
+from annotator.settings import PlanSettings, SyncSettings, VocabularySettings
 from annotator.vocabulary import Vocabulary
 from annotator.vocabulary_file import read_vocabulary, write_vocabulary
 from store.digest import Digest, digest_parts, digest_struct
@@ -59,10 +59,16 @@ def episode(name: object, *, frames: int = 100, task: str = "stack the cups", **
 
 
 def run(
-    episodes: Sequence[EpisodeView], answer: Reply = ANSWER, *, seed: int = 1729, **plan: Any
+    episodes: Sequence[EpisodeView],
+    answer: Reply = ANSWER,
+    *,
+    seed: int = 1729,
+    max_frames: int = 60,
+    **plan: Any,
 ) -> tuple[Discovery, Question]:
     ask = ScriptedAsk({"vocabulary.discover": answer})
-    found = asyncio.run(discover(episodes, ask, SyncSettings(seed=seed, plan=PlanSettings(**plan))))
+    words = VocabularySettings(max_frames=max_frames)
+    found = asyncio.run(discover(episodes, ask, SyncSettings(seed=seed, plan=PlanSettings(**plan), vocabulary=words)))
     (question,) = ask.asked
     return found, question
 
@@ -157,11 +163,10 @@ def test_the_order_in_which_the_episodes_come_does_not_matter() -> None:
     assert recipe(some) == recipe(some[::-1])
 
 
-@pytest.mark.parametrize(("view", "most"), [("contact_sheets", "max_frames_per_prompt"), ("video", "max_video_frames")])
+@pytest.mark.parametrize("view", ["contact_sheets", "video"])
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_the_episodes_share_the_frames_that_one_prompt_may_hold(view: str, most: str, count: int) -> None:
-    settings: dict[str, Any] = {"view": view, most: 30}
-    _, question = run([episode(n, frames=1000) for n in range(count)], **settings)
+def test_the_episodes_share_the_frames_that_one_prompt_may_hold(view: str, count: int) -> None:
+    _, question = run([episode(n, frames=1000) for n in range(count)], max_frames=30, view=view)
     frames: dict[Digest, int] = {}
     for item in question.media:
         frames[item.footage] = frames.get(item.footage, 0) + len(item.timestamps)
@@ -171,9 +176,9 @@ def test_the_episodes_share_the_frames_that_one_prompt_may_hold(view: str, most:
 
 
 def test_an_episode_is_shown_from_its_first_frame_to_its_last_even_where_there_is_room_for_few() -> None:
-    _, question = run([episode(n, frames=1000) for n in range(3)], max_frames_per_prompt=7)
+    _, question = run([episode(n, frames=1000) for n in range(3)], max_frames=7)
     assert {(item.timestamps[0], item.timestamps[-1]) for item in question.media} == {(0.0, float(np.float32(99.9)))}
-    _, question = run([episode(n, frames=1000) for n in range(3)], max_frames_per_prompt=2)
+    _, question = run([episode(n, frames=1000) for n in range(3)], max_frames=2)
     assert [len(item.timestamps) for item in question.media] == [1, 1, 1]
 
 
@@ -285,6 +290,11 @@ def test_every_setting_of_the_view_participates_in_the_recipe(name: str) -> None
     value: Any = "video" if name == "view" else getattr(PlanSettings(), name) - 1
     settings = SyncSettings(plan=PlanSettings(**{name: value}))
     check(settings)
+    assert recipe(SOME, settings) != recipe(SOME)
+
+
+def test_the_number_of_frames_shown_participates_in_the_recipe() -> None:
+    settings = SyncSettings(vocabulary=VocabularySettings(max_frames=179))
     assert recipe(SOME, settings) != recipe(SOME)
 
 

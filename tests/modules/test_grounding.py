@@ -142,6 +142,7 @@ def test_what_lies_outside_or_has_no_area_is_said_in_the_units_of_the_prompt(
         (SpatialAnswer("Where?", " ", "on", "jar"), "subject is blank"),
         (SpatialAnswer("Where?", "lid", " ", "jar"), "relation is blank"),
         (SpatialAnswer("Where?", "lid", "on", " "), "object is blank"),
+        (SpatialAnswer("Where?", "lid", "on", "\u200b"), "object is blank"),
     ],
 )
 def test_a_blank_text_is_no_answer(answer: VqaAnswer, said: str) -> None:

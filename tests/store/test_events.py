@@ -38,22 +38,25 @@ EARLIER = sorted((WIRE / "earlier").glob("*.json"))
 
 GOLDEN_IDS: dict[str, str] = {
     "answer_rejected.v1": "75adf800308a93820197d776c3423cfd",
-    "call_answered.v1": "3c4a44e582fa1706014a9e10e5535af8",
+    "call_answered.v1": "47cfb5e46d617307210cb50bd4a53f07",
     "call_declined.v1": "68f53edd5c564449b99fb66fe4dc48c4",
     "call_failed.v1": "cb0e6b68d9437552ad0656958377c263",
-    "episode_annotated.v1": "2ef7413605c1e496132f49a4918e169a",
+    "episode_annotated.v1": "77a74922e519db41e1b862c2e614d5cb",
     "episode_seen.v1": "4ed753c4da89d34e5926c192d72ef7c6",
     "frames_chosen.v1": "5aee994f81ca7c706463936c246c5eb0",
     "model_described.v1": "16482f64e73a1835bd497e01f3e335ba",
     "prompt_rendered.v1": "346821b23c50a100b3da481202298c1a",
     "run_finished.v1": "fb6b34c4da12ef408b20e69a7457afde",
     "shard_written.v1": "a2ca6b85d6f8d89ab366857bc2afbc4a",
-    "vocabulary_discovered.v1": "8ae37b0746c9a5738b0a6978dc821eb4",
+    "vocabulary_discovered.v1": "f9b4ce23c5f7485678dbca884b79ae8a",
     "vocabulary_edited.v1": "ac19bcfc312092482dbe21815d0f3345",
 }
 GOLDEN_EARLIER: dict[str, str] = {
+    "call_answered.v1": "3c4a44e582fa1706014a9e10e5535af8",
+    "episode_annotated.v1": "2ef7413605c1e496132f49a4918e169a",
     "run_finished.v1": "c417120f7e6871a85ecf8743734e1cfb",
     "shard_written.v1": "326219dacd5991703636bdb679be0272",
+    "vocabulary_discovered.v1": "8ae37b0746c9a5738b0a6978dc821eb4",
 }
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import UTC, timedelta, timezone
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -144,12 +145,13 @@ def test_the_last_vocabulary_counts_for_each_dataset_and_the_first_discovery_for
     assert vocabularies([old, hand])[0] == {"cups": hand}
 
 
-def test_the_rows_digest_covers_the_rows_and_nothing_else() -> None:
+def test_the_rows_digest_covers_the_rows_and_the_task_and_nothing_else() -> None:
     base = annotated(1, 1, rows=(row("a", 0.0), row("b", 1.0)))
     assert rows_digest(base) == rows_digest(annotated(1, 9, rows=(row("b", 1.0), row("a", 0.0)), recipe="other"))
     assert rows_digest(base) != rows_digest(annotated(1, 1, rows=(row("a", 0.0),)))
     assert rows_digest(base) != rows_digest(annotated(1, 1, rows=(row("a", 0.0), row("b", 1.5))))
-    assert rows_digest(base) == "972289208ba64d400181e8b627428ae1"
+    assert rows_digest(base) != rows_digest(msgspec.structs.replace(base, task="fold the towel"))
+    assert rows_digest(base) == "fda7cee6a3a0c248d92a7719998f6078"
 
 
 def test_a_time_of_another_zone_is_the_same_moment() -> None:

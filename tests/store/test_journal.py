@@ -142,6 +142,54 @@ def test_what_cannot_be_cut_off_stops_all_later_appends(folder: Path, monkeypatc
     journal.close()
 
 
+def test_what_was_appended_is_a_segment_when_sealing_is_done_and_appending_goes_on(folder: Path) -> None:
+    sealed: list[str | None] = []
+    journal = Journal(folder, on_sealed=lambda _, segment: sealed.append(segment))
+    before, after = [answered(1, call) for call in range(3)], [answered(1, call) for call in range(3, 5)]
+    journal.append(before)
+    journal.seal().result()
+    assert list_actives(folder) == [] and list_segments(folder) == sealed
+    assert ids_in(folder) == ids_of(before)
+    journal.append(after).result()
+    journal.seal().result()
+    journal.seal().result()  # with nothing new there is nothing to seal
+    journal.close()
+    assert len(list_segments(folder)) == 2 and ids_in(folder) == ids_of([*before, *after])
+
+
+def test_sealing_after_closing_is_refused(folder: Path) -> None:
+    journal = Journal(folder)
+    journal.close()
+    with pytest.raises(StoreError, match="closed"):
+        journal.seal()
+
+
+def test_nothing_is_lost_or_doubled_while_many_threads_append_and_one_seals(folder: Path) -> None:
+    journal, done = Journal(folder), threading.Event()
+    events = {thread: [answered(thread, call) for call in range(40)] for thread in range(4)}
+
+    def append(mine: Sequence[AnyEvent]) -> None:
+        for event in mine:
+            journal.append([event]).result()
+
+    def seal() -> None:
+        while not done.is_set():
+            journal.seal().result()
+
+    threads = [threading.Thread(target=append, args=(mine,)) for mine in events.values()]
+    sealer = threading.Thread(target=seal)
+    for thread in [sealer, *threads]:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    done.set()
+    sealer.join()
+    journal.close()
+    kept = [entry.id for _, entries in read_journal(folder) for entry in entries]
+    assert sorted(kept) == sorted(ids_of([event for mine in events.values() for event in mine]))
+    assert len(list_segments(folder)) > 2
+
+
 def test_a_file_that_grew_large_is_sealed_while_appending_goes_on(folder: Path) -> None:
     sealed: list[tuple[str, str | None]] = []
     journal = Journal(folder, seal_bytes=2000, on_sealed=lambda active, segment: sealed.append((active, segment)))

@@ -1,14 +1,13 @@
 """The ledger: what each shard was last made of, whatever order its notes come in."""
 
 from itertools import permutations
-from pathlib import Path
 
 import msgspec
 import pytest
 
 from store.digest import Digest
 from store.events import EpisodeSources, ShardWritten
-from store.ledger import fold_shards, name_in_log, says_more
+from store.ledger import fold_shards, says_more
 from tests.store import facts
 
 PLAN, SPEECH, NEWER = facts.digest("plan"), facts.digest("speech"), facts.digest("newer")
@@ -62,10 +61,27 @@ def test_only_what_the_ledger_does_not_say_yet_is_worth_a_note() -> None:
     assert says_more(record, msgspec.structs.replace(same, language=facts.digest("other")))
 
 
-def test_a_dataset_is_known_by_its_path_or_by_the_log_that_lies_in_it(tmp_path: Path) -> None:
-    inside, outside, here = tmp_path / ".annotator", tmp_path.parent / "log", str(tmp_path.resolve())
-    assert name_in_log({here, "cups"}, tmp_path, outside) == here
-    assert name_in_log({"cups", "/elsewhere/bowls"}, tmp_path, inside) == "cups"
-    assert name_in_log({"/elsewhere/cups"}, tmp_path, inside) == "/elsewhere/cups"
-    assert name_in_log({"/a", "/b"}, tmp_path, outside) is None
-    assert name_in_log(set(), tmp_path, inside) is None
+def moved(second: float, *places: tuple[object, int, dict[str, Digest] | None]) -> tuple[Digest, ShardWritten]:
+    """A writing of episodes that are named, and start where they are said to."""
+    made_of = tuple(
+        EpisodeSources(episode=facts.digest("episode", name), start=start, stop=start + 10, sources=sources)
+        for name, start, sources in places
+    )
+    return facts.digest(second), msgspec.structs.replace(written(second), made_of=made_of)
+
+
+def test_an_episode_keeps_its_annotations_when_one_before_it_is_deleted() -> None:
+    before = moved(1, ("a", 0, {"plan": PLAN}), ("b", 10, {"plan": NEWER}), ("c", 20, {"vqa": SPEECH}))
+    (record,) = fold_shards([before, moved(2, ("b", 0, {}), ("c", 10, None))], "cups").values()
+    assert [one.annotations for one in record.episodes] == [{"plan": NEWER}, {"vqa": SPEECH}]
+    assert [one.start for one in record.episodes] == [0, 10]
+
+
+def test_episodes_that_are_alike_are_told_apart_by_where_they_start() -> None:
+    before = moved(1, ("x", 0, {"plan": SPEECH}), ("a", 10, {"plan": PLAN}), ("a", 20, {"plan": NEWER}))
+    (record,) = fold_shards([before, moved(2, ("x", 0, None), ("a", 10, None), ("a", 20, None))], "cups").values()
+    assert [one.annotations["plan"] for one in record.episodes] == [SPEECH, PLAN, NEWER]
+    (record,) = fold_shards([before, moved(2, ("a", 5, None), ("a", 15, None))], "cups").values()
+    assert [one.annotations["plan"] for one in record.episodes] == [PLAN, NEWER]
+    (record,) = fold_shards([before, moved(2, ("new", 10, None))], "cups").values()
+    assert record.annotations == ()

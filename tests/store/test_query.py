@@ -72,7 +72,7 @@ ORDER = {
     "calls": ("key",),
     "episodes": ("dataset", "episode_index"),
     "runs": ("finished_at", "id"),
-    "failures": ("id",),
+    "failures": ("id", "key", "detail"),
     "prompts": ("prompt", "step"),
     "vocabulary": ("dataset", "kind", "seq"),
 }
@@ -80,7 +80,7 @@ COLUMNS = {
     "rows": "episode_index dataset timestamp style role content camera tool_calls module engine model_id call "
     "episode seq",
     "calls": "key step episode_index episode outcome reply answer tokens_in tokens_out elapsed_s engine model_id "
-    "model_revision endpoint finish_reason recorded_at run_id prompt frames seed",
+    "model_revision endpoint finish_reason recorded_at run_id prompt frames seed attempts",
     "episodes": "digest dataset episode_index tasks frame_count duration_s cameras modules revision seen_at",
     "runs": "id run_id dataset outcome started_at finished_at elapsed_s engine model_id episodes episodes_skipped "
     "calls_answered calls_hit calls_failed calls_declined answers_rejected answered_by_step tokens_in tokens_out "
@@ -213,6 +213,22 @@ def test_a_gap_is_over_when_its_module_finishes_without_it(tmp_path: Path) -> No
     with Log.open(tmp_path) as log:
         log.record(annotated(0, 7)).result()
     assert rows_of(tmp_path, "SELECT superseded FROM failures") == [{"superseded": True}]
+
+
+def test_what_an_answer_said_in_vain_is_shown_while_its_annotation_counts(tmp_path: Path) -> None:
+    """Such a gap has no event of its own; one that a rejection tells of is not shown twice."""
+    vain = [msgspec.structs.replace(gap(0, 2), detail=f"{word} is not in the vocabulary") for word in ("sing", "jig")]
+    with Log.open(tmp_path) as log:
+        log.record(rejected(0, 1, 4), annotated(0, 6, gaps=(gap(0, 1), *vain))).result()
+    found = rows_of(tmp_path, "SELECT outcome, step, detail, key, superseded FROM failures WHERE detail LIKE '%vocab%'")
+    assert [r["detail"] for r in found] == ["jig is not in the vocabulary", "sing is not in the vocabulary"]
+    assert {(r["outcome"], r["step"], r["key"], r["superseded"]) for r in found} == {
+        ("rejected", vain[0].step, vain[0].call, False)
+    }
+    assert len(rows_of(tmp_path, "SELECT id FROM failures")) == 3
+    with Log.open(tmp_path) as log:
+        log.record(annotated(0, 7)).result()
+    assert len(rows_of(tmp_path, "SELECT id FROM failures")) == 1
 
 
 def test_a_renumbered_episode_shows_where_it_stands_now(tmp_path: Path) -> None:

@@ -10,10 +10,12 @@ import msgspec
 import pyarrow.parquet as pq
 import pytest
 
+from store.declared import DATASET_RULES
 from store.errors import RuleError
 from store.rows import EVENTS, PERSISTENT, Row
 from store.rules import SHIPPED, digest_rules, load_rules
-from store.validate import Verdict, check_rows, check_shards, try_rules
+from store.validate import check_rows, check_shards, try_rules
+from store.verdict import Verdict
 from tests.store.annotated import (
     FRAMES,
     HEIGHT,
@@ -111,12 +113,29 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "rows_apart": [with_more(persistent("plan", 31, "1. soon after"))],
     "row_says_something": [changed("motion", 20, content=None), changed(None, 0, tool_calls=None)],
-    "no_empty_text": [changed("motion", 20, content=" \n"), changed("vqa", 10, content="")],
+    "no_empty_text": [
+        changed("motion", 20, content=" \n"),
+        changed("vqa", 10, content=""),
+        *(
+            changed("motion", 20, content=blank)
+            for blank in ("\xa0", "\u200b", " \u3000\ufeff", "\u2060", "\u2800", "\v\x00")
+        ),
+        answering({"label": " ", "count": 2}),
+        answering({"label": "cube", "attribute": "color", "value": "\xa0"}),
+        answering({"label": "cube", "attribute": "", "value": "red"}),
+        answering({"subject": "", "relation": "on", "object": "bowl"}),
+        answering({"subject": "cube", "relation": "\u200b", "object": "bowl"}),
+        answering({"subject": "cube", "relation": "on", "object": "\t"}),
+        answering({"label": "cube", "count": 2, "note": ""}),
+        answering({"detections": [BOX, BOX | {"label": "\u200b"}]}),
+        answering({"label": "", "point_format": "xy", "point": [1, 2]}),
+    ],
     "speech_content": [changed(None, 0, content="On it.")],
     "tool_calls_place": [changed("motion", 20, tool_calls=(json.dumps(call()),))],
     "say_arguments": [
         saying({"function": call()["function"]}),
-        saying(call(name="shout")),
+        saying(call(name=3)),
+        saying(call(name="\u200b")),
         saying(call(arguments='{"text": "On it."}')),
         saying(call(arguments={})),
         saying(call(arguments={"text": 3})),
@@ -126,6 +145,12 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "one_speech_per_frame": [with_more(say(0, "At once.")), saying(call(), call())],
     "interjection_answered": [without(None, 15)],
+    "tool_declared": [saying(call(name="shout")), with_more(speech(20, json.dumps(call(name="shout", arguments=[]))))],
+    "task_aug_at_start": [with_more(persistent("task_aug", 15, "lift it"))],
+    "task_aug_once": [with_more(persistent("task_aug", 0, "Lift the cube, now "))],
+    "interjection_on_subtask": [
+        with_more(event("interjection", "user", 20, "Faster."), say(20, "Faster."), persistent("plan", 20, "1. hurry"))
+    ],
     "speech_prompted": [without("interjection", 15), with_more(say(1, "Late."))],
     "interjection_replans": [without("plan", 15)],
     "memory_on_boundary": [with_more(persistent("memory", 20, KNOWN.memories[0]))],
@@ -141,7 +166,7 @@ FAULTS: dict[str, list[Fault]] = {
         answering({"label": "cube", "count": "2"}),
         answering({"label": "cube", "count": 2.5}),
         answering({"label": "cube", "count": -2}),
-        answering({"label": "cube", "count": 2, "note": None}),
+        answering({"label": "cube", "count": 2, "note": 3}),
         answering({"label": 3, "attribute": "color", "value": "red"}),
         answering({"subject": "cube", "relation": ["on"], "object": "bowl"}),
         answering({"detections": BOX}),
@@ -271,6 +296,31 @@ def test_without_a_vocabulary_words_are_free(tmp_path: Path) -> None:
     assert not check_shards([shard], load_rules(), msgspec.structs.replace(KNOWN, subtasks=())).breaches
 
 
+def test_a_declared_tool_may_be_called_anywhere_and_more_than_once(tmp_path: Path) -> None:
+    """What is said of speech goes for `say` alone."""
+    waves = [json.dumps(call(name="wave", arguments={"times": 2})), json.dumps(call(name="wave", arguments={}))]
+    shard = write_shard(tmp_path / "shard.parquet", {7: [*clean_rows(), speech(20, *waves), speech(21, *waves)]})
+    waving = msgspec.structs.replace(KNOWN, tools=("say", "wave"))
+    assert not check_shards([shard], load_rules(), waving).breaches
+    assert_only(check_shards([shard], load_rules(), KNOWN), "tool_declared")
+
+
+def test_another_tool_does_not_answer_an_interjection(tmp_path: Path) -> None:
+    rows = [*without(None, 15)(clean_rows()), speech(15, json.dumps(call(name="wave")))]
+    shard = write_shard(tmp_path / "shard.parquet", {7: rows})
+    waving = msgspec.structs.replace(KNOWN, tools=("say", "wave"))
+    assert_only(check_shards([shard], load_rules(), waving), "interjection_answered")
+
+
+def test_interjections_are_free_where_there_are_no_subtasks_and_a_count_may_have_no_note(tmp_path: Path) -> None:
+    rows = FAULTS["interjection_on_subtask"][0](
+        [placed for placed in clean_rows() if placed[1].style not in ("subtask", "memory")]
+    )
+    rows = [*without("vqa", 5)(rows), *pair(5, TOP, {"label": "cube", "count": 2, "note": None})]
+    shard = write_shard(tmp_path / "shard.parquet", {7: rows})
+    assert not check_shards([shard], load_rules(), KNOWN).breaches
+
+
 def test_rows_two_tenths_of_a_second_apart_are_far_enough(tmp_path: Path) -> None:
     starts = range(FRAMES - 2)
     episodes = {
@@ -388,7 +438,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "validation.md"
 
 
 def test_the_page_lists_the_rules_as_the_files_have_them() -> None:
-    expected = [f"| `{rule.name}` | {rule.severity} | {rule.meaning} |" for rule in load_rules()]
+    rules = (*load_rules(), *DATASET_RULES)
+    expected = [f"| `{rule.name}` | {rule.severity} | {rule.meaning} |" for rule in rules]
     assert re.findall(r"^\| `\w+` \| (?:error|warning) \| .+$", PAGE.read_text(), re.M) == expected
 
 
@@ -402,7 +453,7 @@ def test_the_page_lists_the_tables_that_rules_can_read(tmp_path: Path) -> None:
     verdict = check_rows([(shard, {1: []})], load_rules(own(tmp_path / "rules", HEAD + select)), KNOWN)
     listed = re.findall(r"^\| `(\w+)` \| (\w+ [A-Z]+.*) \|$", PAGE.read_text(), re.M)
     assert [f"{name}: {columns}" for name, columns in listed] == [finding.detail for finding in verdict.findings]
-    assert len(listed) == 7
+    assert len(listed) == 9
 
 
 def test_the_rule_on_the_page_is_one(tmp_path: Path) -> None:

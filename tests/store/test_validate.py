@@ -17,14 +17,16 @@ from store import validate
 from store.errors import ShardError
 from store.language import EpisodeRows
 from store.rows import EVENTS, PERSISTENT
-from store.rule_tables import evidence_of_shard, first_change
+from store.rule_tables import DraftRow, evidence_of_shard, first_change
 from store.rules import load_rules
 from store.shards import prepare_shard
-from store.validate import Verdict, check_rows, check_shards, merged
+from store.validate import check_rows, check_shards
+from store.verdict import Verdict, merged
 from tests.store.annotated import (
     FRAMES,
     KNOWN,
     Episodes,
+    Placed,
     annotated,
     at,
     clean_episodes,
@@ -101,6 +103,63 @@ def test_an_episode_without_frames_has_no_frame_for_its_rows(tmp_path: Path) -> 
     shard = write_frames(tmp_path / "shard.parquet", [3])
     verdict = check_rows([(shard, annotated({4: [persistent("motion", 0, "waits")]}))], RULES, KNOWN)
     assert names(verdict) == ["frame_alignment"]
+
+
+# --- rows that are kept ------------------------------------------------------------------------------------------
+
+
+def drafted(placed: Sequence[Placed], *kept: str | None) -> list[DraftRow]:
+    """The rows as a run has them; those of some styles are kept."""
+    return [DraftRow(row=row, kept=row.style in kept) for _, row in placed]
+
+
+def test_what_kept_rows_break_by_themselves_was_there_before(tmp_path: Path) -> None:
+    shard = write_frames(tmp_path / "shard.parquet", [3, 7])
+    wrong = [*clean_rows(), persistent("subtask", 20, "wait"), persistent("motion", 25, " ")]
+    rows = {3: drafted(wrong, "subtask", "motion"), 7: drafted(wrong, "subtask")}
+    verdict = check_rows([(shard, rows)], RULES, KNOWN, limit=1)
+    assert [(one.rule.name, one.found, one.episodes) for one in verdict.before] == [
+        ("no_empty_text", 1, {3}),
+        ("vocabulary_subtasks", 2, {3, 7}),
+    ]
+    assert [(one.rule.name, one.found, one.episodes) for one in verdict.breaches] == [("no_empty_text", 1, {7})]
+    assert verdict.bad_episodes == {7}
+    assert [len(one.findings) for one in (*verdict.before, *verdict.breaches)] == [1, 1, 1]
+
+
+def test_what_kept_and_new_rows_break_together_is_new(tmp_path: Path) -> None:
+    """A second subtask on one frame, and one interjection without its plan: neither half is wrong by itself."""
+    shard = write_frames(tmp_path / "shard.parquet", [3])
+    both = [DraftRow(row=row, kept=True) for _, row in clean_rows()]
+    doubled = [*both, DraftRow(row=persistent("subtask", 15, "grip the cube")[1])]
+    found = check_rows([(shard, {3: doubled})], RULES, KNOWN)
+    assert (names(found), found.before) == (["one_row_per_time"], ())
+    kept = drafted(spoiled(3)[3], "plan", "subtask", "memory")
+    assert names(check_rows([(shard, {3: kept})], RULES, KNOWN)) == ["interjection_replans", "memory_on_boundary"]
+
+
+def test_a_new_row_that_repeats_an_old_fault_is_new_once(tmp_path: Path) -> None:
+    shard = write_frames(tmp_path / "shard.parquet", [3])
+    blank = persistent("motion", 25, " ")[1]
+    rows = [*drafted(clean_rows()), DraftRow(row=blank, kept=True), DraftRow(row=blank)]
+    verdict = check_rows([(shard, {3: rows})], [rule for rule in RULES if rule.name == "no_empty_text"], KNOWN)
+    assert [one.found for one in (*verdict.breaches, *verdict.before)] == [1, 1]
+
+
+def test_own_rules_see_who_writes_a_row_and_whether_it_is_kept(tmp_path: Path) -> None:
+    text = """-- severity: error
+-- meaning: one
+SELECT episode_index, "timestamp", concat(module, ' ', kept) AS detail FROM rows"""
+    (tmp_path / "own.sql").write_text(text)
+    (rule,) = [rule for rule in load_rules(tmp_path) if rule.name == "own"]
+    row = persistent("motion", 0, "waits")[1]
+    shard = write_frames(tmp_path / "shard.parquet", [3])
+    mine = [DraftRow(row=row, module="plan"), DraftRow(row=row, kept=True)]
+    verdict = check_rows([(shard, {3: mine})], [rule], KNOWN)
+    assert [one.detail for breach in (*verdict.breaches, *verdict.before) for one in breach.findings] == [
+        "plan false",
+        " true",
+    ]
 
 
 # --- whole or in parts -------------------------------------------------------------------------------------------

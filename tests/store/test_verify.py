@@ -17,10 +17,7 @@ import pytest
 from annotator.cli import main
 from annotator.dataset import open_dataset
 from annotator.lock import FILE
-from annotator.models import model_of
-from annotator.prompts import load_prompts
 from annotator.publish import Basis, publish
-from annotator.settings import SyncSettings, VlmSettings
 from annotator.verify import verify_dataset
 from store.audit import Audit, Finding
 from store.columns import language_field
@@ -46,16 +43,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = write_dataset(tmp_path_factory.mktemp("verify") / "tiny", [Recording(n, frames=24) for n in (1, 2, 3)])
     assert main(["sync", str(root), "--vlm.backend", "signals", "--plan.min_subtask_seconds", "0.2"]) == 0
     with Log.open(root / ".annotator") as log:
-        settings = SyncSettings(vlm=VlmSettings(backend="signals"))
-        basis = Basis(
-            dataset="tiny",
-            shards=(SHARD, shard_path(1)),
-            seed=settings.seed,
-            model=model_of(settings.vlm),
-            prompts=load_prompts(),
-            vocabulary=None,
-        )
-        publish(root, log, basis)
+        publish(root, log, Basis(dataset="tiny", shards=(SHARD, shard_path(1))))
     return root
 
 

@@ -6,7 +6,6 @@ SELECT
     format('no speech answers {}', coalesce(shortened(asked.content), 'it')) AS detail,
     asked.call
 FROM rows AS asked
-ANTI JOIN rows AS said
-    ON said.episode_index = asked.episode_index AND said."timestamp" = asked."timestamp"
-    AND said.style IS NULL AND len(said.tool_calls) > 0
+ANTI JOIN tool_calls AS said
+    ON said.episode_index = asked.episode_index AND said."timestamp" = asked."timestamp" AND said.name = 'say'
 WHERE asked.style = 'interjection'

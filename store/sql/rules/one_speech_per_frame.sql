@@ -1,7 +1,7 @@
 -- severity: error
 -- meaning: nobody says two things on one frame
-SELECT episode_index, "timestamp", format('{} calls on this frame', sum(len(tool_calls))) AS detail, min(call) AS call
-FROM rows
-WHERE style IS NULL AND len(tool_calls) > 0
+SELECT episode_index, "timestamp", format('{} calls of say on this frame', count(*)) AS detail, min(call) AS call
+FROM tool_calls
+WHERE name = 'say'
 GROUP BY episode_index, "timestamp"
-HAVING sum(len(tool_calls)) > 1
+HAVING count(*) > 1

@@ -25,7 +25,7 @@ WITH keyed AS (
         WHEN names IN (['count', 'label'], ['count', 'label', 'note']) THEN CASE
             WHEN NOT (
                 is_text(answer->'$.label') AND json_type(answer, '$.count') = 'UBIGINT'
-                AND (len(names) = 2 OR is_text(answer->'$.note'))
+                AND (len(names) = 2 OR is_text(answer->'$.note') OR json_type(answer, '$.note') = 'NULL')
             ) THEN 'not {count: whole number, label: text} with at most a note: text'
         END
         WHEN names = ['attribute', 'label', 'value'] THEN CASE

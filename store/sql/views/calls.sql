@@ -7,7 +7,7 @@ WITH parsed AS (
             "step": "VARCHAR", "reply": "VARCHAR", "answer": "JSON", "tokens_in": "BIGINT", "tokens_out": "BIGINT",
             "elapsed_s": "DOUBLE", "engine": "VARCHAR", "model_id": "VARCHAR", "model_revision": "VARCHAR",
             "endpoint": "VARCHAR", "finish_reason": "VARCHAR", "prompt": "VARCHAR", "frames": "VARCHAR",
-            "seed": "BIGINT"
+            "seed": "BIGINT", "attempts": "BIGINT"
         }') AS e
     FROM events
     WHERE type IN ('call_answered.v1', 'call_declined.v1', 'call_failed.v1')
@@ -52,7 +52,8 @@ SELECT
     ended.run_id AS run_id,
     e.prompt AS prompt,
     e.frames AS frames,
-    e.seed AS seed
+    e.seed AS seed,
+    CASE WHEN type = 'call_declined.v1' THEN 0 ELSE coalesce(e.attempts, 1) END AS attempts
 FROM ended
 LEFT JOIN rejected USING (key)
 LEFT JOIN places ON places.digest = ended.episode

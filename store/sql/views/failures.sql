@@ -1,5 +1,5 @@
--- Everything that was asked for and is, or was, missing: calls that failed, replies that did not fit, refusals.
--- Columns: as below; `superseded`: since then it was answered, or its module finished without that gap. Ordered by id.
+-- What is, or was, missing: calls that failed or were declined, replies that did not fit, what a reply said in vain.
+-- Columns: as below; `superseded`: answered since, or its module finished without it. Ordered by (id, key, detail).
 WITH missing AS (
     SELECT id, key, recorded_at, run_id, type, episode, from_json(body, '{
         "step": "VARCHAR", "kind": "VARCHAR", "detail": "VARCHAR", "reason": "VARCHAR", "reply": "VARCHAR",
@@ -19,35 +19,54 @@ WITH missing AS (
     JOIN outcomes ON outcomes.key = TRY_CAST(events.body->>'call' AS UUID)
     WHERE type = 'vocabulary_discovered.v1'
     GROUP BY outcomes.episode
+), gaps AS (
+    SELECT id, events.episode AS episode, events.recorded_at AS recorded_at, run_id,
+        from_json(body, '{"engine": "VARCHAR", "model_id": "VARCHAR"}') AS e,
+        unnest(from_json(
+            body, '{"gaps": [{"step": "VARCHAR", "reason": "VARCHAR", "detail": "VARCHAR", "call": "UUID"}]}'
+        ).gaps) AS gap
+    FROM current_annotations
+    JOIN events USING (id)
+), lost AS (
+    SELECT id, key, recorded_at, run_id, episode, e.step AS step,
+        CASE type
+            WHEN 'call_failed.v1' THEN 'failed' WHEN 'answer_rejected.v1' THEN 'rejected' ELSE 'declined'
+        END AS outcome,
+        coalesce(e.kind, outcome) AS kind, coalesce(e.detail, e.reason) AS detail, e.reply AS reply,
+        e.retryable AS retryable, e.attempts AS attempts, e.engine AS engine, e.model_id AS model_id
+    FROM missing
+    UNION ALL BY NAME
+    -- A gap without an event of its own: the answer was used but for this.
+    SELECT DISTINCT id, gap.call AS key, recorded_at, run_id, episode, gap.step AS step, gap.reason AS outcome,
+        gap.reason AS kind, gap.detail AS detail, e.engine AS engine, e.model_id AS model_id
+    FROM gaps
+    ANTI JOIN missing ON missing.key = gap.call
 ), places AS (
     SELECT DISTINCT ON (digest) digest, episode_index
     FROM episodes
     ORDER BY digest, seen_at DESC, dataset
 )
 SELECT
-    replace(missing.id::VARCHAR, '-', '') AS id,
-    CASE missing.type
-        WHEN 'call_failed.v1' THEN 'failed' WHEN 'answer_rejected.v1' THEN 'rejected' ELSE 'declined'
-    END AS outcome,
-    e.step AS step,
+    replace(lost.id::VARCHAR, '-', '') AS id,
+    lost.outcome AS outcome,
+    lost.step AS step,
     places.episode_index AS episode_index,
-    replace(missing.episode::VARCHAR, '-', '') AS episode,
-    coalesce(e.kind, outcome) AS kind,
-    coalesce(e.detail, e.reason) AS detail,
-    e.reply AS reply,
-    e.retryable AS retryable,
-    e.attempts AS attempts,
-    e.engine AS engine,
-    e.model_id AS model_id,
-    replace(missing.key::VARCHAR, '-', '') AS key,
-    missing.recorded_at AS recorded_at,
-    missing.run_id AS run_id,
-    (missing.type = 'call_failed.v1' AND answered.key IS NOT NULL) OR coalesce(
-        finished.recorded_at > missing.recorded_at AND NOT list_contains(coalesce(finished.gaps, []), missing.key),
-        false
+    replace(lost.episode::VARCHAR, '-', '') AS episode,
+    lost.kind AS kind,
+    lost.detail AS detail,
+    lost.reply AS reply,
+    lost.retryable AS retryable,
+    lost.attempts AS attempts,
+    lost.engine AS engine,
+    lost.model_id AS model_id,
+    replace(lost.key::VARCHAR, '-', '') AS key,
+    lost.recorded_at AS recorded_at,
+    lost.run_id AS run_id,
+    (lost.outcome = 'failed' AND answered.key IS NOT NULL) OR coalesce(
+        finished.recorded_at > lost.recorded_at AND NOT list_contains(coalesce(finished.gaps, []), lost.key), false
     ) AS superseded
-FROM missing
-LEFT JOIN outcomes AS answered ON answered.key = missing.key AND NOT answered.declined
-LEFT JOIN finished ON finished.episode = missing.episode AND finished.module = split_part(e.step, '.', 1)
-LEFT JOIN places ON places.digest = replace(missing.episode::VARCHAR, '-', '')
-ORDER BY id;
+FROM lost
+LEFT JOIN outcomes AS answered ON answered.key = lost.key AND NOT answered.declined
+LEFT JOIN finished ON finished.episode = lost.episode AND finished.module = split_part(lost.step, '.', 1)
+LEFT JOIN places ON places.digest = replace(lost.episode::VARCHAR, '-', '')
+ORDER BY id, key, detail;

@@ -1,0 +1,78 @@
+"""One server as a process: started through its keeper, looked at, and stopped."""
+
+import asyncio
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from annotator.engine.serve_keeper import GRACE_S
+from annotator.engine.serve_plan import ServerPlan
+
+KEEPER = Path(__file__).with_name("serve_keeper.py")
+_TAIL_LINES, _TAIL_BYTES, _LINE_CHARACTERS = 15, 16_384, 300
+
+
+class ServerProcess:
+    """A server that can be started again and again, each time on a free port of this machine alone."""
+
+    def __init__(self, plan: ServerPlan) -> None:
+        self.plan = plan
+        self.api_base = ""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._begin = 0
+
+    def start(self) -> None:
+        """Start it; the log of an earlier run makes room for this one's.
+
+        Raises:
+            OSError: its log cannot be written.
+        """
+        port = free_port()
+        command, fresh = self.plan.with_port(port), self._process is None
+        self.plan.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.plan.log.open("wb" if fresh else "ab") as log:
+            log.write(f"$ {' '.join(command)}\n".encode())
+            log.flush()
+            self._begin = log.tell()
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", str(KEEPER), *command],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self.plan.environment,
+                start_new_session=True,  # a Ctrl-C at the terminal is the run's to deal with
+            )
+        self.api_base = f"http://127.0.0.1:{port}/v1"
+
+    def status(self) -> int | None:
+        """Its exit status, 128 and more after a signal; None while it runs."""
+        return None if self._process is None else self._process.poll()
+
+    async def stop(self) -> None:
+        """Stop it and all it started, and wait for that. Safe to call twice."""
+        process = self._process
+        if process is None or process.stdin is None or process.stdin.closed:
+            return
+        process.stdin.close()
+        try:
+            await asyncio.to_thread(process.wait, GRACE_S + 5)
+        except subprocess.TimeoutExpired:
+            process.kill()  # and with the keeper the server, by the kernel's hand
+            await asyncio.to_thread(process.wait)
+
+    def tail(self) -> str:
+        """The last lines of what it said since it was last started."""
+        with self.plan.log.open("rb") as log:
+            size = log.seek(0, 2)
+            log.seek(max(self._begin, size - _TAIL_BYTES))
+            lines = log.read().decode("utf-8", "replace").splitlines()
+        printable = ("".join(c for c in line if c.isprintable()) for line in lines[-_TAIL_LINES:])
+        return "\n".join(f"  {line[:_LINE_CHARACTERS]}" for line in printable)
+
+
+def free_port() -> int:
+    """Find a port that nobody uses at the moment."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])

@@ -1,0 +1,80 @@
+# pyright: reportMissingImports=false
+"""Start vLLM's engine beside this process: its arguments, and what to say when it does not come up."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from annotator.errors import NoEngine
+
+_SURROUNDINGS = {
+    # A fork would copy the threads that decode and write, locks and all.
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    # stdout is for data.
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
+"""Set before vLLM is imported, where nobody set them. None of them can change an answer."""
+
+_HINTS = (
+    (("gpu_memory_utilization", "kv cache", "out of memory", "max_model_len", "max seq len", "free memory"),
+     "lower --vlm.max_model_len, raise --vlm.gpu_memory_utilization, or spread the model over several GPUs with"
+     " --vlm.tensor_parallel_size"),
+    (("tensor", "world size", "number of gpus"),
+     "--vlm.tensor_parallel_size must be a number of GPUs that are there, and divide the model's heads"),
+    (("repository", "repo id", "repo_id", "huggingface", "no such file", "config.json", "revision", "connect"),
+     "name a folder, or a model that this machine can fetch: --vlm.model_id, --vlm.model_revision"),
+    (("unexpected keyword", "engine_kwargs", "validation error"),
+     "--vlm.engine_kwargs takes the names of vLLM's engine arguments, such as {\"max_num_seqs\": 64}"),
+)  # fmt: skip
+_UNKNOWN = (
+    "what vLLM printed above says why; most often the model needs more memory (lower --vlm.max_model_len, raise"
+    " --vlm.gpu_memory_utilization) or more GPUs (--vlm.tensor_parallel_size)"
+)
+
+
+def boot(
+    model_id: str,
+    *,
+    revision: str | None,
+    tensor_parallel_size: int,
+    max_model_len: int | None,
+    gpu_memory_utilization: float | None,
+    more: Mapping[str, Any],
+) -> Any:
+    """Start the engine and wait until it answers: minutes, for a large model. `more` are further engine arguments.
+
+    Raises:
+        NoEngine: it does not come up.
+    """
+    for name, value in _SURROUNDINGS.items():
+        os.environ.setdefault(name, value)
+    where = f"--vlm.backend vllm, model {model_id}"
+    try:
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        arguments: dict[str, Any] = {
+            "model": model_id,
+            "revision": revision,
+            "tokenizer_revision": revision,
+            "tensor_parallel_size": tensor_parallel_size,
+            "max_model_len": max_model_len,
+            **({"gpu_memory_utilization": gpu_memory_utilization} if gpu_memory_utilization else {}),
+            "enable_prefix_caching": True,
+            "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
+            **more,
+        }
+        return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+    except (RuntimeError, ValueError, TypeError, AssertionError, OSError, ImportError) as cause:
+        got = " ".join(str(cause).split())
+        raise NoEngine("vLLM does not start", where=where, got=_short(got), hint=_hint(got)) from cause
+
+
+def _hint(got: str) -> str:
+    said = got.lower()
+    return next((hint for words, hint in _HINTS if any(word in said for word in words)), _UNKNOWN)
+
+
+def _short(text: str, limit: int = 400) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}…"

@@ -1,0 +1,1 @@
+"""Annotation as a batch job on machines that are rented for it."""

@@ -1,0 +1,96 @@
+"""What a run would have to do, counted on a local copy of the dataset: nothing is asked, no shard is written."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from annotator.agenda import Job, agenda_of, jobs_of
+from annotator.dataset import Dataset
+from annotator.desk import Desk
+from annotator.office import Office
+from annotator.recipe import kitchens
+from annotator.report import Report
+from annotator.run import prepare
+from annotator.settings import SyncSettings
+from annotator.settle import settle
+from annotator.survey import Surveyed, survey
+from annotator.tally import Tally
+from store.log import Log
+
+
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """What is left to do. `todo`: module → episodes. `calls` is an estimate from settings and lengths."""
+
+    episodes: int
+    todo: dict[str, int]
+    calls: int
+
+
+class _WouldAsk(Exception):
+    """Something has to be asked before anything else can be told."""
+
+
+class _ClosedOffice(Office):
+    """An office without a desk: whoever wants to ask something is turned away."""
+
+    async def desk(self) -> Desk:
+        raise _WouldAsk
+
+
+def count_work(settings: SyncSettings, report: Report) -> Work:
+    """Count the episodes that `annotator sync` would annotate with these settings, and estimate its calls.
+
+    Takes the log's lock, and remembers in the log's cache what it read of the dataset.
+
+    Raises:
+        UsageError, PromptError, DatasetError, VocabularyError: the run itself would be refused for it.
+        StoreError: the log is in use, or cannot be read.
+    """
+    run = prepare(settings)
+    with Log.open(run.store) as log:
+        run = run.labelled(log)
+        surveyed = survey(run.dataset, log, run.cast.all, run.episodes, threads=settings.executor.decode_threads)
+        asked = [one for one in surveyed if one.episode.index in run.episodes]
+        office = _ClosedOffice(run, log, Tally(), report)
+        try:
+            vocabulary = asyncio.run(settle(office, surveyed))
+        except _WouldAsk:
+            return _everything(settings, run.dataset, asked, [module.name for module in run.modules])
+        digest = vocabulary.digest if vocabulary else None
+        rules = kitchens(run.modules, settings, run.cast, run.prompts, run.model, digest)
+        jobs = jobs_of(asked, rules, agenda_of(asked, rules, log, run.dataset.name), run.cast)
+    return _left(settings, run.dataset, jobs)
+
+
+def _everything(settings: SyncSettings, dataset: Dataset, asked: Sequence[Surveyed], modules: Iterable[str]) -> Work:
+    todo = {name: len(asked) for name in modules}
+    calls = sum(calls_of(settings, dataset, one, todo) for one in asked)
+    return Work(episodes=len(asked), todo=todo, calls=calls + 1)
+
+
+def _left(settings: SyncSettings, dataset: Dataset, jobs: Sequence[Job]) -> Work:
+    todo: dict[str, int] = {}
+    for job in jobs:
+        for name in job.todo:
+            todo[name] = todo.get(name, 0) + len(job.copies)
+    calls = sum(calls_of(settings, dataset, job.surveyed, job.todo) for job in jobs)
+    return Work(episodes=sum(len(job.copies) for job in jobs), todo=todo, calls=calls)
+
+
+def calls_of(settings: SyncSettings, dataset: Dataset, one: Surveyed, modules: Iterable[str]) -> int:
+    """Estimate the calls of one episode: rather too many, since memory and interjections depend on the answers."""
+    plan, talk, vqa = settings.plan, settings.interjections, settings.vqa
+    seconds = one.scanned.duration_s
+    shown = plan.max_frames_per_prompt if plan.view == "contact_sheets" else plan.max_video_frames
+    windows = 1 + int(seconds * plan.frames_per_second) // shown
+    segments = plan.plan_max_steps * windows
+    steps = windows * (1 + plan.subtask_describe_first) + segments * (plan.emit_memory + plan.subtask_seeded_relabel)
+    cameras = 1 if vqa.restrict_to_default_camera else sum(not camera.depth for camera in dataset.cameras)
+    ticks = 1 + int(seconds * vqa.vqa_emission_hz)
+    calls = {
+        "plan": steps + 2,
+        "interjections": 1 + talk.max_interjections_per_episode,
+        "vqa": ticks * vqa.K * cameras,
+    }
+    return sum(calls.get(name, 0) for name in modules)

@@ -1,0 +1,112 @@
+"""The transformers engine with a real, tiny model."""
+
+import asyncio
+import threading
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from annotator.answers import Task
+from annotator.engine.base import Engine
+from annotator.engine.transformers import TransformersEngine
+from annotator.errors import NoEngine
+from store.keys import Model
+from tests.contracts.engine_contract import ModelContract, make_picture, make_request
+
+
+@pytest.fixture(autouse=True)
+def _model(request: pytest.FixtureRequest, tiny_model: Path) -> None:
+    if request.instance is not None:
+        request.instance.folder = str(tiny_model)
+
+
+class TestTransformers(ModelContract):
+    refused = "bad_request"
+    folder = ""
+
+    def make_engine(self) -> Engine:
+        return TransformersEngine(model_id=self.folder, max_model_len=8192)
+
+    def model(self) -> Model:
+        return Model(model_id="tiny", temperature=0.7, max_new_tokens=2048)
+
+    def test_the_event_loop_goes_on_while_a_reply_is_made(self) -> None:
+        async def scenario() -> int:
+            engine = self.make_engine()
+            task = asyncio.create_task(self.ask(engine, make_request(pictures=(make_picture(),))))
+            turns = 0
+            while not task.done():
+                await asyncio.sleep(0.01)
+                turns += 1
+            await engine.aclose()
+            return turns
+
+        assert self.run(scenario()) > 5
+
+    def test_closing_ends_what_is_being_generated_and_leaves_no_thread(self) -> None:
+        before = threading.active_count()
+
+        async def scenario() -> float:
+            engine = self.make_engine()
+            await self.ask(engine, make_request())
+            endless = msgspec.structs.replace(make_request(), schema={"type": "string", "minLength": 6000})
+            long = msgspec.structs.replace(endless, model=msgspec.structs.replace(self.model(), max_new_tokens=6000))
+            task = asyncio.create_task(engine.generate(long))
+            await asyncio.sleep(0.5)
+            started = asyncio.get_running_loop().time()
+            await engine.aclose()
+            await asyncio.gather(task, return_exceptions=True)
+            return asyncio.get_running_loop().time() - started
+
+        assert self.run(scenario()) < 5
+        assert threading.active_count() <= before
+
+    def test_greedy_replies_need_no_seed(self) -> None:
+        greedy = Model(model_id="tiny", temperature=0.0, max_new_tokens=512)
+
+        async def texts() -> set[str]:
+            engine = self.make_engine()
+            requests = [msgspec.structs.replace(make_request(seed=seed), model=greedy) for seed in range(3)]
+            replies = [await engine.generate(request) for request in requests]
+            await engine.aclose()
+            return {reply.text for reply in replies}
+
+        assert len(self.run(texts())) == 1
+
+    def test_the_chat_template_gets_its_arguments_and_thinking_is_off_unless_wanted(self) -> None:
+        async def tokens(**given: object) -> int:
+            engine = self.make_engine()
+            model = msgspec.structs.replace(self.model(), chat_template_kwargs=given)
+            reply = await engine.generate(msgspec.structs.replace(make_request(), model=model))
+            await engine.aclose()
+            return reply.tokens_in
+
+        # The template opens the reply with an empty think block where thinking is off.
+        assert self.run(tokens()) > self.run(tokens(enable_thinking=True))
+
+
+def test_a_model_that_is_not_there_is_one_clear_problem(tmp_path: Path) -> None:
+    async def scenario() -> str:
+        engine = TransformersEngine(model_id=str(tmp_path))
+        with pytest.raises(NoEngine) as caught:
+            await engine.start()
+        await engine.aclose()
+        return f"{caught.value}"
+
+    said = asyncio.run(scenario())
+    assert str(tmp_path) in said
+    assert "hint: " in said
+
+
+def test_a_reply_fits_its_answer_also_with_the_whole_vocabulary_in_play(tiny_model: Path) -> None:
+    async def scenario() -> list[str]:
+        engine = TransformersEngine(model_id=str(tiny_model))
+        hot = Model(model_id="tiny", temperature=3.0, max_new_tokens=512)
+        replies = [await engine.generate(msgspec.structs.replace(make_request(seed=s), model=hot)) for s in range(8)]
+        await engine.aclose()
+        return [reply.text for reply in replies]
+
+    texts = asyncio.run(scenario())
+    assert all(msgspec.json.decode(text, type=Task).task for text in texts)
+    assert len(set(texts)) > 4

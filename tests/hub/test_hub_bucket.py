@@ -1,0 +1,159 @@
+"""A log shared through a bucket: fetched before a run, delivered during it, and only ever added to."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from annotator.errors import UsageError
+from annotator.hub_bucket import Bucket, parse_bucket
+from store.segments import list_segments
+from tests.engine.conftest import running_server
+from tests.hub.conftest import TOKEN, RunningHub
+
+SIGNALS = ("--vlm.backend", "signals")
+MODEL = (
+    "--vlm.model_id", "test-model", "--vocabulary.enabled", "false", "--vqa.question_types", "count,attribute"
+)  # fmt: skip
+"""Boxes that are made up hardly fit pictures of 24 by 32 pixels."""
+
+
+@pytest.fixture
+def bucket(tmp_path: Path) -> str:
+    """A bucket of this test's own; the Hub does not have it yet."""
+    return f"ada/{tmp_path.name.replace('_', '-')}"
+
+
+@pytest.mark.parametrize(
+    ("url", "read"),
+    [
+        ("hf://buckets/ada/log", Bucket("ada/log", "")),
+        ("hf://buckets/ada/log/", Bucket("ada/log", "")),
+        ("hf://buckets/ada/log/a/b", Bucket("ada/log", "a/b/")),
+        ("ada/log/a", Bucket("ada/log", "a/")),
+    ],
+)
+def test_a_bucket_is_named_by_its_address(url: str, read: Bucket) -> None:
+    assert parse_bucket(url) == read
+    assert parse_bucket(read.url) == read
+
+
+@pytest.mark.parametrize("url", ["", "ada", "hf://buckets/ada", "s3://ada/log", "ada/log/../other", "hf://ada/log"])
+def test_what_is_no_address_is_refused(url: str) -> None:
+    with pytest.raises(UsageError, match="hf://buckets/OWNER/NAME"):
+        parse_bucket(url)
+
+
+def test_a_second_machine_asks_nothing_that_the_first_was_answered(
+    hub: RunningHub, bucket: str, make_dataset: Callable[..., Path], tmp_path: Path
+) -> None:
+    first, second = (make_dataset(tmp_path / name) for name in ("first", "second"))
+    with running_server("--horizon-s", "2.3") as server:
+        shared = (*MODEL, "--vlm.api_base", server.api_base, "--bucket", f"hf://buckets/{bucket}/words")
+        hub.run("sync", first, *shared)
+        asked = server.counts["answered"]
+        told = hub.run("sync", second, *shared).stderr
+        assert asked > 0 and server.counts["answered"] == asked
+    assert "fetched 1 segments" in told and "3 up to date" in told
+    assert [p.read_bytes() for p in sorted((first / "data").rglob("*.parquet"))] == [
+        p.read_bytes() for p in sorted((second / "data").rglob("*.parquet"))
+    ]
+    assert all(path.startswith("words/journal/") for path in hub.segments(bucket))
+    there = {Path(path).name for path in hub.segments(bucket)}
+    assert there == set(list_segments(first / ".annotator/journal")) | set(list_segments(second / ".annotator/journal"))
+
+
+def test_what_is_answered_reaches_the_bucket_while_the_run_goes_on(
+    hub: RunningHub, bucket: str, make_dataset: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = make_dataset(tmp_path / "one")
+    with running_server("--horizon-s", "2.3", "--delay-ms", "120") as server:
+        hub.run(
+            "sync", root, *MODEL, "--vlm.api_base", server.api_base, "--vlm.client_concurrency", 1,
+            "--bucket", bucket, "--bucket_every_s", 0.3,
+        )  # fmt: skip
+    delivered = [one["at"] for one in hub.requests(f"POST /api/buckets/{bucket}/batch")]
+    assert len(delivered) >= 3
+    assert len(hub.segments(bucket)) == len(delivered) == len(list_segments(root / ".annotator" / "journal"))
+    assert hub.run("verify", root).stderr.endswith("nothing is wrong\n")
+
+
+def test_a_delivery_that_fails_is_tried_again_and_the_run_goes_on(
+    hub: RunningHub, bucket: str, make_dataset: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = make_dataset(tmp_path / "one")
+    hub.refuse(f"POST /api/buckets/{bucket}/batch", 403, f"not with {TOKEN}")
+    with running_server("--horizon-s", "2.3", "--delay-ms", "60") as server:
+        told = hub.run(
+            "sync", root, *MODEL, "--vlm.api_base", server.api_base, "--vlm.client_concurrency", 1,
+            "--bucket", bucket, "--bucket_every_s", 0.3,
+        ).stderr  # fmt: skip
+    assert "not delivered yet, will be tried again" in told and "HTTP 403" in told and TOKEN not in told
+    assert {Path(path).name for path in hub.segments(bucket)} == set(list_segments(root / ".annotator" / "journal"))
+
+
+def test_where_the_last_delivery_fails_the_run_says_so_and_all_is_kept_here(
+    hub: RunningHub, bucket: str, make_dataset: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = make_dataset(tmp_path / "one")
+    hub.refuse(f"POST /api/buckets/{bucket}/batch", 403, times=9)
+    told = hub.run("sync", root, *SIGNALS, "--bucket", bucket, status=1).stderr
+    assert "the log's segments cannot be delivered – hf://buckets/" in told
+    hub.control("refuse", b"[]")
+    told = hub.run("sync", root, *SIGNALS, "--bucket", bucket).stderr
+    assert "3 up to date" in told
+    assert {Path(path).name for path in hub.segments(bucket)} == set(list_segments(root / ".annotator" / "journal"))
+
+
+def test_an_interrupted_run_delivers_what_it_had(
+    hub: RunningHub, bucket: str, make_dataset: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from annotator.sync import Plotter
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Plotter, "project", interrupt)
+    root = make_dataset(tmp_path / "one")
+    hub.run("sync", root, *SIGNALS, "--bucket", bucket, status=130)
+    assert len(hub.segments(bucket)) == 1
+
+
+def test_datasets_that_share_a_bucket_keep_their_own_locks(
+    hub: RunningHub, bucket: str, make_dataset: Callable[..., Path], tmp_path: Path
+) -> None:
+    from tests.datasets import Recording
+
+    alone = make_dataset(tmp_path / "alone", [Recording(7), Recording(8)], name="zebra")
+    shutil.copytree(alone, shared := tmp_path / "shared" / "zebra")
+    other = make_dataset(tmp_path / "other", name="apple")
+    hub.run("sync", other, *SIGNALS, "--bucket", bucket)
+    hub.run("sync", alone, *SIGNALS)
+    hub.run("sync", shared, *SIGNALS, "--bucket", bucket)
+    lock = Path("meta") / "annotations.lock.json"
+    assert (shared / lock).read_bytes() == (alone / lock).read_bytes()
+    assert "shards written  0" in hub.run("sync", shared, *SIGNALS).stderr
+    assert hub.run("verify", shared).stderr.endswith("nothing is wrong\n")
+
+
+def test_a_segment_that_is_not_what_its_name_says_is_not_taken_in(
+    hub: RunningHub, bucket: str, make_dataset: Callable[..., Path], tmp_path: Path
+) -> None:
+    first, second = (make_dataset(tmp_path / name) for name in ("first", "second"))
+    hub.run("sync", first, *SIGNALS)
+    (segment,) = list_segments(first / ".annotator" / "journal")
+    wrong = first / ".annotator" / "journal" / f"{'0' * 32}.parquet"
+    (first / ".annotator" / "journal" / segment).rename(wrong)
+    _deliver(hub, wrong, bucket)
+    told = hub.run("sync", second, *SIGNALS, "--bucket", bucket, status=1).stderr
+    assert "a segment is not what its name says" in told
+    assert not (second / ".annotator" / "journal" / wrong.name).exists()
+
+
+def _deliver(hub: RunningHub, path: Path, bucket: str) -> None:
+    from huggingface_hub import HfApi
+
+    api = HfApi(endpoint=hub.url, token=TOKEN)
+    api.create_bucket(bucket)
+    api.batch_bucket_files(bucket, add=[(path, f"journal/{path.name}")])
