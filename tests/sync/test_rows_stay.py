@@ -128,7 +128,7 @@ def test_a_dataset_that_shrank_or_moved_shows_each_row_once(make_dataset: MakeDa
     fewer = make_dataset(tmp_path / "later", [C, A], name="renamed")
     (root / ".annotator").rename(fewer / ".annotator")
     run(fewer)
-    query = "SELECT dataset, episode_index, count(*) AS n FROM rows WHERE module = 'plan' GROUP BY ALL ORDER BY episode_index"
+    query = "SELECT dataset, episode_index, count(*) AS n FROM rows WHERE module = 'plan' GROUP BY ALL ORDER BY 2"
     shown = run_query(fewer / ".annotator", query).to_pylist()
     assert [(r["dataset"], r["episode_index"]) for r in shown] == [("tiny", 0), ("tiny", 1)]
     assert [r["n"] for r in shown] == [len(rows) for _, rows in sorted(stored(fewer).items())]
