@@ -1,5 +1,6 @@
 """Fixtures that every folder of tests may use."""
 
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,10 @@ import pytest
 from tests.datasets import Recording, write_dataset
 
 MakeDataset = Callable[..., Path]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Started in the background of a script: processes under test would inherit that they cannot be interrupted.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -123,7 +123,7 @@ def test_an_edited_memory_prompt_asks_memory_calls_again_and_no_others(
     prompts = tmp_path / "prompts"
     annotator("prompts", "eject", prompts)
     memory = prompts / "plan_memory.md"
-    memory.write_text(memory.read_text().replace("at most two short sentences", "at most one short sentence"))
+    memory.write_text(memory.read_text().replace("It has just finished:", "It has now finished:"))
 
     sync(banana, "--prompts", prompts)
 
