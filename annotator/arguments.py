@@ -87,7 +87,8 @@ The same names may stand in annotator.toml, in the working folder or named with 
 
 @dataclass(frozen=True)
 class QueryArguments:
-    """Ask the log in SQL, read-only; also while a sync runs. Views: rows, calls, episodes, runs, failures, prompts.
+    """Ask the log in SQL, read-only; also while a sync runs. Views: rows, calls, episodes, runs, failures, prompts,
+    vocabulary.
 
     Where a dataset has no log, `rows` reads its language columns.
     """

@@ -15,7 +15,7 @@ Language for robot demonstrations: every call to a model is kept, reruns are fre
 and LeRobot v3 datasets get the columns language_persistent and language_events.
 
   sync DATASET       annotate what is not annotated yet, and bring the shards up to date
-  query SQL          ask the log or the dataset: rows, calls, episodes, runs, failures, prompts
+  query SQL          ask the log or the dataset: rows, calls, episodes, runs, failures, prompts, vocabulary
   log                list the runs
   prompts            list the prompts, or copy them out: annotator prompts eject DIR
   validate DATASET   hold the language columns to the rules, whoever wrote them

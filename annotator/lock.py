@@ -7,13 +7,13 @@ own digest tells a lock that was changed from a dataset, a log or a prompt that 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
 from annotator.compose import compose
 from annotator.prompts import Prompts
-from annotator.setups import Asked, Census, Led, PinnedModel, Variant, found_with, led
+from annotator.setups import Asked, Census, Led, found_with, led
 from store.digest import Digest, canonical, digest_parts
 from store.errors import StoreError
 from store.events import EpisodeAnnotated, VocabularyDiscovered
@@ -29,7 +29,7 @@ FILE = Path("meta") / "annotations.lock.json"
 _READ_AT_ONCE = 512
 
 
-class Lock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Lock(Led, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the language columns were made from, and what they say.
 
     `seed`, `model`, `prompts`, `vocabulary`, `modules` and `settings` are those of most episodes, `others` says which
@@ -41,13 +41,6 @@ class Lock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """
 
     format: Literal[1] = 1
-    seed: int | None
-    model: PinnedModel | None
-    prompts: dict[str, Digest]
-    vocabulary: Digest | None
-    modules: dict[str, int | None]
-    settings: dict[str, dict[str, Any]]
-    others: tuple[Variant, ...]
     shards: dict[str, Digest]
     log: Digest
     digest: Digest = Digest("")
@@ -108,18 +101,7 @@ class LogRecords:
 
 def lock_of(stock: Stock) -> Lock:
     """Pin what is in stock."""
-    made = stock.made
-    lock = Lock(
-        seed=made.seed,
-        model=made.model,
-        prompts=made.prompts,
-        vocabulary=made.vocabulary,
-        modules=made.modules,
-        settings=made.settings,
-        others=made.others,
-        shards=stock.shards,
-        log=stock.log,
-    )
+    lock = Lock(**msgspec.structs.asdict(stock.made), shards=stock.shards, log=stock.log)
     return msgspec.structs.replace(lock, digest=digest_of(lock))
 
 

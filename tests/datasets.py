@@ -157,7 +157,7 @@ def _place(root: Path, recordings: Sequence[Recording], layout: Layout, camera: 
         path = root / layout.video_path.format(video_key=camera, chunk_index=0, file_index=file)
         path.parent.mkdir(parents=True, exist_ok=True)
         frames = 0
-        parts: list[Path] = []
+        parts: list[bytes] = []
         for episode in episodes:
             one = recordings[episode]
             places[episode] = file, frames / FPS
@@ -167,17 +167,20 @@ def _place(root: Path, recordings: Sequence[Recording], layout: Layout, camera: 
     return places
 
 
-def _join(parts: Sequence[Path], path: Path) -> None:
+def _join(films: Sequence[bytes], path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        joined = join(parts, Path(folder) / "film.mp4")
-        shutil.copyfile(joined, path)
+        parts = [Path(folder) / f"{number}.mp4" for number in range(len(films))]
+        for part, content in zip(parts, films, strict=True):
+            part.write_bytes(content)
+        shutil.copyfile(join(parts, Path(folder) / "film.mp4"), path)
 
 
 @functools.cache
-def _filmed(seed: int, frames: int) -> Path:
+def _filmed(seed: int, frames: int) -> bytes:
     """Film a recording once a process: pictures that say seed and frame."""
-    folder = Path(tempfile.mkdtemp(prefix="films-"))
-    return film(folder / f"{seed}.mp4", [64 * seed + i for i in range(frames)], fps=FPS, block=BLOCK)
+    with tempfile.TemporaryDirectory() as folder:
+        numbers = [64 * seed + i for i in range(frames)]
+        return film(Path(folder) / "one.mp4", numbers, fps=FPS, block=BLOCK).read_bytes()
 
 
 def _write_meta(

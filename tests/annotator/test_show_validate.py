@@ -16,7 +16,8 @@ from syrupy.assertion import SnapshotAssertion
 
 from annotator.cli import main
 from annotator.dataset import open_dataset
-from annotator.lock import Lock, PinnedModel, write_lock
+from annotator.lock import Lock, write_lock
+from annotator.setups import PinnedModel
 from annotator.show_validate import known_of
 from annotator.vocabulary import Vocabulary
 from store.declared import DATASET_RULES
