@@ -1,4 +1,4 @@
-"""What the engines that load a model themselves share: chat-template arguments, and the times of a video's frames."""
+"""What the engines that know their model's server or library share: chat-template arguments, the times of frames."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from annotator.engine.base import Request
 from store.keys import Model
 
 
@@ -30,6 +31,22 @@ def clock_of(timestamps: Sequence[float]) -> Clock:
         # Two frames closer than half a step would fall on one number; processors want them to ascend.
         indices.append(max(round(time * fps), indices[-1] + 1 if indices else 0))
     return Clock(fps=fps, indices=tuple(indices))
+
+
+def media_io(request: Request) -> dict[str, dict[str, Any]]:
+    """Say how the request's videos are to be read: every frame of them, at the times they were taken.
+
+    For vLLM, which otherwise drops all frames after the 32nd and takes them to be one second apart. It takes one clock
+    for all the videos of a request; where theirs differ, only their rate is told.
+    """
+    clocks = [clock_of(picture.timestamps) for picture in request.pictures if picture.kind == "video"]
+    if not clocks:
+        return {}
+    told: dict[str, Any] = {"num_frames": -1, "fps": clocks[0].fps}
+    if all(clock == clocks[0] for clock in clocks):
+        indices = list(clocks[0].indices)
+        told |= {"frames_indices": indices, "total_num_frames": indices[-1] + 1}
+    return {"video": told}
 
 
 def template_kwargs(model: Model, template: str | None) -> dict[str, Any]:

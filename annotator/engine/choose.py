@@ -186,10 +186,14 @@ async def _serve(vlm: VlmSettings, note: Callable[[str], None], logs: Path) -> E
     shown = f"{len(plans)} server{'s' * (len(plans) > 1)}"
     note(f"engine: serve – starting {shown} of {vlm.model_id}: {' '.join(plans[0].command)} (logs: {logs})")
     patience = Patience(ready_s=vlm.serve_ready_timeout_s)
-    return await serve(plans, _asking(vlm, (), note), vlm.model_id, note, patience)
+    # Another command starts who knows what: only the default one is known to take the times of frames.
+    asking = _asking(vlm, (), note, video_times=vlm.serve_command is None)
+    return await serve(plans, asking, vlm.model_id, note, patience)
 
 
-def _asking(vlm: VlmSettings, bases: Sequence[str], note: Callable[[str], None]) -> "OpenAIEngine":
+def _asking(
+    vlm: VlmSettings, bases: Sequence[str], note: Callable[[str], None], *, video_times: bool = False
+) -> "OpenAIEngine":
     from annotator.engine.openai import OpenAIEngine
 
     return OpenAIEngine(
@@ -198,6 +202,7 @@ def _asking(vlm: VlmSettings, bases: Sequence[str], note: Callable[[str], None])
         request_timeout_s=vlm.request_timeout_s,
         request_max_retries=vlm.request_max_retries,
         client_concurrency=vlm.client_concurrency,
+        video_times=video_times,
         note=note,
     )
 

@@ -27,6 +27,7 @@ class OpenAIEngine:
     0 sets no limit. With several endpoints an episode keeps to one while that one is well; a call whose connection was
     lost goes on at another at once, which is no retry.
     `pictures_as_video` sends a video block as vLLM's `video_url`; off, as a run of images, for servers without video.
+    `video_times` sends the times of its frames along, which a vLLM server takes with `--trust-request-mm-kwargs`.
 
     Raises:
         UsageError: an `api_base` is no http(s) URL, or the key holds characters no header can carry.
@@ -45,6 +46,7 @@ class OpenAIEngine:
         request_max_retries: int = 2,
         client_concurrency: int = 16,
         pictures_as_video: bool = True,
+        video_times: bool = False,
         note: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.router: Router[Client] = Router(note)
@@ -52,6 +54,7 @@ class OpenAIEngine:
         self._timeout_s = request_timeout_s
         self._retries = request_max_retries
         self._concurrency = client_concurrency
+        self._video_times = video_times
         self._parts = PictureParts(pictures_as_video=pictures_as_video)
         for base in dict.fromkeys([api_base] if isinstance(api_base, str) else api_base):
             client = self.connect(base)
@@ -59,7 +62,13 @@ class OpenAIEngine:
 
     def connect(self, api_base: str) -> Client:
         """Make a client for an endpoint."""
-        return Client(api_base, self._api_key, timeout_s=self._timeout_s, connections=self._concurrency)
+        return Client(
+            api_base,
+            self._api_key,
+            timeout_s=self._timeout_s,
+            connections=self._concurrency,
+            video_times=self._video_times,
+        )
 
     def await_server(self, label: str) -> Lane[Client]:
         """Add a lane for a server that somebody is about to start, and starts again when it is down."""

@@ -88,16 +88,27 @@ class _Pool(openai.AsyncOpenAI):
 class Client:
     """Sends requests to one endpoint. `connections` is how many may be open at once, 0 where nobody knows.
 
+    `video_times` tells a vLLM server at which times a video's frames were taken.
+
     Raises:
         UsageError: `api_base` is no http(s) URL, or the key holds characters no header can carry.
     """
 
-    def __init__(self, api_base: str, api_key: str | None, *, timeout_s: float, connections: int = 1) -> None:
+    def __init__(
+        self,
+        api_base: str,
+        api_key: str | None,
+        *,
+        timeout_s: float,
+        connections: int = 1,
+        video_times: bool = False,
+    ) -> None:
         self.endpoint = _shown(api_base)
         self._base, self._api_key = _checked_base(api_base), _checked_key(api_key)
         wanted = -(-connections // _POOL_CONNECTIONS) if connections else _POOLS
         self._pools = [_Pool(self._base, self._api_key, timeout_s=timeout_s) for _ in range(min(wanted, _POOLS))]
         self._side_timeout_s = min(timeout_s, SIDE_TIMEOUT_S)
+        self._video_times = video_times
         self._versions: Mapping[str, str] | None = None
 
     async def send(self, request: Request, pictures: Sequence[Sequence[Part]]) -> Reply:
@@ -107,7 +118,8 @@ class Client:
             CallError: no usable reply. `kind` is `connection`, `timeout`, `http_<status>`, `bad_reply` or `refused`.
         """
         versions = await self._versions_once()
-        body, where = request_body(request, pictures), f"{request.step} at {self.endpoint}"
+        body = request_body(request, pictures, video_times=self._video_times)
+        where = f"{request.step} at {self.endpoint}"
         started = time.monotonic()
         response = await self._post(body, where)
         elapsed_s = time.monotonic() - started

@@ -83,13 +83,17 @@ def serve_command(vlm: VlmSettings, environment: Mapping[str, str]) -> tuple[str
 def default_command(vlm: VlmSettings) -> list[str]:
     """Write out the `vllm serve` that suits this project.
 
-    Guidance is the backend whose JSON always parses; prompt-token details say what the prefix cache saved.
+    Guidance is the backend whose JSON always parses. Thinking is off unless an effort is asked for, since a schema
+    holds a reply from its first token. Requests may say how their media are read, since nobody else can reach the
+    server; so the times of a video's frames go along. Prompt-token details say what the prefix cache saved.
     Source: vLLM 0.32's `vllm serve --help`.
     """
     words = ["vllm", "serve", vlm.model_id, "--host", "127.0.0.1", "--port", "{port}"]
     words += ["--structured-outputs-config", '{"backend":"guidance","disable_any_whitespace":true}']
     words += ["--limit-mm-per-prompt", f'{{"image":{_IMAGES},"video":{_VIDEOS}}}', "--enable-prompt-tokens-details"]
-    words += ["--media-io-kwargs", '{"video":{"num_frames":-1}}']  # else a video is cut to 32 frames
+    words += ["--trust-request-mm-kwargs"]
+    if vlm.reasoning_effort in (None, "none"):
+        words += ["--default-chat-template-kwargs", '{"enable_thinking":false}']
     chosen = {
         "--revision": vlm.model_revision,
         "--max-model-len": vlm.max_model_len,
@@ -98,7 +102,7 @@ def default_command(vlm: VlmSettings) -> list[str]:
     }
     for flag, value in chosen.items():
         words += [] if value is None else [flag, str(value)]
-    return [*words, "--trust-request-mm-kwargs"] if vlm.mm_processor_kwargs else words
+    return words
 
 
 def share_gpus(vlm: VlmSettings, visible: Sequence[str]) -> list[tuple[str, ...]]:

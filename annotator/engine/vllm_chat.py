@@ -5,29 +5,13 @@ import base64
 from typing import Any
 
 from annotator.engine.base import Picture, Request
-from annotator.engine.chat import clock_of, reply_tokens, template_kwargs
+from annotator.engine.chat import media_io, reply_tokens, template_kwargs
 from store.keys import Message, Text
 
 
 def conversation(request: Request) -> list[dict[str, Any]]:
     """Write the messages out, each picture under its media digest, so that one seen before is not processed again."""
     return [_message(message, request.pictures) for message in request.messages]
-
-
-def media_io(request: Request) -> dict[str, dict[str, Any]]:
-    """Say how the request's videos are to be read: every frame of them, at the times they were taken.
-
-    Unsaid, vLLM drops all frames after the 32nd and takes them to be one second apart. It takes one clock for all the
-    videos of a request; where theirs differ, only their rate is told.
-    """
-    clocks = [clock_of(picture.timestamps) for picture in request.pictures if picture.kind == "video"]
-    if not clocks:
-        return {}
-    told: dict[str, Any] = {"num_frames": -1, "fps": clocks[0].fps}
-    if all(clock == clocks[0] for clock in clocks):
-        indices = list(clocks[0].indices)
-        told |= {"frames_indices": indices, "total_num_frames": indices[-1] + 1}
-    return {"video": told}
 
 
 async def rendered(llm: Any, request: Request) -> Any:

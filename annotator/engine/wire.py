@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from annotator.engine.base import Picture, Request
+from annotator.engine.chat import media_io
 from store.digest import Digest
 from store.keys import Message, Text
 
@@ -115,11 +116,11 @@ def _media_part(kind: bytes, url: bytes) -> Part:
     return Part(b'{"type":"%b","%b":{"url":"%b"}}' % (kind, kind, url))
 
 
-def request_body(request: Request, pictures: Sequence[Sequence[Part]]) -> bytes:
+def request_body(request: Request, pictures: Sequence[Sequence[Part]], *, video_times: bool = False) -> bytes:
     """Encode a request: a pure function of it. `pictures[i]` are the parts of `request.pictures[i]`.
 
     Settings at their neutral value (no token limit, no kwargs, no reasoning effort) are left out, since servers
-    that do not know them refuse them.
+    that do not know them refuse them; `video_times` says how videos are to be read, which is vLLM's own.
     """
     model = request.model
     body: dict[str, Any] = {
@@ -141,6 +142,8 @@ def request_body(request: Request, pictures: Sequence[Sequence[Part]]) -> bytes:
         body["chat_template_kwargs"] = model.chat_template_kwargs
     if model.mm_processor_kwargs:
         body["mm_processor_kwargs"] = model.mm_processor_kwargs
+    if video_times and (told := media_io(request)):
+        body["media_io_kwargs"] = told
     return msgspec.json.encode(body)
 
 

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotator.engine.chat import clock_of, reply_tokens, template_kwargs
+from annotator.engine.chat import clock_of, media_io, reply_tokens, template_kwargs
 from store.keys import Model
+from tests.contracts.engine_contract import make_picture, make_request
 
 THINKS = "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
 
@@ -52,3 +53,15 @@ def test_a_reply_gets_what_was_asked_for_but_no_more_than_the_context_leaves() -
     assert reply_tokens(limited, prompt_tokens=50, context_tokens=1000) == 100
     assert reply_tokens(limited, prompt_tokens=950, context_tokens=1000) == 50
     assert reply_tokens(free, prompt_tokens=50, context_tokens=1000) == 950
+
+
+def test_videos_are_read_whole_and_at_their_times() -> None:
+    assert media_io(make_request(pictures=(make_picture(),))) == {}
+    video = make_picture("video", frames=4)
+    told = media_io(make_request(pictures=(video,)))["video"]
+    assert told == {"num_frames": -1, "fps": 2.0, "frames_indices": [0, 1, 2, 3], "total_num_frames": 4}
+
+
+def test_videos_of_different_times_are_told_their_rate_alone() -> None:
+    videos = (make_picture("video", frames=4), make_picture("video", frames=6))
+    assert media_io(make_request(pictures=videos))["video"] == {"num_frames": -1, "fps": 2.0}

@@ -205,6 +205,18 @@ def test_asks_with_the_same_footage_share_their_bytes_up_to_the_text() -> None:
     asyncio.run(scenario())
 
 
+def test_the_times_of_a_videos_frames_go_only_to_servers_that_are_known_to_take_them() -> None:
+    async def told(pictures: tuple[Picture, ...], **how: bool) -> Any:
+        parts = [await PictureParts().get(picture) for picture in pictures]
+        return json.loads(request_body(make_request(pictures=pictures), parts, **how)).get("media_io_kwargs")
+
+    video = make_picture("video", frames=3)
+    read = {"num_frames": -1, "fps": 2.0, "frames_indices": [0, 1, 2], "total_num_frames": 3}
+    assert asyncio.run(told((video,), video_times=True)) == {"video": read}
+    assert asyncio.run(told((video,))) is None
+    assert asyncio.run(told((make_picture(),), video_times=True)) is None
+
+
 # What comes back
 
 

@@ -1,6 +1,7 @@
 """Servers that a run starts for itself. Real processes: a small OpenAI-compatible server in the place of vLLM's."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -8,22 +9,25 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 
 from annotator.engine import serve_process
+from annotator.engine.base import Reply
 from annotator.engine.choose import check_engine, choose_engine
 from annotator.engine.openai import OpenAIEngine
 from annotator.engine.serve import Patience, ServeEngine, serve
-from annotator.engine.serve_plan import ServerPlan, plan_servers, share_gpus, visible_gpus
+from annotator.engine.serve_plan import ServerPlan, default_command, plan_servers, share_gpus, visible_gpus
 from annotator.errors import CallError, NoEngine, UsageError
 from annotator.settings import VlmSettings
-from tests.contracts.engine_contract import make_request
+from tests.contracts.engine_contract import make_picture, make_request
 
 SERVER = Path(__file__).with_name("server.py")
 REPO = SERVER.parents[2]
@@ -330,7 +334,7 @@ def test_the_default_command_asks_vllm_for_what_this_project_needs(tmp_path: Pat
     environment = {"PATH": str(tmp_path), "CUDA_VISIBLE_DEVICES": "0,1"}
     vlm = VlmSettings(
         model_id="me/model", model_revision="abc", max_model_len=32768, tensor_parallel_size=2,
-        gpu_memory_utilization=0.8, mm_processor_kwargs={"max_pixels": 1},
+        gpu_memory_utilization=0.8,
     )  # fmt: skip
     (only,) = plan_servers(vlm, environment, tmp_path)
     words = only.with_port(8001)
@@ -340,6 +344,7 @@ def test_the_default_command_asks_vllm_for_what_this_project_needs(tmp_path: Pat
     assert flags["--limit-mm-per-prompt"] == '{"image":32,"video":8}'
     assert (flags["--revision"], flags["--max-model-len"], flags["--tensor-parallel-size"]) == ("abc", "32768", "2")
     assert flags["--gpu-memory-utilization"] == "0.8"
+    assert flags["--default-chat-template-kwargs"] == '{"enable_thinking":false}'
     assert {"--enable-prompt-tokens-details", "--trust-request-mm-kwargs"} <= flags.keys()
 
 
@@ -356,6 +361,39 @@ def test_a_command_that_cannot_work_is_refused_before_anything_starts(command: s
     with pytest.raises(UsageError) as caught:
         run(check_engine(vlm, offline=False))
     assert caught.value.what == what
+
+
+def test_thinking_is_left_to_the_template_where_an_effort_is_asked_for(tmp_path: Path) -> None:
+    assert "--default-chat-template-kwargs" in default_command(VlmSettings(reasoning_effort="none"))
+    assert "--default-chat-template-kwargs" not in default_command(VlmSettings(reasoning_effort="high"))
+
+
+def test_servers_of_the_default_command_are_told_the_times_of_frames_and_others_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the place of `vllm` there is a script that starts the test server at the port it is told."""
+    vllm = tmp_path / "vllm"
+    vllm.write_text(f'#!/bin/sh\nexec {sys.executable} {SERVER} --port "$6"\n')
+    vllm.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+    def last_body(reply: Reply) -> Any:
+        with urllib.request.urlopen(f"{str(reply.endpoint).removesuffix('/v1')}/control/requests") as seen:
+            return json.loads(json.loads(seen.read())[-1]["body"])
+
+    async def told(vlm: VlmSettings) -> Any:
+        engine = await choose_engine(vlm, lambda _: None, offline=False, logs=tmp_path / "serve")
+        try:
+            reply = await engine.generate(make_request(pictures=(make_picture("video", frames=3),)))
+            return (await asyncio.to_thread(last_body, reply)).get("media_io_kwargs")
+        finally:
+            await engine.aclose()
+
+    vlm = VlmSettings(backend="serve", model_id="test-model")
+    assert run(told(vlm))["video"]["frames_indices"] == [0, 1, 2]
+    own = msgspec.structs.replace(vlm, serve_command=" ".join(COMMAND))
+    assert run(told(own)) is None
 
 
 def test_auto_starts_servers_only_where_it_may_and_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from annotator.engine import choose
 from annotator.engine.choose import choose_engine
-from annotator.engine.vllm_chat import conversation, media_io
+from annotator.engine.vllm_chat import conversation
 from annotator.errors import NoEngine
 from annotator.settings import VlmSettings
 from tests.contracts.engine_contract import make_picture, make_request
@@ -39,18 +39,6 @@ def test_messages_carry_text_as_text_and_pictures_under_their_digests() -> None:
     kind, coded = film["video_url"]["url"].split(";base64,")
     assert kind == "data:video/jpeg"
     assert [base64.b64decode(frame) for frame in coded.split(",")] == list(video.jpegs)
-
-
-def test_videos_are_read_whole_and_at_their_times() -> None:
-    assert media_io(make_request(pictures=(make_picture(),))) == {}
-    video = make_picture("video", frames=4)
-    told = media_io(make_request(pictures=(video,)))["video"]
-    assert told == {"num_frames": -1, "fps": 2.0, "frames_indices": [0, 1, 2, 3], "total_num_frames": 4}
-
-
-def test_videos_of_different_times_are_told_their_rate_alone() -> None:
-    videos = (make_picture("video", frames=4), make_picture("video", frames=6))
-    assert media_io(make_request(pictures=videos))["video"] == {"num_frames": -1, "fps": 2.0}
 
 
 def test_auto_loads_vllm_itself_where_there_is_a_gpu_no_server_and_none_is_to_be_started(
