@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -184,7 +185,7 @@ async def _serve(vlm: VlmSettings, note: Callable[[str], None], logs: Path) -> E
 
     plans = plan_servers(vlm, os.environ, logs)
     shown = f"{len(plans)} server{'s' * (len(plans) > 1)}"
-    note(f"engine: serve – starting {shown} of {vlm.model_id}: {' '.join(plans[0].command)} (logs: {logs})")
+    note(f"engine: serve – starting {shown} of {vlm.model_id}: {shlex.join(plans[0].command)} (logs: {logs})")
     patience = Patience(ready_s=vlm.serve_ready_timeout_s)
     # Another command starts who knows what: only the default one is known to take the times of frames.
     asking = _asking(vlm, (), note, video_times=vlm.serve_command is None)

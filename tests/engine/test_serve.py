@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -409,7 +410,9 @@ def test_auto_starts_servers_only_where_it_may_and_can(tmp_path: Path, monkeypat
         return engine.name
 
     assert run(chosen(able)) == "serve"
-    assert f"engine: serve – starting 1 server of test-model: {' '.join(COMMAND)} (logs: {tmp_path / 'serve'})" in notes
+    assert (
+        f"engine: serve – starting 1 server of test-model: {shlex.join(COMMAND)} (logs: {tmp_path / 'serve'})" in notes
+    )
     run(check_engine(able, offline=False))
     assert started(tmp_path) == []
     for unable in (VlmSettings(), VlmSettings(serve_command=able.serve_command, auto_serve=False)):

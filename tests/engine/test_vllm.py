@@ -28,6 +28,12 @@ def test_the_contract_holds_for_the_openai_engine_against_a_real_server() -> Non
     run_real("test_vllm_server.py")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_dataset_is_annotated_through_a_real_server_and_vllm_in_this_process_reuses_the_answers() -> None:
+    run_real("test_sync.py")
+
+
 def test_messages_carry_text_as_text_and_pictures_under_their_digests() -> None:
     sheet, video = make_picture(), make_picture("video", frames=3)
     system, user = conversation(make_request(text="What is it?", pictures=(sheet, video)))

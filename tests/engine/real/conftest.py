@@ -21,7 +21,6 @@ from tests.engine.tiny_model import make_tiny_model
 collect_ignore_glob = [] if importlib.util.find_spec("torch") else ["test_*.py"]
 
 CONTEXT = 8192
-VIDEO = {"video": {"num_frames": -1}}
 SERVER = {
     "dtype": "float32",
     "max-model-len": str(CONTEXT),
@@ -29,9 +28,19 @@ SERVER = {
     "max-num-batched-tokens": str(CONTEXT),
     "limit-mm-per-prompt": json.dumps({"image": 16, "video": 2}),
     "structured-outputs-config": json.dumps({"backend": "guidance", "disable_any_whitespace": True}),
-    "media-io-kwargs": json.dumps(VIDEO),
 }
 """What a server needs to be told, for one that runs on a CPU: there, prefill in chunks breaks sampling with a seed."""
+
+
+ON_A_CPU = {
+    "dtype": "float32",
+    "enforce_eager": True,
+    "enable_chunked_prefill": False,
+    "max_num_batched_tokens": CONTEXT,
+    "max_num_seqs": 16,
+    "limit_mm_per_prompt": {"image": 16, "video": 2},
+}
+"""The same for vLLM in this process."""
 
 
 class KeptEngine:
@@ -59,6 +68,12 @@ def loop() -> Iterator[asyncio.Runner]:
         yield runner
 
 
+def server_options() -> list[str]:
+    """The options of a vLLM server on a CPU, as words of its command line."""
+    options = [word for name, value in SERVER.items() for word in (f"--{name}", value)]
+    return [*options, "--host", "127.0.0.1", "--enforce-eager", "--no-enable-chunked-prefill"]
+
+
 @contextlib.contextmanager
 def vllm_server(model: Path, log: Path) -> Generator[str]:
     """Run vLLM's server as a process of its own until it is healthy, and give its base URL."""
@@ -66,10 +81,9 @@ def vllm_server(model: Path, log: Path) -> Generator[str]:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--port", port]
-    options = [part for name, value in SERVER.items() for part in (f"--{name}", value)]
-    flags = ["--host", "127.0.0.1", "--served-model-name", "tiny", "--enforce-eager", "--no-enable-chunked-prefill"]
+    flags = ["--served-model-name", "tiny", "--trust-request-mm-kwargs"]
     with log.open("wb") as out:
-        process = subprocess.Popen([*command, *flags, *options], stdout=out, stderr=out)
+        process = subprocess.Popen([*command, *flags, *server_options()], stdout=out, stderr=out)
         try:
             _wait(process, f"http://127.0.0.1:{port}/health", log)
             yield f"http://127.0.0.1:{port}/v1"

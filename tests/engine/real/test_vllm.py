@@ -16,18 +16,9 @@ from annotator.engine.vllm_chat import rendered
 from annotator.errors import NoEngine
 from store.keys import Model
 from tests.contracts.engine_contract import ModelContract, make_picture, make_request
-from tests.engine.real.conftest import CONTEXT, KeptEngine
+from tests.engine.real.conftest import CONTEXT, ON_A_CPU, KeptEngine
 
 T = TypeVar("T")
-
-ON_A_CPU = {
-    "dtype": "float32",
-    "enforce_eager": True,
-    "enable_chunked_prefill": False,
-    "max_num_batched_tokens": CONTEXT,
-    "max_num_seqs": 16,
-    "limit_mm_per_prompt": {"image": 16, "video": 2},
-}
 
 
 @pytest.fixture(scope="class")
