@@ -78,6 +78,7 @@ class Asker:
             CallError: no reply; the next run asks again.
             Declined: the engine cannot answer this step.
             Rejected: neither reply fits.
+            NoEngine: nobody is there to ask; every further call would share it.
             FootageError: the pictures cannot be made.
         """
         taken = self._desk.prompts[step].taken(inputs)
@@ -164,9 +165,10 @@ class Asker:
     async def _make(self, draft: Draft) -> Answered:
         if self._desk.stopped is not None:
             raise self._desk.stopped
+        engine = await self._desk.engine()
         request = await self._request(draft)
         try:
-            reply = await self._desk.engine.generate(request)
+            reply = await engine.generate(request)
         except CallError as error:
             if self._desk.stopped is not None and error.attempts == 0:
                 raise self._desk.stopped from error  # it was still waiting for its turn: nothing was asked
@@ -181,7 +183,7 @@ class Asker:
     async def _request(self, draft: Draft) -> Request:
         desk, subject = self._desk, self._subject
         pictures: list[Picture] = []
-        if desk.engine.looks and subject.pictures is not None:
+        if desk.looks and subject.pictures is not None:
             pictures = list(await asyncio.gather(*(subject.pictures.get(item) for item in draft.frames.media)))
         reads = desk.reads_evidence
         return Request(

@@ -1,7 +1,7 @@
 """The desk of a run: what all its asks share, and where every outcome is written down before anyone relies on it."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
@@ -30,8 +30,15 @@ LOST_BEFORE_STOPPING = 4
 """Calls that in a row found no server, each after its retries, before a run stops asking."""
 
 
-HOPELESS = frozenset({"http_401", "http_403"})
-"""Failures that every further call would share."""
+HOPELESS = {
+    "http_401": "the server does not let us in",
+    "http_403": "the server does not let us in",
+    "engine_dead": "the engine has died; the next run starts it again",
+}
+"""Failures that every further call would share, and what to say of them."""
+
+NO_ENGINE = "log"
+"""Named as the engine of what was annotated from the log alone."""
 
 
 class Draft(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,13 +60,18 @@ class Outcomes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Desk:
-    """What all asks of a run share: log, engine, model, prompts, and the count of what happened."""
+    """What all asks of a run share: log, engine, model, prompts, and the count of what happened.
+
+    `open_engine` is called for each call that must be made; it opens the engine once. `looks` says whether it wants
+    pictures.
+    """
 
     def __init__(
         self,
         *,
         log: Log,
-        engine: Engine,
+        open_engine: Callable[[], Awaitable[Engine]],
+        looks: bool,
         model: Model,
         seed: int,
         prompts: Prompts,
@@ -69,7 +81,7 @@ class Desk:
         max_failures: int = 0,
     ) -> None:
         self.log = log
-        self.engine = engine
+        self.looks = looks
         self.model = model
         self.model_digest = digest_struct(model)
         self.reads_evidence = reads_evidence(model)
@@ -78,10 +90,26 @@ class Desk:
         self.tally = tally
         self.run_id = run_id
         self.stopped: CallError | None = None
+        self._open_engine = open_engine
+        self._engine: Engine | None = None
         self._note = note
         self._described: set[Digest] = set()
         self._lost_in_a_row = 0
         self._max_failures = max_failures
+
+    @property
+    def engine_name(self) -> str:
+        """Who answers: `log` as long as nobody had to be asked."""
+        return NO_ENGINE if self._engine is None else self._engine.name
+
+    async def engine(self) -> Engine:
+        """Open the engine, unless it is open.
+
+        Raises:
+            NoEngine: there is none.
+        """
+        self._engine = await self._open_engine()
+        return self._engine
 
     def outcomes(self, episode: Digest) -> Outcomes:
         """Read what the log knows of an episode; from any thread."""
@@ -97,7 +125,7 @@ class Desk:
         reply = msgspec.structs.replace(reply, text=well_formed(reply.text))
         await self.keep(*self._preimages(draft), self._answered(draft, reply))
         self.tally.answered(draft.step, reply.tokens_in, reply.tokens_out)
-        return Answered(draft.key, reply.text, reply.finish_reason, self.engine.name, self.model.model_id)
+        return Answered(draft.key, reply.text, reply.finish_reason, self.engine_name, self.model.model_id)
 
     async def keep_failure(self, draft: Draft, error: CallError) -> None:
         """Keep a failure. Where no server is to be reached time and again, or too much fails, the run asks no more."""
@@ -106,8 +134,8 @@ class Desk:
         reason = self._reason_to_stop(error)
         if reason and self.stopped is None:
             self.stopped = error
-            if isinstance(self.engine, Stoppable):
-                self.engine.stop()
+            if isinstance(self._engine, Stoppable):
+                self._engine.stop()
             self._note(f"asking nothing more in this run: {reason}")
         await self.keep(
             CallFailed(
@@ -120,15 +148,17 @@ class Desk:
                 detail=str(error),
                 retryable=error.retryable,
                 attempts=error.attempts,
-                engine=self.engine.name,
+                engine=self.engine_name,
                 model_id=self.model.model_id,
                 endpoint=error.endpoint,
             )
         )
 
     def _reason_to_stop(self, error: CallError) -> str:
-        if error.kind in HOPELESS or self._lost_in_a_row >= LOST_BEFORE_STOPPING:
-            return f"the server does not let us in, or is gone ({error.kind})"
+        if error.kind in HOPELESS:
+            return f"{HOPELESS[error.kind]} ({error.kind})"
+        if self._lost_in_a_row >= LOST_BEFORE_STOPPING:
+            return f"the server is gone ({error.kind})"
         failed = self.tally.calls["failed"]
         return f"{failed} calls failed (--max_failures)" if 0 < self._max_failures <= failed else ""
 
@@ -144,7 +174,7 @@ class Desk:
                 episode=draft.call.episode,
                 step=draft.step,
                 reason=reason,
-                engine=self.engine.name,
+                engine=self.engine_name,
                 model_id=self.model.model_id,
             )
         )
@@ -166,7 +196,7 @@ class Desk:
     def declined(self, step: str, reason: str) -> None:
         """Count a refusal, and say it the first time a step declines."""
         if self.tally.declined(step, reason):
-            self._note(f"{step}: {self.engine.name} declines – {reason}")
+            self._note(f"{step}: {self.engine_name} declines – {reason}")
 
     def _preimages(self, draft: Draft) -> list[AnyEvent]:
         """Describe the parts of a key in full, each once a run, so that every digest can be explained later."""
@@ -206,7 +236,7 @@ class Desk:
             tokens_in=reply.tokens_in,
             tokens_out=reply.tokens_out,
             elapsed_s=reply.elapsed_s,
-            engine=self.engine.name,
+            engine=self.engine_name,
             model_id=self.model.model_id,
             model_revision=reply.model_revision or self.model.revision,
             endpoint=reply.endpoint,

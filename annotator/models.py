@@ -1,6 +1,6 @@
 """Models: what names one in a key."""
 
-from annotator.settings import VlmSettings
+from annotator.settings import SyncSettings, VlmSettings
 from store.keys import Model
 
 SIGNALS_MODEL = "signals.v1"
@@ -10,6 +10,11 @@ SCRIPTED_MODEL = "scripted.v1"
 def reads_evidence(model: Model) -> bool:
     """Say whether a model reads signals and inputs instead of looking: by its id, since keys do not know engines."""
     return model.model_id == SIGNALS_MODEL
+
+
+def looks(settings: SyncSettings) -> bool:
+    """Say whether whoever answers wants pictures: not the log alone, and no rules over signals."""
+    return not settings.offline and settings.vlm.backend not in ("offline", "signals")
 
 
 def model_of(vlm: VlmSettings) -> Model:

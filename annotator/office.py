@@ -1,8 +1,11 @@
-"""The office: opens the engine and the desk when something first has to be asked, and not before."""
+"""The office: one run's desk, and its engine, which is opened for the first call that must be made and not before."""
+
+import asyncio
 
 from annotator.desk import Desk
 from annotator.engine.base import Engine
 from annotator.engine.choose import choose_engine
+from annotator.models import looks
 from annotator.report import Report
 from annotator.run import Run
 from annotator.tally import Tally
@@ -18,26 +21,28 @@ class Office:
         self.tally = tally
         self.report = report
         self.engine = "none needed"
+        self.desk = Desk(
+            log=log, open_engine=self._open, looks=looks(run.settings), model=run.model, seed=run.settings.seed,
+            prompts=run.prompts, tally=tally, run_id=run.run_id, note=report.note,
+            max_failures=run.settings.max_failures,
+        )  # fmt: skip
         self._engine: Engine | None = None
-        self._desk: Desk | None = None
+        self._opening = asyncio.Lock()
 
-    async def desk(self) -> Desk:
-        """Open the desk, or give the one that is open.
+    async def _open(self) -> Engine:
+        """Open the engine, or give the one that is open; who comes while it is opened waits.
 
         Raises:
             NoEngine: no engine was named and none was found.
         """
-        if self._desk is None:
-            run = self.run
-            self._engine = await choose_engine(
-                run.settings.vlm, self.report.note, offline=run.settings.offline, logs=run.store / "serve"
-            )
-            self.engine = f"{self._engine.name}, model {run.model.model_id}"
-            self._desk = Desk(
-                log=self.log, engine=self._engine, model=run.model, seed=run.settings.seed, prompts=run.prompts,
-                tally=self.tally, run_id=run.run_id, note=self.report.note, max_failures=run.settings.max_failures,
-            )  # fmt: skip
-        return self._desk
+        async with self._opening:
+            if self._engine is None:
+                run = self.run
+                self._engine = await choose_engine(
+                    run.settings.vlm, self.report.note, offline=run.settings.offline, logs=run.store / "serve"
+                )
+                self.engine = f"{self._engine.name}, model {run.model.model_id}"
+        return self._engine
 
     async def aclose(self) -> None:
         """Let go of the engine."""

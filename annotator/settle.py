@@ -75,7 +75,7 @@ async def _find(office: Office, surveyed: Sequence[Surveyed]) -> Vocabulary:
         hint = "annotator sync without --locked finds it"
         raise OutOfDate("the vocabulary would have to be found", where=str(run.target_root), hint=hint)
     office.report.note(f"finding the vocabulary in episodes {', '.join(str(one.episode.index) for one in chosen)}")
-    desk = await office.desk()
+    desk = office.desk
     with ExitStack() as stack:
         asker = Asker(desk, _subject(desk, views, _pictures(office, desk, chosen, views, stack)))
         try:
@@ -175,7 +175,7 @@ def _pictures(
     office: Office, desk: Desk, chosen: Sequence[Surveyed], views: Sequence[EpisodeView], stack: ExitStack
 ) -> PictureSource | None:
     run = office.run
-    if not desk.engine.looks or not run.cast.watched:
+    if not desk.looks or not run.cast.watched:
         return None
     from annotator.pictures import Studio  # PyAV and Pillow are loaded only for an engine that looks
 

@@ -153,9 +153,8 @@ async def _annotate(office: Office, asked: Sequence[Surveyed], surveyed: Sequenc
             if run.settings.locked:
                 refuse_work(run, jobs)
             plotter.refuse_unwritable(_wanted(run, surveyed, agenda))
-            desk = await office.desk()
             workshop = Workshop(
-                dataset=run.dataset, settings=run.settings, desk=desk, report=office.report, cast=run.cast,
+                dataset=run.dataset, settings=run.settings, desk=office.desk, report=office.report, cast=run.cast,
                 kitchens=rules, vocabulary=vocabulary,
             )  # fmt: skip
             office.report.begin(tally)

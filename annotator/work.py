@@ -10,7 +10,7 @@ from annotator.agenda import Job
 from annotator.ask import Asker
 from annotator.dataset import Dataset
 from annotator.desk import Desk
-from annotator.errors import AnnotatorError, StepError
+from annotator.errors import AnnotatorError, NoEngine, StepError
 from annotator.opened import OpenedEpisode, open_episode
 from annotator.recipe import Kitchen
 from annotator.registry import Module, module_named
@@ -54,7 +54,7 @@ class Workshop:
         """Run all jobs, at most `executor.episode_parallelism` at once; an episode that fails is noted and counted."""
         self._note_troubles(jobs)
         with ExitStack() as stack:
-            if self._desk.engine.looks:
+            if self._desk.looks:
                 from annotator.pictures import Studio  # PyAV and Pillow are loaded only for an engine that looks
 
                 self._studio = stack.enter_context(Studio(self._settings.executor.decode_threads))
@@ -128,6 +128,8 @@ class Workshop:
         """Run one module, then those that follow it; True if none failed."""
         try:
             found = await self._annotate(episode, module, recipe, before)
+        except NoEngine:
+            raise
         except AnnotatorError as error:
             self._report.note(failure_line(episode.job, module.name, error))
             return False
@@ -150,7 +152,7 @@ class Workshop:
             episode=episode.job.surveyed.digest,
             module=module.name,
             recipe=recipe,
-            engine=self._desk.engine.name,
+            engine=self._desk.engine_name,
             model_id=self._desk.model.model_id,
             calls=tuple(sorted(set(asker.calls))),
             rows=found.rows,

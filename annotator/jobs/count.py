@@ -7,7 +7,7 @@ import msgspec
 
 from annotator.agenda import Job, agenda_of, jobs_of
 from annotator.dataset import Dataset
-from annotator.desk import Desk
+from annotator.engine.base import Engine
 from annotator.office import Office
 from annotator.recipe import kitchens
 from annotator.report import Report
@@ -32,9 +32,9 @@ class _WouldAsk(Exception):
 
 
 class _ClosedOffice(Office):
-    """An office without a desk: whoever wants to ask something is turned away."""
+    """An office without an engine: whoever wants to ask something is turned away."""
 
-    async def desk(self) -> Desk:
+    async def _open(self) -> Engine:
         raise _WouldAsk
 
 
