@@ -123,7 +123,8 @@ class EpisodeSeen(Event, frozen=True, kw_only=True, tag="episode_seen.v1"):
 class EpisodeAnnotated(Event, frozen=True, kw_only=True, tag="episode_annotated.v1"):
     """A module finished for an episode: the recipe it followed, the calls it used, the rows it gives.
 
-    `task` is the one it went by, where it set the dataset's aside. `setup` says what its recipe digests of the run.
+    `task` is the one it went by, where it set the dataset's aside. `setup` says what its recipe digests of the run. `engine`
+    is `log` where every answer was known.
     """
 
     episode: Digest
