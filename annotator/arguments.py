@@ -1,6 +1,6 @@
 """Arguments: from the command line and `annotator.toml` to settings, by the names in `annotator.settings`."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
@@ -11,6 +11,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
 from annotator.config import read_toml
 from annotator.errors import UsageError
+from annotator.flags import join_repeats, part_flags, take_config
 from annotator.settings import Settings, SyncSettings
 
 T = TypeVar("T")
@@ -198,38 +199,11 @@ def parse_sync(args: Sequence[str]) -> SyncSettings:
         SystemExit: status 2 for arguments that cannot be read, 0 after --help.
     """
     flags, loose = part_flags(with_flag_values(args))
-    config = _take_config(flags)
+    config = take_config(flags)
     defaults = read_toml(config) if config else SyncSettings()
     if len(loose) > 1:
         raise UsageError("one dataset at a time", got=" ".join(loose), hint="annotator sync DATASET [OPTIONS]")
     return parse_as("sync", SyncSettings, [*flags, *(("--root", loose[0]) if loose else ())], defaults, SYNC_TEXT)
-
-
-def part_flags(args: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Part flags with their values from loose words: every flag takes exactly one value."""
-    flags: list[str] = []
-    loose: list[str] = []
-    waiting = False
-    for arg in args:
-        if waiting or arg.startswith("-"):
-            flags.append(arg)
-            waiting = not waiting and "=" not in arg and arg not in ("-h", "--help")
-        else:
-            loose.append(arg)
-    return flags, loose
-
-
-def _take_config(flags: list[str]) -> Path | None:
-    for index, flag in enumerate(flags):
-        if flag == "--config" and index + 1 < len(flags):
-            path = Path(flags[index + 1])
-            del flags[index : index + 2]
-            return path
-        if flag.startswith("--config="):
-            del flags[index]
-            return Path(flag.removeprefix("--config="))
-    local = Path("annotator.toml")
-    return local if local.is_file() else None
 
 
 def parse_query(args: Sequence[str]) -> QueryArguments:
@@ -267,14 +241,14 @@ def parse_prompts(args: Sequence[str]) -> PromptsArguments:
 
 
 def parse_as(command: str, kind: type[T], args: Sequence[str], default: T | None = None, text: str | None = None) -> T:
-    """Read a command's arguments as a struct or dataclass; every flag takes one value."""
+    """Read a command's arguments as a struct or dataclass; every flag takes one value, and the last one counts."""
     options: dict[str, Any] = {} if default is None else {"default": default}
     with registry:
         return tyro.cli(
             kind,
             prog=f"annotator {command}",
             description=text,
-            args=list(args),
+            args=join_repeats(args),
             use_underscores=True,
             config=(tyro.conf.FlagConversionOff,),
             **options,
@@ -293,7 +267,7 @@ def with_flag_values(args: Sequence[str], named: Collection[str] = ()) -> Iterat
 
 def _bool_names(kind: type[Settings], prefix: str) -> Iterator[str]:
     for one in msgspec.structs.fields(kind):
-        if one.type is bool:
+        if one.type in (bool, bool | None):
             yield f"{prefix}{one.name}"
         elif isinstance(one.type, type) and issubclass(one.type, Settings):
             yield from _bool_names(one.type, f"{prefix}{one.name}.")

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from annotator.arguments import parse_as, parse_sync, part_flags, with_flag_values
+from annotator.arguments import parse_as, parse_sync, with_flag_values
+from annotator.flags import part_flags
 from annotator.settings import SyncSettings
 
 
@@ -36,8 +37,10 @@ class PushArguments:
     """The dataset's folder."""
     repo_id: str | None = None
     """Where to, org/name; unset takes the dataset it was downloaded from."""
-    push_private: bool = False
-    """A dataset that is made on the Hub is private."""
+    store: Path | None = None
+    """Where its log lies; unset takes .annotator in the dataset."""
+    push_private: bool | None = None
+    """A dataset that is made on the Hub is private; unset takes what the one is that this one was downloaded from."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ class SubmitArguments:
     """Whose job it is: a user or an organization; unset takes the token's own."""
     count: bool = True
     """Count what is left to do first. Without a count, name the timeout."""
+    again: bool = False
+    """Submit it also where a job that has not ended works on the same dataset and bucket."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ def parse_submit(args: Sequence[str]) -> tuple[SubmitArguments, SyncSettings]:
     own = {f"--{one.name}" for one in fields(SubmitArguments)}
     mine: list[str] = []
     others: list[str] = []
-    flags, loose = part_flags(with_flag_values(list(with_flag_values(args, {"--count"}))))
+    flags, loose = part_flags(with_flag_values(list(with_flag_values(args, {"--count", "--again"}))))
     for flag, values in _grouped(flags):
         name = flag.partition("=")[0].replace("-", "_").replace("__", "--", 1)
         (mine if name in own or flag in ("-h", "--help") else others).extend([flag, *values])

@@ -1,7 +1,8 @@
-"""Flags: settings by the names they have on the command line, and a command line that gives them."""
+"""Flags: settings by the names they have on the command line, a command line that gives them, and one taken apart."""
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -38,3 +39,53 @@ def _spell(value: Any) -> str:
     if isinstance(value, list):
         return ",".join(str(one) for one in value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
     return str(value)
+
+
+def part_flags(args: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Part flags with their values from loose words: every flag takes exactly one value."""
+    flags: list[str] = []
+    loose: list[str] = []
+    waiting = False
+    for arg in args:
+        if waiting or arg.startswith("-"):
+            flags.append(arg)
+            waiting = not waiting and "=" not in arg and arg not in ("-h", "--help")
+        else:
+            loose.append(arg)
+    return flags, loose
+
+
+def take_config(flags: list[str]) -> Path | None:
+    """Take `--config FILE` out of the flags; without it, annotator.toml counts if the working folder has one."""
+    for index, flag in enumerate(flags):
+        if flag == "--config" and index + 1 < len(flags):
+            path = Path(flags[index + 1])
+            del flags[index : index + 2]
+            return path
+        if flag.startswith("--config="):
+            del flags[index]
+            return Path(flag.removeprefix("--config="))
+    local = Path("annotator.toml")
+    return local if local.is_file() else None
+
+
+_JOINED = "--vlm.api_base"
+
+
+def join_repeats(args: Iterable[str]) -> list[str]:
+    """Join the endpoints that are named one by one into one value; of any other repeated option the last one counts."""
+    kept: list[str] = []
+    bases: list[str] = []
+    words = iter(args)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name.replace("-", "_").replace("__", "--", 1) != _JOINED:
+            kept.append(word)
+        elif equals:
+            bases.append(value)
+        else:
+            following = next(words, "--")
+            if following.startswith("-"):  # its value is missing, which the parser says
+                return [*kept, word]
+            bases.append(following)
+    return [*kept, f"{_JOINED}={','.join(bases)}"] if bases else kept

@@ -2,12 +2,15 @@
 
 import importlib.util
 import os
+import secrets
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from annotator.engine.auto import Choice, who_answers
 from annotator.engine.base import Engine
+from annotator.engine.unused import unused
 from annotator.errors import NoEngine, UsageError
 from annotator.settings import VlmSettings
 
@@ -17,14 +20,6 @@ if TYPE_CHECKING:
     from annotator.engine.vllm import VllmEngine
 
 DEFAULT_API_BASE = "http://localhost:8000/v1"
-
-CHOICES = (
-    "name a server: --vlm.api_base http://HOST:PORT/v1 --vlm.model_id MODEL"
-    "\n      start one:     vllm serve MODEL   (then the same command finds it on port 8000)"
-    "\n      or have it started: --vlm.backend serve --vlm.model_id MODEL   (needs vLLM and a GPU)"
-    "\n      or load it here: --vlm.backend vllm, or --vlm.backend transformers   (slow; for small models)"
-    "\n      without one:   --vlm.backend signals   (no model: subtasks from gripper and motion signals alone)"
-)
 
 
 async def choose_engine(
@@ -36,7 +31,12 @@ async def choose_engine(
         NoEngine: none was named and none was found.
         UsageError: the named one cannot be used.
     """
-    backend = "offline" if offline else await _backend(vlm)
+    choice = await _choice(vlm, offline=offline)
+    backend = choice.backend
+    if choice.why:
+        note(f"auto: {backend}, since {choice.why}")
+    for one in unused(vlm, backend):
+        note(one)
     if backend == "offline":
         from annotator.engine.offline import OfflineEngine
 
@@ -64,7 +64,7 @@ async def check_engine(vlm: VlmSettings, *, offline: bool) -> None:
     Raises:
         NoEngine, UsageError: as `choose_engine`, as far as it can be told beforehand.
     """
-    backend = "offline" if offline else await _backend(vlm)
+    backend = (await _choice(vlm, offline=offline)).backend
     if backend == "serve":
         from annotator.engine.serve_plan import plan_servers
 
@@ -75,26 +75,10 @@ async def check_engine(vlm: VlmSettings, *, offline: bool) -> None:
         await (await _openai(vlm, lambda _: None)).aclose()
 
 
-async def _backend(vlm: VlmSettings) -> str:
-    """Say who is to answer where that is left open: a server that is named or found, else one that can be started."""
-    if vlm.backend != "auto":
-        return vlm.backend
-    if vlm.api_base is not None:
-        return "openai"
-    from annotator.engine.openai import probe
-
-    if await probe(DEFAULT_API_BASE, api_key(vlm), timeout_s=2.0) is not None:
-        return "openai"
-    if vlm.auto_serve:
-        from annotator.engine.serve_plan import can_serve
-
-        if can_serve(vlm, os.environ):
-            return "serve"
-    elif _can_load_vllm():
-        return "vllm"
-    raise NoEngine(
-        "no engine", where="--vlm.backend auto", got=f"no server answers at {DEFAULT_API_BASE}", hint=CHOICES
-    )
+async def _choice(vlm: VlmSettings, *, offline: bool) -> Choice:
+    if offline or vlm.backend != "auto":
+        return Choice(backend="offline" if offline else vlm.backend)
+    return await who_answers(vlm, os.environ, DEFAULT_API_BASE, api_key(vlm))
 
 
 EXTRAS = {"vllm": ("vllm",), "transformers": ("transformers", "torch", "torchvision", "llguidance")}
@@ -114,23 +98,28 @@ def _require_extra(backend: str) -> None:
         raise NoEngine("this engine is not installed", where=where, got=f"no {', no '.join(missing)}", hint=hint)
 
 
-def _can_load_vllm() -> bool:
-    from annotator.engine.serve_plan import visible_gpus
-
-    return importlib.util.find_spec("vllm") is not None and bool(visible_gpus(os.environ))
-
-
 async def _loaded(vlm: VlmSettings, backend: str, note: Callable[[str], None]) -> Engine:
     """Load the model before the first call, so that what is wrong with it is said once."""
     _require_extra(backend)
     engine = _vllm(vlm) if backend == "vllm" else _transformers(vlm)
     note(f"engine: {backend} – loading {vlm.model_id} for this run")
+    if backend == "vllm":
+        _note_idle_gpus(vlm, note)
     try:
         await engine.start()
     except BaseException:
         await engine.aclose()
         raise
     return engine
+
+
+def _note_idle_gpus(vlm: VlmSettings, note: Callable[[str], None]) -> None:
+    """One engine takes as many GPUs as it is told to, however many there are."""
+    from annotator.engine.serve_plan import visible_gpus
+
+    visible, used = len(visible_gpus(os.environ)), vlm.tensor_parallel_size
+    if visible > used and not any(name.endswith("parallel_size") for name in vlm.engine_kwargs):
+        note(f"note: vllm uses {used} of {visible} GPUs, the others stay idle; --vlm.backend serve uses them all")
 
 
 def _vllm(vlm: VlmSettings) -> "VllmEngine":
@@ -171,35 +160,39 @@ async def _openai(vlm: VlmSettings, note: Callable[[str], None]) -> Engine:
     from annotator.engine.openai import require_any
 
     bases = endpoints(vlm)
-    engine = _asking(vlm, bases, note)
-    for error in await require_any(bases, vlm.model_id, api_key(vlm)):
-        note(f"{error.where.removesuffix('/models')} does not answer ({error.kind}): starting without it")
+    engine = _asking(vlm, bases, api_key(vlm), note)
+    silent = await require_any(bases, vlm.model_id, api_key(vlm))
     shown = ", ".join(lane.label for lane in engine.router.lanes)
     note(f"engine: openai at {shown}, model {vlm.model_id}")
+    for lane, error in zip(engine.router.lanes, silent, strict=True):
+        if error is not None:
+            engine.router.absent(lane, error)
     return engine
 
 
 async def _serve(vlm: VlmSettings, note: Callable[[str], None], logs: Path) -> Engine:
     from annotator.engine.serve import Patience, serve
-    from annotator.engine.serve_plan import plan_servers
+    from annotator.engine.serve_plan import API_KEY, plan_servers
 
-    plans = plan_servers(vlm, os.environ, logs)
+    # Other users of this machine reach its loopback too, and a key that is set for other servers is none of theirs.
+    key = secrets.token_urlsafe(32)
+    plans = plan_servers(vlm, {**os.environ, API_KEY: key}, logs)
     shown = f"{len(plans)} server{'s' * (len(plans) > 1)}"
     note(f"engine: serve – starting {shown} of {vlm.model_id}: {shlex.join(plans[0].command)} (logs: {logs})")
     patience = Patience(ready_s=vlm.serve_ready_timeout_s)
     # Another command starts who knows what: only the default one is known to take the times of frames.
-    asking = _asking(vlm, (), note, video_times=vlm.serve_command is None)
+    asking = _asking(vlm, (), key, note, video_times=vlm.serve_command is None)
     return await serve(plans, asking, vlm.model_id, note, patience)
 
 
 def _asking(
-    vlm: VlmSettings, bases: Sequence[str], note: Callable[[str], None], *, video_times: bool = False
+    vlm: VlmSettings, bases: Sequence[str], key: str, note: Callable[[str], None], *, video_times: bool = False
 ) -> "OpenAIEngine":
     from annotator.engine.openai import OpenAIEngine
 
     return OpenAIEngine(
         api_base=bases,
-        api_key=api_key(vlm),
+        api_key=key,
         request_timeout_s=vlm.request_timeout_s,
         request_max_retries=vlm.request_max_retries,
         client_concurrency=vlm.client_concurrency,

@@ -90,13 +90,14 @@ class OpenAIEngine:
             except Stopped as error:
                 raise _after(last or error, attempts) from error
             except CallError as error:
-                last = error
                 attempts += 1 if error.endpoint else 0
-                if self._moves_on(error, moves):
+                moves_on = self._moves_on(error, moves)
+                if not moves_on and (retries >= self._retries or not _can_help(error)):
+                    raise _after(error, attempts, last) from error.__cause__
+                last = error
+                if moves_on:
                     moves += 1
                     continue
-                if retries >= self._retries or not _can_help(error):
-                    raise _after(error, attempts) from error.__cause__
                 retries += 1
                 if error.retry_after_s is None:
                     await asyncio.sleep(_pause_s(retries))
@@ -141,9 +142,11 @@ def _pause_s(retries: int) -> float:
     return min(_FIRST_PAUSE_S * 2 ** (retries - 1), _LONGEST_PAUSE_S) * (1 - random.random() / 4)
 
 
-def _after(error: CallError, attempts: int) -> CallError:
-    """Say how often it was asked."""
+def _after(error: CallError, attempts: int, before: CallError | None = None) -> CallError:
+    """Say how often it was asked, and who was asked last where the last try found nobody to ask."""
     error.attempts = attempts
+    if error.endpoint is None and before is not None:
+        error.endpoint = before.endpoint
     if attempts > 1:
-        error.got = f"{error.got} (after {attempts} attempts)"
+        error.got = f"{error.got} (after {attempts} attempts)" if error.got else f"after {attempts} attempts"
     return error

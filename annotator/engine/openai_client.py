@@ -14,6 +14,7 @@ import openai
 
 from annotator.engine.base import Reply, Request
 from annotator.engine.openai_errors import NO_KEY, bad_reply, call_error, hide, retry_after_s
+from annotator.engine.shown import shown_endpoint
 from annotator.engine.wire import BadReply, Part, read_completion, request_body
 from annotator.errors import CallError, UsageError
 
@@ -103,7 +104,7 @@ class Client:
         connections: int = 1,
         video_times: bool = False,
     ) -> None:
-        self.endpoint = _shown(api_base)
+        self.endpoint = shown_endpoint(api_base)
         self._base, self._api_key = _checked_base(api_base), _checked_key(api_key)
         wanted = -(-connections // _POOL_CONNECTIONS) if connections else _POOLS
         self._pools = [_Pool(self._base, self._api_key, timeout_s=timeout_s) for _ in range(min(wanted, _POOLS))]
@@ -238,9 +239,8 @@ class Client:
 def _checked_base(api_base: str) -> str:
     parts = urlsplit(api_base)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(
-            "this is no endpoint", where="--vlm.api_base", got=repr(_shown(api_base)), hint="http://localhost:8000/v1"
-        )
+        got, hint = repr(shown_endpoint(api_base)), "http://localhost:8000/v1"
+        raise UsageError("this is no endpoint", where="--vlm.api_base", got=got, hint=hint)
     return api_base
 
 
@@ -250,9 +250,3 @@ def _checked_key(api_key: str | None) -> str | None:
         # The key itself is never shown.
         raise UsageError("the API key holds characters that no header can carry", where="--vlm.api_key_env")
     return key or None
-
-
-def _shown(api_base: str) -> str:
-    """The endpoint as it may be shown and recorded: without credentials and query, which may hold secrets."""
-    parts = urlsplit(api_base)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl().rstrip("/")

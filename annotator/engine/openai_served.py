@@ -58,28 +58,29 @@ async def require(
     return served
 
 
-async def require_any(api_bases: Sequence[str], model_id: str, api_key: str | None = None) -> list[CallError]:
-    """Check several endpoints at once: one that answers is enough, but all that do must have the model.
+async def require_any(api_bases: Sequence[str], model_id: str, api_key: str | None = None) -> list[CallError | None]:
+    """Check several endpoints at once: one that has the model is enough, if of the others nothing is to be heard.
 
-    Returns why the others do not answer.
+    Returns for each, in their order, why it does not answer, or None.
 
     Raises:
-        NoEngine: none answers, or one serves other models or refuses the API key.
+        NoEngine: none answers; or one does, and is no model server, serves other models or refuses the API key.
     """
     checks = [require(api_base, model_id, api_key) for api_base in api_bases]
     found = await asyncio.gather(*checks, return_exceptions=True)
-    silent: list[CallError] = []
-    for outcome in found:
-        if isinstance(outcome, NoEngine) and _does_not_answer(outcome) and len(silent) + 1 < len(found):
-            assert isinstance(outcome.__cause__, CallError)
-            silent.append(outcome.__cause__)
-        elif isinstance(outcome, BaseException):
+    silent = [_silence(outcome) for outcome in found]
+    for outcome, silence in zip(found, silent, strict=True):
+        if isinstance(outcome, BaseException) and (silence is None or None not in silent):
             raise outcome
     return silent
 
 
-def _does_not_answer(error: NoEngine) -> bool:
-    return isinstance(error.__cause__, CallError) and error.__cause__.retryable
+def _silence(outcome: Served | BaseException) -> CallError | None:
+    """What is ill, busy or not there may come later; what answers something else stays what it is."""
+    error = outcome.__cause__ if isinstance(outcome, NoEngine) else None
+    if isinstance(error, CallError) and error.kind.startswith(("connection", "timeout", "http_429", "http_5")):
+        return error
+    return None
 
 
 def _no_engine(what: str, error: CallError) -> NoEngine:

@@ -135,6 +135,10 @@ class Router(Generic[E]):
             if lane.strikes >= STRIKES:
                 self._down(lane, error)
 
+    def absent(self, lane: Lane[E], error: CallError) -> None:
+        """Take note that an endpoint did not answer before the first call. It joins when it does."""
+        self._down(lane, error, "starting without it")
+
     def open(self, lane: Lane[E], endpoint: E) -> None:
         """Open a lane, or open it again, perhaps to another address."""
         self._stop_probe(lane)
@@ -182,12 +186,12 @@ class Router(Generic[E]):
             self._homes.popitem(last=False)
         return chosen
 
-    def _down(self, lane: Lane[E], error: CallError) -> None:
+    def _down(self, lane: Lane[E], error: CallError, rest: str = "") -> None:
         if lane.state != "up":
             return
         self._set(lane, "awaited" if lane.supervised else "down")
         if len(self.lanes) > 1 and lane.endpoint is not None and lane.relapses == 0:
-            rest = "going on with the others" if self.any_up() else "and no other is left"
+            rest = rest or ("going on with the others" if self.any_up() else "and no other is left")
             self._note(f"{lane.endpoint.endpoint} does not answer ({error.kind}): {rest}")
         self._probes[lane] = asyncio.create_task(self._probe(lane))
 

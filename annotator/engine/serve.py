@@ -19,14 +19,14 @@ _SILENT_BEFORE_ILL = 12
 """Questions without an answer after which a server that still runs is taken for hung; about a minute or two."""
 _LONG_LIFE_S = 60.0
 _SHORT_LIVES = 5
-"""Deaths soon after the start, in a row, after which a server is given up."""
-_LONGEST_PAUSE_S = 30.0
+"""Deaths in a row, with no long life between them, after which a server is given up."""
 _PORTS = 3
 """Ports that are tried where somebody else was quicker to take one."""
 
 
 class Patience(msgspec.Struct, frozen=True, kw_only=True):
-    """How long a server may take to be ready, and the first pause before it is started again, seconds."""
+    """How long a server may take to be ready, and the first pause before it is started again (each next is twice as
+    long), seconds."""
 
     ready_s: float = 600.0
     pause_s: float = 1.0
@@ -57,8 +57,10 @@ class ServeEngine:
 
     async def aclose(self) -> None:
         """Stop the servers."""
-        await self._fleet.stop()
-        await self._asking.aclose()
+        try:
+            await self._fleet.stop()
+        finally:
+            await self._asking.aclose()
 
 
 async def serve(
@@ -82,6 +84,13 @@ async def serve(
     return ServeEngine(asking, fleet)
 
 
+class _First(msgspec.Struct, frozen=True):
+    """How a server's first start went; `trouble` is empty where it got ready."""
+
+    server: ServerProcess
+    trouble: str
+
+
 class Fleet:
     """The servers of a run, and one task for each that looks after it."""
 
@@ -92,6 +101,7 @@ class Fleet:
         self._patience = patience
         self._servers: list[ServerProcess] = []
         self._tasks: list[asyncio.Task[None]] = []
+        self._any_ready = asyncio.Event()
 
     async def start(self, plans: Sequence[ServerPlan]) -> None:
         """Start all, and wait until one is ready.
@@ -99,19 +109,19 @@ class Fleet:
         Raises:
             NoEngine: none gets ready.
         """
-        firsts: list[asyncio.Future[str]] = []
+        firsts: list[asyncio.Future[_First]] = []
         for plan in plans:
             server, first = ServerProcess(plan), asyncio.get_running_loop().create_future()
             self._servers.append(server)
             firsts.append(first)
             self._tasks.append(asyncio.create_task(self._tend(server, self._asking.await_server(plan.label), first)))
-        troubles = ""
+        failed: list[_First] = []
         for first in asyncio.as_completed(firsts):
-            troubles = await first
-            if not troubles:
+            failed.append(await first)
+            if not failed[-1].trouble:
                 return
-        hint = f"the whole log: {self._servers[-1].plan.log}"
-        raise NoEngine("no server got ready", where=self._servers[-1].plan.label, got=troubles, hint=hint)
+        plan, trouble = failed[0].server.plan, failed[0].trouble
+        raise NoEngine("no server got ready", where=plan.label, got=trouble, hint=f"the whole log: {plan.log}")
 
     async def stop(self) -> None:
         """Stop all. Safe to call twice."""
@@ -124,24 +134,29 @@ class Fleet:
             if isinstance(outcome, Exception):
                 raise outcome
 
-    async def _tend(self, server: ServerProcess, lane: Lane[Client], first: asyncio.Future[str]) -> None:
+    async def _tend(self, server: ServerProcess, lane: Lane[Client], first: asyncio.Future[_First]) -> None:
         """Look after one server until the run ends or it is given up; `first` says how its first start went."""
         try:
-            reason = await self._tend_while_it_pays(server, lane, first)
-            if first.done():
-                self._note(f"{server.plan.label} is given up: {reason}")
-            else:
-                first.set_result(reason)
-        except OSError as cause:
-            if first.done():
-                raise
-            first.set_result(f"cannot be started: {cause}")
+            try:
+                trouble = await self._tend_while_it_pays(server, lane, first)
+            except OSError as cause:
+                trouble = f"cannot be started: {cause}"
+                await self._while_another_runs(server, first, trouble)
+            self._note(f"{server.plan.label} is given up: {trouble}")
         finally:
             # Whatever happened here: no call may wait for a server that nobody looks after.
             self._asking.router.shut(lane, "gone")
             await server.stop()
 
-    async def _tend_while_it_pays(self, server: ServerProcess, lane: Lane[Client], first: asyncio.Future[str]) -> str:
+    async def _while_another_runs(self, server: ServerProcess, first: asyncio.Future[_First], trouble: str) -> None:
+        """Tell how the first start failed, and go on once another server is ready: without one the run ends at once."""
+        if not first.done():
+            first.set_result(_First(server, trouble))
+        await self._any_ready.wait()
+
+    async def _tend_while_it_pays(
+        self, server: ServerProcess, lane: Lane[Client], first: asyncio.Future[_First]
+    ) -> str:
         loop, lives, ports = asyncio.get_running_loop(), 0, 1
         while True:
             server.start()
@@ -149,8 +164,9 @@ class Fleet:
             trouble = await self._until_ready(server, lane)
             if not trouble:
                 self._note(f"{server.plan.label} is ready at {server.api_base}, after {loop.time() - started:.0f} s")
+                self._any_ready.set()
                 if not first.done():
-                    first.set_result("")
+                    first.set_result(_First(server, ""))
                 ready = loop.time()
                 trouble = await self._until_ill(server, lane)
                 lives = 0 if loop.time() - ready > _LONG_LIFE_S else lives
@@ -161,10 +177,11 @@ class Fleet:
                 ports += 1
                 continue
             lives += 1
-            if not first.done() or lives > _SHORT_LIVES:
+            await self._while_another_runs(server, first, said)
+            if lives >= _SHORT_LIVES:
                 return said
             self._note(f"{server.plan.label} {trouble}; starting it again (its log: {server.plan.log})")
-            await asyncio.sleep(min(self._patience.pause_s * 2 ** (lives - 1), _LONGEST_PAUSE_S))
+            await asyncio.sleep(self._patience.pause_s * 2 ** (lives - 1))
 
     async def _until_ready(self, server: ServerProcess, lane: Lane[Client]) -> str:
         """Open the lane once the server answers; else say why it does not."""

@@ -3,8 +3,9 @@
     python serve_keeper.py COMMAND [ARGUMENT …]
 
 Runs as a process of its own, between a run and a server, so that no server is left over however the run ends:
-stdin is a pipe that the run holds open, and it closes even when the run is killed with SIGKILL. What the server says
-goes where the keeper's own words go. Exits with the server's status, or with 128 and the number of the signal that
+stdin is a socket that the run holds open, and it closes even when the run is killed with SIGKILL. The server's group is
+told there, so that the run can end it should the keeper be killed. What the server says goes where the keeper's own
+words go. Exits with the server's status, or with 128 and the number of the signal that
 ended it. Needs the standard library only.
 """
 
@@ -36,6 +37,8 @@ def main(command: list[str]) -> int:
     except OSError as error:
         sys.stderr.write(f"cannot start: {error}\n")
         return 127
+    with contextlib.suppress(OSError):  # the run is gone, as is seen below
+        os.write(0, str(server.pid).encode())
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: _in_background(_end, server.pid, ended))
@@ -53,13 +56,15 @@ def _die_with_the_keeper() -> None:
 
 
 def _end_when_left_alone(group: int, ended: threading.Event) -> None:
-    while os.read(0, 1024):
-        pass
+    with contextlib.suppress(ConnectionResetError):  # the run was killed before it had read which group this is
+        while os.read(0, 1024):
+            pass
     _end(group, ended)
 
 
 def _end(group: int, ended: threading.Event) -> None:
     _signal_group(group, signal.SIGTERM)
+    _signal_group(group, signal.SIGCONT)  # one that was halted could not act on it
     if not ended.wait(GRACE_S):
         _signal_group(group, signal.SIGKILL)
 

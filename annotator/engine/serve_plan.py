@@ -14,6 +14,9 @@ from annotator.errors import UsageError
 from annotator.settings import VlmSettings
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+API_KEY = "VLLM_API_KEY"
+"""Holds the key that a vLLM server asks for below /v1. Elsewhere it asks for none, not even at /invocations, which
+takes chat requests as well. Source: vLLM 0.32, entrypoints/serve/middleware."""
 _IMAGES, _VIDEOS = 32, 8
 """Media in one prompt at most: three episodes of three sheets and three cameras; the vocabulary's videos."""
 _COUNT_TIMEOUT_S = 60.0
@@ -55,7 +58,7 @@ def can_serve(vlm: VlmSettings, environment: Mapping[str, str]) -> bool:
     """Say whether servers can be started unasked: a command is named, or there are `vllm` and a GPU."""
     if vlm.serve_command is not None:
         return True
-    return shutil.which("vllm", path=environment.get("PATH")) is not None and bool(visible_gpus(environment))
+    return _found("vllm", environment) is not None and bool(visible_gpus(environment))
 
 
 def serve_command(vlm: VlmSettings, environment: Mapping[str, str]) -> tuple[str, ...]:
@@ -66,7 +69,8 @@ def serve_command(vlm: VlmSettings, environment: Mapping[str, str]) -> tuple[str
     """
     where = "--vlm.serve_command"
     if vlm.serve_command is None:
-        words, hint = default_command(vlm), "pip install 'vllm>=0.32,<0.34', or name a command with --vlm.serve_command"
+        hint = "pip install 'episode-annotator[vllm]', or name a command with --vlm.serve_command"
+        words = default_command(vlm)
     else:
         hint = "write the command as in a shell, with {port} and {model} where they go"
         try:
@@ -75,17 +79,25 @@ def serve_command(vlm: VlmSettings, environment: Mapping[str, str]) -> tuple[str
             raise UsageError("the command cannot be read", where=where, got=str(cause), hint=hint) from cause
         if not any("{port}" in word for word in words):
             raise UsageError("the command has no {port}", where=where, got=vlm.serve_command, hint=hint)
-    if shutil.which(words[0], path=environment.get("PATH")) is None:
+    program = _found(words[0], environment)
+    if program is None:
         raise UsageError("there is no such command", where=where, got=words[0], hint=hint)
-    return tuple(words)
+    return (program, *words[1:])
+
+
+def _found(program: str, environment: Mapping[str, str]) -> str | None:
+    """Look on the PATH, and beside the interpreter: there it is in a virtual environment that is not activated."""
+    if shutil.which(program, path=environment.get("PATH")) is not None:
+        return program
+    return shutil.which(program, path=str(Path(sys.executable).parent))
 
 
 def default_command(vlm: VlmSettings) -> list[str]:
     """Write out the `vllm serve` that suits this project.
 
     Guidance is the backend whose JSON always parses. Thinking is off unless an effort is asked for, since a schema
-    holds a reply from its first token. Requests may say how their media are read, since nobody else can reach the
-    server; so the times of a video's frames go along. Prompt-token details say what the prefix cache saved.
+    holds a reply from its first token. Requests may say how their media are read, since the server listens on this
+    machine alone; so the times of a video's frames go along. Prompt-token details say what the prefix cache saved.
     Source: vLLM 0.32's `vllm serve --help`.
     """
     words = ["vllm", "serve", vlm.model_id, "--host", "127.0.0.1", "--port", "{port}"]

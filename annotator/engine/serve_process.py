@@ -1,6 +1,10 @@
 """One server as a process: started through its keeper, looked at, and stopped."""
 
 import asyncio
+import contextlib
+import os
+import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -20,29 +24,35 @@ class ServerProcess:
         self.plan = plan
         self.api_base = ""
         self._process: subprocess.Popen[bytes] | None = None
+        self._line: socket.socket | None = None
         self._begin = 0
 
     def start(self) -> None:
         """Start it; the log of an earlier run makes room for this one's.
 
         Raises:
-            OSError: its log cannot be written.
+            OSError: its log cannot be written, or no process can be started.
         """
         port = free_port()
         command, fresh = self.plan.with_port(port), self._process is None
         self.plan.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.plan.log.open("wb" if fresh else "ab") as log:
-            log.write(f"$ {' '.join(command)}\n".encode())
+        with self.plan.log.open("wb" if fresh else "ab") as log, contextlib.ExitStack() as undo:
+            log.write(f"$ {shlex.join(command)}\n".encode())
             log.flush()
             self._begin = log.tell()
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", str(KEEPER), *command],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self.plan.environment,
-                start_new_session=True,  # a Ctrl-C at the terminal is the run's to deal with
-            )
+            ours, theirs = socket.socketpair()
+            undo.enter_context(ours)
+            with theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-I", str(KEEPER), *command],
+                    stdin=theirs.fileno(),
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=self.plan.environment,
+                    start_new_session=True,  # a Ctrl-C at the terminal is the run's to deal with
+                )
+            undo.pop_all()
+        self._line = ours
         self.api_base = f"http://127.0.0.1:{port}/v1"
 
     def status(self) -> int | None:
@@ -51,22 +61,38 @@ class ServerProcess:
 
     async def stop(self) -> None:
         """Stop it and all it started, and wait for that. Safe to call twice."""
-        process = self._process
-        if process is None or process.stdin is None or process.stdin.closed:
+        process, line = self._process, self._line
+        if process is None or line is None:
             return
-        process.stdin.close()
+        with contextlib.suppress(OSError):  # the keeper is gone already
+            line.shutdown(socket.SHUT_WR)
         try:
             await asyncio.to_thread(process.wait, GRACE_S + 5)
         except subprocess.TimeoutExpired:
-            process.kill()  # and with the keeper the server, by the kernel's hand
+            process.kill()
             await asyncio.to_thread(process.wait)
+        self._end_group(process.returncode)
+
+    def _end_group(self, keepers_status: int) -> None:
+        """End what a keeper left behind that was killed itself; any other has seen to it."""
+        line, self._line = self._line, None
+        if line is None:
+            return
+        with line:
+            group = line.recv(64)  # waits for nothing: the other end is closed
+        if keepers_status < 0 and group:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(int(group), signal.SIGKILL)
 
     def tail(self) -> str:
         """The last lines of what it said since it was last started."""
-        with self.plan.log.open("rb") as log:
-            size = log.seek(0, 2)
-            log.seek(max(self._begin, size - _TAIL_BYTES))
-            lines = log.read().decode("utf-8", "replace").splitlines()
+        try:
+            with self.plan.log.open("rb") as log:
+                size = log.seek(0, 2)
+                log.seek(max(self._begin, size - _TAIL_BYTES))
+                lines = log.read().decode("utf-8", "replace").splitlines()
+        except OSError as cause:  # somebody tidied up
+            lines = [f"its log cannot be read: {cause.strerror}"]
         printable = ("".join(c for c in line if c.isprintable()) for line in lines[-_TAIL_LINES:])
         return "\n".join(f"  {line[:_LINE_CHARACTERS]}" for line in printable)
 

@@ -2,9 +2,11 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from annotator.engine.base import Reply, Request
+from annotator.engine.routing import Stopped
 from annotator.engine.transformers_model import LoadedModel
 
 
@@ -25,6 +27,7 @@ class TransformersEngine:
         self._max_model_len = max_model_len
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="transformers")
         self._loading: asyncio.Future[LoadedModel] | None = None
+        self._stopped = threading.Event()
         self._closed = threading.Event()
 
     async def start(self) -> None:
@@ -39,7 +42,9 @@ class TransformersEngine:
         """Answer one request, when its turn comes. Cancelling it ends its generation at the next token.
 
         Raises:
-            CallError: no usable reply. `kind` is `bad_request` or `out_of_memory`.
+            CallError: no usable reply. `kind` is `bad_request`, `out_of_memory`, `engine_failed`, `engine_dead` or
+                `engine_closed`.
+            Stopped: its turn came after `stop`.
             NoEngine: the model cannot be loaded.
         """
         model = await self._model()
@@ -47,16 +52,27 @@ class TransformersEngine:
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(
-                self._thread, model.answer, request, lambda: left.is_set() or self._closed.is_set()
+                self._thread, self._answer, model, request, lambda: left.is_set() or self._closed.is_set()
             )
         finally:
             left.set()
 
+    def stop(self) -> None:
+        """Begin nothing more: calls that wait for their turn fail, the one being answered ends as it would."""
+        self._stopped.set()
+
     async def aclose(self) -> None:
         """End what is being generated, and let go of the model."""
+        self._stopped.set()
         self._closed.set()
-        await asyncio.to_thread(self._thread.shutdown, wait=True, cancel_futures=True)
+        await asyncio.to_thread(self._thread.shutdown, wait=True)
         self._loading = None
+
+    def _answer(self, model: LoadedModel, request: Request, ended: Callable[[], bool]) -> Reply:
+        if self._stopped.is_set():
+            where = f"{request.step} at {self._model_id}"
+            raise Stopped("the run asks nothing more", kind="stopped", retryable=True, where=where, attempts=0)
+        return model.answer(request, ended)
 
     async def _model(self) -> LoadedModel:
         if self._loading is None:

@@ -42,10 +42,11 @@ class LoadedModel:
         }
 
     def answer(self, request: Request, stopped: Callable[[], bool]) -> Reply:
-        """Answer one request. Generation ends at the next token once `stopped`; the reply is then cut off.
+        """Answer one request. Generation ends at the next token once `stopped`.
 
         Raises:
-            CallError: `kind` is `bad_request` or `out_of_memory`.
+            CallError: `kind` is `bad_request`, `out_of_memory`, `engine_failed`, `engine_dead`, or, once it was
+                stopped, `engine_closed`.
         """
         started = time.monotonic()
         try:
@@ -55,10 +56,15 @@ class LoadedModel:
             ids = self._generate(request, inputs, prompt_tokens, stopped)
         except torch.OutOfMemoryError as cause:
             raise _out_of_memory(request, cause) from cause
+        except RuntimeError as cause:
+            # Numbers that overflow, and whatever goes wrong on the device.
+            raise _failed(request, cause) from cause
         except (ValueError, TypeError, KeyError, IndexError, OSError, jinja2.TemplateError) as cause:
             # The processors' ways of saying no: to a picture, to an argument, to the order of the messages.
             raise _refused(request, f"{type(cause).__name__}: {cause}") from cause
         ended = bool(ids) and ids[-1] in self._end_ids
+        if stopped() and not ended:
+            raise _closed(request)
         return Reply(
             text=self._processor.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True),
             finish_reason="stop" if ended else "length",
@@ -191,4 +197,28 @@ def _out_of_memory(request: Request, cause: Exception) -> CallError:
         where=f"{request.step} at {request.model.model_id}",
         got=" ".join(str(cause).split())[:200],
         hint=_FEWER_FRAMES,
+    )
+
+
+def _failed(request: Request, cause: Exception) -> CallError:
+    got = " ".join(str(cause).split())[:400]
+    # After an error of the device itself, everything further in this process fails with the same.
+    dead = "CUDA error" in got
+    return CallError(
+        "the device failed" if dead else "the model failed",
+        kind="engine_dead" if dead else "engine_failed",
+        retryable=True,
+        where=f"{request.step} at {request.model.model_id}",
+        got=got,
+        hint="the next run asks again; inf or nan comes of weights, or of a number format that this device lacks",
+    )
+
+
+def _closed(request: Request) -> CallError:
+    return CallError(
+        "the engine was closed before the reply was complete",
+        kind="engine_closed",
+        retryable=True,
+        where=f"{request.step} at {request.model.model_id}",
+        hint="the next run asks again",
     )

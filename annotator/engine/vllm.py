@@ -6,11 +6,13 @@ import contextlib
 import importlib.metadata
 import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from annotator.engine.base import Reply, Request
+from annotator.engine.routing import Stopped
 from annotator.engine.vllm_chat import rendered, sampling
+from annotator.engine.vllm_processes import EngineProcesses
 from annotator.engine.vllm_start import boot
 from annotator.errors import CallError
 
@@ -52,6 +54,8 @@ class VllmEngine:
         }
         self._lanes = asyncio.Semaphore(client_concurrency) if client_concurrency else contextlib.nullcontext()
         self._starting: asyncio.Task[Any] | None = None
+        self._processes: EngineProcesses | None = None
+        self._stopped = False
         self._numbers = itertools.count()
         self._versions: Mapping[str, str] = {}
 
@@ -62,8 +66,9 @@ class VllmEngine:
             NoEngine: it does not come up.
         """
         if self._starting is None:
-            # In a thread, since it blocks for minutes; a caller that is cancelled leaves it to the others.
-            self._starting = asyncio.create_task(asyncio.to_thread(boot, self._model_id, **self._boot_arguments))
+            # A task of its own: a caller that is cancelled leaves it to the others.
+            self._processes = EngineProcesses()
+            self._starting = asyncio.create_task(self._start(self._processes))
         llm = await asyncio.shield(self._starting)
         if not self._versions:
             self._versions = _versions(llm)
@@ -74,6 +79,7 @@ class VllmEngine:
 
         Raises:
             CallError: no usable reply. `kind` is `bad_request`, `engine_failed` or `engine_dead`.
+            Stopped: its turn came after `stop`.
             NoEngine: vLLM does not come up.
         """
         llm = await self.start()
@@ -81,6 +87,7 @@ class VllmEngine:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         async with self._lanes:
+            self._refuse_stopped(request)
             started = time.monotonic()
             try:
                 output = await self._output(llm, request)
@@ -93,15 +100,37 @@ class VllmEngine:
                 raise self._failed(request, "vLLM failed", "engine_failed", cause.__cause__ or cause) from cause
             return self._reply(request, output, time.monotonic() - started)
 
+    def stop(self) -> None:
+        """Begin nothing more: a call that still waits for its turn fails, those in the batch end as they would."""
+        self._stopped = True
+
     async def aclose(self) -> None:
-        """Stop vLLM's processes; requests in flight end with an error."""
+        """Stop vLLM's processes, also where they are being started; requests in flight end with an error."""
         starting, self._starting = self._starting, None
-        if starting is None:
+        processes, self._processes = self._processes, None
+        if starting is None or processes is None:
             return
-        # A start that failed was told to whoever waited for it; one under way has to end before it can be undone.
+        if not starting.done():
+            processes.abandon()
+        # A start that failed was told to whoever waited for it.
         (llm,) = await asyncio.gather(starting, return_exceptions=True)
-        if isinstance(llm, BaseException):
-            return
+        if not isinstance(llm, BaseException):
+            await self._shut_down(llm)
+        await asyncio.to_thread(processes.close)
+
+    async def _start(self, processes: EngineProcesses) -> Any:
+        def load(abandoned: Callable[[], bool]) -> Any:
+            return boot(self._model_id, abandoned=abandoned, **self._boot_arguments)
+
+        try:
+            # In a thread, since it blocks for minutes.
+            return await asyncio.to_thread(processes.load, load)
+        except asyncio.CancelledError:
+            # The thread goes on, and the interpreter's end waits for it.
+            processes.abandon()
+            raise
+
+    async def _shut_down(self, llm: Any) -> None:
         if llm.output_handler is not None and not llm.get_num_unfinished_requests():
             # Else it takes the end of the engine for its death, and says so at length.
             llm.output_handler.cancel()
@@ -113,6 +142,7 @@ class VllmEngine:
 
     async def _output(self, llm: Any, request: Request) -> Any:
         prompt = await rendered(llm, request)
+        self._refuse_stopped(request)
         last: Any = None
         parameters = sampling(llm, request, prompt_tokens=len(prompt["prompt_token_ids"]))
         async for output in llm.generate(prompt, parameters, f"{request.key}-{next(self._numbers)}"):
@@ -133,6 +163,11 @@ class VllmEngine:
             model_revision=self._versions.get("model_revision") or self._revision,
             versions={name: value for name, value in self._versions.items() if name != "model_revision"},
         )
+
+    def _refuse_stopped(self, request: Request) -> None:
+        if self._stopped:
+            where = self._where(request)
+            raise Stopped("the run asks nothing more", kind="stopped", retryable=True, where=where, attempts=0)
 
     def _where(self, request: Request) -> str:
         return f"{request.step} at {self._model_id}"

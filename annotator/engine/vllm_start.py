@@ -2,7 +2,7 @@
 """Start vLLM's engine beside this process: its arguments, and what to say when it does not come up."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from annotator.errors import NoEngine
@@ -41,11 +41,12 @@ def boot(
     max_model_len: int | None,
     gpu_memory_utilization: float | None,
     more: Mapping[str, Any],
+    abandoned: Callable[[], bool],
 ) -> Any:
     """Start the engine and wait until it answers: minutes, for a large model. `more` are further engine arguments.
 
     Raises:
-        NoEngine: it does not come up.
+        NoEngine: it does not come up, or was `abandoned` before its processes were started.
     """
     for name, value in _SURROUNDINGS.items():
         os.environ.setdefault(name, value)
@@ -54,6 +55,8 @@ def boot(
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        if abandoned():  # importing vLLM took seconds
+            raise NoEngine("vLLM was stopped while it was loaded", where=where)
         arguments: dict[str, Any] = {
             "model": model_id,
             "revision": revision,

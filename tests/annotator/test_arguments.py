@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from annotator.arguments import parse_log, parse_prompts, parse_query, parse_sync
+from annotator.arguments_hub import parse_submit
 from annotator.cli import main
 from annotator.config import check, parse_episodes, read_toml, spell_episodes
 from annotator.errors import UsageError
@@ -101,6 +102,25 @@ def a_value_of(kind: Any) -> str:
 @pytest.mark.parametrize(("name", "kind"), every_name(), ids=lambda v: v if isinstance(v, str) else "")
 def test_every_setting_is_an_option(name: str, kind: Any) -> None:
     parse_sync([f"--{name}", a_value_of(kind)])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--vlm.api_base http://a/v1 d --vlm.api_base http://b/v1",
+        "--vlm.api_base=http://a/v1 --vlm.api-base=http://b/v1 d",
+        "d --vlm.api_base http://a/v1 --vlm.api_base=http://b/v1",
+        "d --vlm.api_base http://a/v1,http://b/v1",
+    ],
+)
+def test_endpoints_may_be_named_one_by_one(line: str) -> None:
+    expected = SyncSettings(root=Path("d"), vlm=VlmSettings(api_base="http://a/v1,http://b/v1"))
+    assert parse_sync(line.split()) == expected
+    assert parse_submit(line.split())[1] == expected
+
+
+def test_of_any_other_option_that_is_repeated_the_last_one_counts() -> None:
+    assert parse_sync(["d", "--seed", "1", "--seed=2"]).seed == 2
 
 
 @pytest.mark.parametrize("given", ["bbox,count", "bbox, count", "[bbox,count]", "['bbox', 'count']"])
@@ -246,6 +266,8 @@ def test_a_settings_file_that_is_not_there_is_refused() -> None:
         ["sync", "d", "--plan.view", "hologram"],
         ["sync", "d", "--vlm.chat_template_kwargs", "{not json"],
         ["sync", "d", "--vlm.chat_template_kwargs", "[1]"],
+        ["sync", "d", "--vlm.api_base", "http://a/v1", "--vlm.api_base"],
+        ["sync", "d", "--vlm.api_base", "--seed", "1"],
         ["sync", "d", "--config"],
         ["sync", "one", "two"],
         ["sync", "d", "--config", "nowhere.toml"],

@@ -160,6 +160,13 @@ class AnsweringContract(EngineContract):
     def test_eight_requests_at_once_get_what_each_gets_alone(self) -> None:
         requests = [make_request(text=f"Question {i}?", seed=i) for i in range(8)]
 
+        async def one_by_one() -> list[Reply | None]:
+            engine = self.make_engine()
+            try:
+                return [await self.ask(engine, request) for request in requests]
+            finally:
+                await engine.aclose()
+
         async def together() -> list[Reply | None]:
             engine = self.make_engine()
             try:
@@ -167,10 +174,9 @@ class AnsweringContract(EngineContract):
             finally:
                 await engine.aclose()
 
-        alone = [self.run(self.ask_once(request)) for request in requests[:2]]
-        at_once = self.run(together())
+        alone, at_once = self.run(one_by_one()), self.run(together())
         assert len(at_once) == 8
-        assert [reply and reply.text for reply in at_once[:2]] == [reply and reply.text for reply in alone]
+        assert [reply and reply.text for reply in at_once] == [reply and reply.text for reply in alone]
 
     def test_a_cancelled_request_ends_at_once_and_the_engine_goes_on(self) -> None:
         async def scenario() -> None:

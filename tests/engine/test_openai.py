@@ -323,6 +323,41 @@ def test_a_lasting_fault_ends_as_one_call_error(
         assert "the very words of the server" in error.got
 
 
+def test_a_call_that_finds_no_server_left_says_who_was_asked_last_and_how_often(server: RunningServer) -> None:
+    server.set_faults({"fault": "http_500"})
+
+    async def scenario() -> CallError:
+        async with engine_at(server.api_base, request_max_retries=3) as engine:
+            asked = asyncio.create_task(engine.generate(make_request()))
+            await asyncio.to_thread(wait_until, lambda: server.counts["received"] == 1)
+            engine.router.shut(engine.router.lanes[0], "gone")
+            with pytest.raises(CallError) as caught:
+                await asked
+            return caught.value
+
+    error = asyncio.run(scenario())
+    assert (error.what, error.endpoint, error.attempts) == ("no server is left", server.api_base, 1)
+
+
+@pytest.mark.parametrize(("got", "shown"), [("it hung up", "it hung up (after 2 attempts)"), ("", "after 2 attempts")])
+def test_a_failure_says_how_often_it_was_asked_after_what_was_got_if_anything_was(got: str, shown: str) -> None:
+    class Failing(OpenAIEngine):
+        async def _send(self, request: Request, pictures: Any) -> Reply:
+            error = CallError("it failed", kind="timeout", retryable=True, got=got)
+            error.endpoint = "http://host/v1"
+            raise error
+
+    error = asyncio.run(_caught(Failing(api_base="http://host/v1", request_max_retries=1)))
+    assert (error.got, error.attempts) == (shown, 2)
+
+
+async def _caught(engine: OpenAIEngine) -> CallError:
+    with pytest.raises(CallError) as caught:
+        await engine.generate(make_request())
+    await engine.aclose()
+    return caught.value
+
+
 def test_one_broken_request_among_many_fails_alone(server: RunningServer) -> None:
     server.set_faults({"fault": "http_400", "step": "plan_broken"})
 

@@ -1,20 +1,26 @@
 """Several endpoints: who gets which call, what happens when one is ill or busy, and how it comes back."""
 
 import asyncio
+import http.server
 import signal
+import socket
+import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 import pytest
 
 from annotator.engine.base import Reply, Request
+from annotator.engine.choose import choose_engine
 from annotator.engine.openai import OpenAIEngine, require_any
 from annotator.engine.routing import STRIKES, Lane, Router
 from annotator.engine.window import Window
 from annotator.errors import CallError, NoEngine
+from annotator.settings import VlmSettings
 from store.digest import Digest, digest_parts
 from tests.contracts.engine_contract import make_request
 from tests.engine.conftest import RunningServer, running_server
@@ -419,9 +425,69 @@ def test_a_server_that_says_asking_again_is_no_use_is_not_asked_again(server: Ru
 
 def test_one_endpoint_that_answers_is_enough_to_start_and_none_is_not(server: RunningServer) -> None:
     nowhere = "http://127.0.0.1:1/v1"
-    (silent,) = run(require_any([nowhere, server.api_base], "test-model"))
+    silent, answers = run(require_any([nowhere, server.api_base], "test-model"))
     assert silent.where == f"{nowhere}/models"
+    assert answers is None
     with pytest.raises(NoEngine, match="no model server answers"):
         run(require_any([nowhere, nowhere], "test-model"))
     with pytest.raises(NoEngine, match="does not have this model"):
         run(require_any([nowhere, server.api_base], "another-model"))
+
+
+class _Page(http.server.BaseHTTPRequestHandler):
+    """A web page: whatever is asked, it answers with HTML."""
+
+    status = 200
+
+    def do_GET(self) -> None:
+        self.send_response(self.status)
+        self.end_headers()
+        self.wfile.write(b"<!DOCTYPE html><html>a user interface</html>")
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None: ...
+
+
+@contextmanager
+def page(status: int) -> Generator[str]:
+    handler = type("Page", (_Page,), {"status": status})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("status", [200, 404, 405])
+def test_a_named_endpoint_that_is_no_model_server_is_refused_before_the_first_call(
+    server: RunningServer, status: int
+) -> None:
+    with page(status) as web:
+        vlm = VlmSettings(backend="openai", api_base=f"{web},{server.api_base}", model_id="test-model")
+        with pytest.raises(NoEngine) as caught:
+            run(choose_engine(vlm, lambda _: None, offline=False))
+    assert caught.value.where == f"{web}/models"
+
+
+def test_an_endpoint_that_is_silent_at_the_start_gets_no_call_until_it_answers(server: RunningServer) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    late, notes = f"http://127.0.0.1:{port}/v1", list[str]()
+    vlm = VlmSettings(
+        backend="openai", api_base=f"{late},{server.api_base}", model_id="test-model", request_max_retries=0
+    )
+
+    async def scenario() -> None:
+        engine = await choose_engine(vlm, notes.append, offline=False)
+        assert isinstance(engine, OpenAIEngine)
+        lane = engine.router.lanes[0]
+        assert lane.state == "down"
+        replies = await asyncio.gather(*(engine.generate(about(episode)) for episode in episodes(20)))
+        assert {(reply.endpoint, reply.attempts) for reply in replies} == {(server.api_base, 1)}
+        with running_server("--port", str(port)) as joined:
+            await until(lambda: lane.state == "up")
+            replies = await asyncio.gather(*(engine.generate(about(one)) for one in episodes(40)[20:]))
+            assert {reply.endpoint for reply in replies} == {server.api_base, joined.api_base}
+        await engine.aclose()
+
+    run(scenario())
+    assert notes[1:] == [f"{late} does not answer (connection): starting without it"]

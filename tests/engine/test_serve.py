@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,12 +21,20 @@ import msgspec
 import psutil
 import pytest
 
-from annotator.engine import serve_process
+from annotator.engine import openai_client, serve_process
+from annotator.engine import serve as serve_engine
 from annotator.engine.base import Reply
 from annotator.engine.choose import check_engine, choose_engine
 from annotator.engine.openai import OpenAIEngine
 from annotator.engine.serve import Patience, ServeEngine, serve
-from annotator.engine.serve_plan import ServerPlan, default_command, plan_servers, share_gpus, visible_gpus
+from annotator.engine.serve_plan import (
+    ServerPlan,
+    can_serve,
+    default_command,
+    plan_servers,
+    share_gpus,
+    visible_gpus,
+)
 from annotator.errors import CallError, NoEngine, UsageError
 from annotator.settings import VlmSettings
 from tests.contracts.engine_contract import make_picture, make_request
@@ -128,6 +137,23 @@ def test_what_a_server_started_itself_goes_with_it_also_when_it_is_killed(tmp_pa
     run(scenario())
 
 
+def keepers(tmp_path: Path) -> list[psutil.Process]:
+    return [p for p in started(tmp_path) if "serve_keeper.py" in " ".join(p.cmdline())]
+
+
+def test_what_a_server_started_goes_also_when_its_keeper_is_killed(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving([plan(tmp_path, in_shell("sleep 1000 & exec $SERVER"))]) as engine:
+            before = [p for p in started(tmp_path) if p.name() == "sleep"]
+            (keeper,) = keepers(tmp_path)
+            keeper.send_signal(signal.SIGKILL)
+            await asyncio.to_thread(wait_until, lambda: not before[0].is_running())
+            assert (await engine.generate(make_request())).text
+        assert started(tmp_path) == []
+
+    run(scenario())
+
+
 def test_a_server_that_does_not_stop_when_asked_is_killed(tmp_path: Path) -> None:
     code = "from annotator.engine import serve_keeper as k; import sys; k.GRACE_S = 0.3; sys.exit(k.main(sys.argv[1:]))"
     keeper = [sys.executable, "-c", code, "bash", "-c", "trap '' TERM; echo ready; while true; do sleep 0.1; done"]
@@ -201,15 +227,63 @@ def test_a_server_of_another_model_is_refused(tmp_path: Path) -> None:
     assert "has other, not test-model" in no_engine([plan(tmp_path, (*COMMAND, "--model", "other"))]).got
 
 
-def test_one_server_that_fails_to_start_does_not_stop_the_others(tmp_path: Path) -> None:
+def test_the_server_and_the_log_that_are_named_belong_to_what_is_shown(tmp_path: Path) -> None:
+    slow = plan(tmp_path, in_shell("sleep 0.5; echo slow; exit 3"), number=0)
+    error = no_engine([slow, plan(tmp_path, in_shell("echo quick; exit 4"), number=1)])
+    assert (error.where, error.got) == ("server 1", "ended with status 4 before it was ready\n  quick")
+    assert error.hint.endswith("server-1.log")
+
+
+def test_no_second_start_is_tried_where_every_first_one_fails(tmp_path: Path) -> None:
+    plans = [plan(tmp_path, ("false",), number) for number in range(2)]
+    no_engine(plans, Patience(ready_s=30, pause_s=0))
+    assert [one.log.read_text() for one in plans] == ["$ false\n"] * 2
+
+
+@pytest.mark.parametrize("fails", ["", "sleep 1.5; "], ids=["before", "after"])
+def test_a_server_that_fails_to_start_before_or_after_another_is_ready_is_named_and_tried_again(
+    tmp_path: Path, fails: str
+) -> None:
+    notes: list[str] = []
+    marker = tmp_path / "failed"
+    script = f"if [ ! -e {marker} ]; then touch {marker}; {fails}echo OOM; exit 3; fi; exec $SERVER"
+
+    async def scenario() -> None:
+        async with serving([plan(tmp_path, in_shell(script)), plan(tmp_path, number=1)], notes) as engine:
+            replies = await asyncio.gather(*(engine.generate(make_request(seed=seed)) for seed in range(6)))
+            assert len(replies) == 6
+            await asyncio.to_thread(wait_until, lambda: any("server 0 is ready" in note for note in notes))
+
+    run(scenario())
+    log = tmp_path / "serve" / "server-0.log"
+    assert f"server 0 ended with status 3 before it was ready; starting it again (its log: {log})" in notes
+
+
+def test_a_server_that_never_starts_beside_one_that_runs_is_given_up_after_five_tries(tmp_path: Path) -> None:
     notes: list[str] = []
 
     async def scenario() -> None:
-        async with serving([plan(tmp_path, ("false",)), plan(tmp_path, number=1)], notes) as engine:
-            replies = await asyncio.gather(*(engine.generate(make_request(seed=seed)) for seed in range(6)))
-            assert len(replies) == 6
+        plans = [plan(tmp_path, in_shell("echo OOM; exit 3")), plan(tmp_path, number=1)]
+        async with serving(plans, notes, Patience(ready_s=30, pause_s=0.01)) as engine:
+            await asyncio.to_thread(wait_until, lambda: any("given up" in note for note in notes))
+            assert (await engine.generate(make_request())).text
 
     run(scenario())
+    assert "server 0 is given up: ended with status 3 before it was ready\n  OOM" in notes
+    assert (tmp_path / "serve" / "server-0.log").read_text().count("$ bash") == 5
+
+
+def test_a_server_whose_log_cannot_be_written_is_given_up_and_the_others_run(tmp_path: Path) -> None:
+    notes: list[str] = []
+    (tmp_path / "serve" / "server-0.log").mkdir(parents=True)
+
+    async def scenario() -> None:
+        async with serving([plan(tmp_path), plan(tmp_path, number=1)], notes) as engine:
+            await asyncio.to_thread(wait_until, lambda: any("given up" in note for note in notes))
+            assert (await engine.generate(make_request())).text
+
+    run(scenario())
+    assert any(note.startswith("server 0 is given up: cannot be started: [Errno 21]") for note in notes)
 
 
 def test_a_port_that_somebody_else_took_first_is_exchanged_for_another(
@@ -252,6 +326,48 @@ def test_a_killed_server_is_started_again_and_the_calls_it_had_are_answered(tmp_
     assert log.read_text().count(f"$ {sys.executable}") == 2
 
 
+def test_a_server_that_runs_but_answers_no_more_is_stopped_and_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve_engine, "_ASK_EVERY_S", 0.1)
+    monkeypatch.setattr(serve_engine, "_SILENT_BEFORE_ILL", 3)
+    monkeypatch.setattr(openai_client, "SIDE_TIMEOUT_S", 0.5)
+    notes: list[str] = []
+
+    async def scenario() -> None:
+        async with serving([plan(tmp_path, (*COMMAND, "--delay-ms", "300"))], notes) as engine:
+            call = asyncio.create_task(engine.generate(make_request()))
+            await asyncio.sleep(0.1)
+            (halted,) = servers(tmp_path)
+            halted.send_signal(signal.SIGSTOP)
+            assert (await call).text
+            await asyncio.to_thread(wait_until, lambda: sum("is ready" in note for note in notes) == 2)
+            assert (await engine.generate(make_request(seed=2))).text
+            assert servers(tmp_path) != [halted]
+
+    run(scenario())
+    log = tmp_path / "serve" / "server-0.log"
+    assert f"server 0 runs, but does not answer any more; starting it again (its log: {log})" in notes
+
+
+@pytest.mark.parametrize("folder", ["gone", "a file now"])
+def test_a_folder_of_logs_that_is_taken_away_ends_no_run(tmp_path: Path, folder: str) -> None:
+    notes: list[str] = []
+
+    async def scenario() -> None:
+        async with serving([plan(tmp_path), plan(tmp_path, number=1)], notes) as engine:
+            await asyncio.to_thread(wait_until, lambda: sum("is ready" in note for note in notes) == 2)
+            shutil.rmtree(tmp_path / "serve")
+            if folder != "gone":
+                (tmp_path / "serve").touch()
+            servers(tmp_path)[0].send_signal(signal.SIGKILL)
+            wanted = "starting it again" if folder == "gone" else "is given up: cannot be started: [Errno 17]"
+            await asyncio.to_thread(wait_until, lambda: any(wanted in note for note in notes))
+            assert (await engine.generate(make_request())).text
+
+    run(scenario())
+
+
 def test_a_server_that_keeps_dying_is_given_up_and_its_calls_fail_clearly(tmp_path: Path) -> None:
     notes: list[str] = []
     marker = tmp_path / "broken"
@@ -271,6 +387,7 @@ def test_a_server_that_keeps_dying_is_given_up_and_its_calls_fail_clearly(tmp_pa
     error = run(scenario())
     assert (error.kind, error.what) == ("connection", "no server is left")
     assert notes[-1] == "server 0 is given up: ended with status 9 before it was ready\n  CUDA error"
+    assert (tmp_path / "serve" / "server-0.log").read_text().count("$ bash") == 5
 
 
 # What is planned
@@ -349,6 +466,22 @@ def test_the_default_command_asks_vllm_for_what_this_project_needs(tmp_path: Pat
     assert {"--enable-prompt-tokens-details", "--trust-request-mm-kwargs"} <= flags.keys()
 
 
+def test_a_command_beside_the_interpreter_is_found_where_the_path_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a virtual environment whose python is called by its path."""
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    environment = {"PATH": str(tmp_path / "nothing"), "CUDA_VISIBLE_DEVICES": "0"}
+    assert not can_serve(VlmSettings(), environment)
+    with pytest.raises(UsageError) as caught:
+        plan_servers(VlmSettings(), environment, tmp_path)
+    assert caught.value.hint.startswith("pip install 'episode-annotator[vllm]'")
+    (tmp_path / "vllm").touch(0o755)
+    assert can_serve(VlmSettings(), environment)
+    (only,) = plan_servers(VlmSettings(), environment, tmp_path)
+    assert only.command[:2] == (str(tmp_path / "vllm"), "serve")
+
+
 @pytest.mark.parametrize(
     ("command", "what"),
     [
@@ -395,6 +528,44 @@ def test_servers_of_the_default_command_are_told_the_times_of_frames_and_others_
     assert run(told(vlm))["video"]["frames_indices"] == [0, 1, 2]
     own = msgspec.structs.replace(vlm, serve_command=" ".join(COMMAND))
     assert run(told(own)) is None
+
+
+KEYED = f"sh -c 'exec {sys.executable} {SERVER} --port {{port}} --api-key $VLLM_API_KEY'"
+
+
+def test_the_servers_of_a_run_answer_nobody_else_and_get_no_key_of_another_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("VLLM_API_KEY", "key-of-another-server")
+    monkeypatch.setenv("PAID_KEY", "key-that-costs-money")
+    vlm = VlmSettings(backend="serve", model_id="test-model", serve_command=KEYED, api_key_env="PAID_KEY")
+    notes: list[str] = []
+
+    def seen(base: str) -> list[Any]:
+        with urllib.request.urlopen(f"{base.removesuffix('/v1')}/control/requests") as requests:
+            return json.loads(requests.read())
+
+    async def keys_sent() -> set[str]:
+        engine = await choose_engine(vlm, notes.append, offline=False, logs=tmp_path / "serve")
+        try:
+            base = str((await engine.generate(make_request())).endpoint)
+            other = OpenAIEngine(api_base=base, api_key="key-of-another-server")
+            with pytest.raises(CallError, match="HTTP 401"):
+                await other.generate(make_request())
+            await other.aclose()
+            return {one["headers"]["Authorization"] for one in await asyncio.to_thread(seen, base)}
+        finally:
+            await engine.aclose()
+
+    first, second = run(keys_sent()), run(keys_sent())
+    others = {"Bearer key-of-another-server"}
+    assert first - others != second - others
+    (held,) = first - others
+    assert len(held) > len("Bearer ") + 40
+    said = "\n".join([*notes, (tmp_path / "serve" / "server-0.log").read_text()])
+    assert all(key.removeprefix("Bearer ") not in said for key in first | second)
+    assert "key-that-costs-money" not in held + said
 
 
 def test_auto_starts_servers_only_where_it_may_and_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ def test_the_contract_holds_in_this_process_with_a_real_model() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_contract_holds_for_the_openai_engine_against_a_real_server() -> None:
+def test_the_contract_holds_for_a_real_server_that_is_started_and_for_one_that_is_found() -> None:
     run_real("test_vllm_server.py")
 
 
@@ -61,7 +61,7 @@ def test_auto_loads_vllm_itself_where_there_is_a_gpu_no_server_and_none_is_to_be
     said: list[str] = []
     with pytest.raises(NoEngine) as caught:
         asyncio.run(choose_engine(VlmSettings(auto_serve=False), said.append, offline=False))
-    assert said == ["engine: vllm – loading Qwen/Qwen3-VL-8B-Instruct for this run"]
+    assert said[-1] == "engine: vllm – loading Qwen/Qwen3-VL-8B-Instruct for this run"
     assert caught.value.what == "vLLM does not start"
     assert "libcudart.so is missing" in caught.value.got
     assert "vllm" not in sys.modules

@@ -1,3 +1,4 @@
+# pyright: reportMissingImports=false
 """The transformers engine with a real, tiny model."""
 
 import asyncio
@@ -6,11 +7,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import torch
 
 from annotator.answers import Task
-from annotator.engine.base import Engine
+from annotator.engine.base import Engine, Reply, Stoppable
 from annotator.engine.transformers import TransformersEngine
-from annotator.errors import NoEngine
+from annotator.errors import CallError, NoEngine
 from store.keys import Model
 from tests.contracts.engine_contract import ModelContract, make_picture, make_request
 
@@ -44,23 +46,70 @@ class TestTransformers(ModelContract):
 
         assert self.run(scenario()) > 5
 
-    def test_closing_ends_what_is_being_generated_and_leaves_no_thread(self) -> None:
+    def test_closing_ends_what_is_asked_with_errors_never_with_half_a_reply_and_leaves_no_thread(self) -> None:
         before = threading.active_count()
 
-        async def scenario() -> float:
+        async def scenario() -> tuple[float, list[Reply | BaseException]]:
             engine = self.make_engine()
             await self.ask(engine, make_request())
             endless = msgspec.structs.replace(make_request(), schema={"type": "string", "minLength": 6000})
             long = msgspec.structs.replace(endless, model=msgspec.structs.replace(self.model(), max_new_tokens=6000))
-            task = asyncio.create_task(engine.generate(long))
+            tasks = [asyncio.create_task(engine.generate(long)) for _ in range(3)]
             await asyncio.sleep(0.5)
             started = asyncio.get_running_loop().time()
             await engine.aclose()
-            await asyncio.gather(task, return_exceptions=True)
-            return asyncio.get_running_loop().time() - started
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+            return asyncio.get_running_loop().time() - started, ended
 
-        assert self.run(scenario()) < 5
+        took_s, ended = self.run(scenario())
+        assert took_s < 5
+        assert [one.kind for one in ended if isinstance(one, CallError)] == ["engine_closed", "stopped", "stopped"]
         assert threading.active_count() <= before
+
+    def test_stopping_lets_the_reply_in_hand_end_and_begins_no_other(self) -> None:
+        async def scenario() -> list[Reply | BaseException]:
+            engine = TransformersEngine(model_id=self.folder)
+            assert isinstance(engine, Stoppable)
+            await engine.start()
+            requests = [msgspec.structs.replace(make_request(seed=seed), model=self.model()) for seed in range(6)]
+            tasks = [asyncio.create_task(engine.generate(request)) for request in requests]
+            await asyncio.wait(tasks[:1])
+            engine.stop()
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+            await engine.aclose()
+            return ended
+
+        ended = self.run(scenario())
+        replies = [one for one in ended if isinstance(one, Reply)]
+        # The second may have begun when the first was heard of.
+        assert replies == ended[: len(replies)]
+        assert len(replies) in (1, 2)
+        assert {(one.kind, one.attempts) for one in ended if isinstance(one, CallError)} == {("stopped", 0)}
+
+    def test_numbers_that_overflow_are_a_call_that_failed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        drawn = torch.multinomial
+        monkeypatch.setattr(torch, "multinomial", lambda probs, *rest, **more: drawn(probs * torch.nan, *rest, **more))
+        error = self._failure()
+        assert (error.kind, error.retryable) == ("engine_failed", True)
+        assert "nan" in error.got
+        assert "number format" in error.hint
+
+    def test_a_device_that_failed_is_an_engine_that_died(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(*_: object, **__: object) -> None:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+
+        monkeypatch.setattr(torch, "multinomial", fail)
+        assert self._failure().kind == "engine_dead"
+
+    def _failure(self) -> CallError:
+        async def scenario() -> CallError:
+            engine = self.make_engine()
+            with pytest.raises(CallError) as caught:
+                await self.ask(engine, make_request())
+            await engine.aclose()
+            return caught.value
+
+        return self.run(scenario())
 
     def test_greedy_replies_need_no_seed(self) -> None:
         greedy = Model(model_id="tiny", temperature=0.0, max_new_tokens=512)

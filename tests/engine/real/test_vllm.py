@@ -1,6 +1,9 @@
 """vLLM in this process, with a real, tiny model. One start serves all tests of the contract."""
 
 import asyncio
+import subprocess
+import sys
+import time
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,15 +13,27 @@ import psutil
 import pytest
 
 from annotator import answers
-from annotator.engine.base import Engine
+from annotator.engine.base import Engine, Reply, Stoppable
 from annotator.engine.vllm import VllmEngine
 from annotator.engine.vllm_chat import rendered
-from annotator.errors import NoEngine
+from annotator.errors import CallError, NoEngine
 from store.keys import Model
 from tests.contracts.engine_contract import ModelContract, make_picture, make_request
 from tests.engine.real.conftest import CONTEXT, ON_A_CPU, KeptEngine
 
 T = TypeVar("T")
+
+RUN = f"""
+import asyncio, sys, time
+from annotator.engine.vllm import VllmEngine
+
+engine = VllmEngine(
+    model_id=sys.argv[1], max_model_len={CONTEXT}, gpu_memory_utilization=0.3, engine_kwargs={ON_A_CPU}
+)
+asyncio.run(engine.start())
+print("ready", flush=True)
+time.sleep(1000)
+"""
 
 
 @pytest.fixture(scope="class")
@@ -60,6 +75,30 @@ class TestVllm(ModelContract):
     def run(self, scenario: Coroutine[Any, Any, T]) -> T:
         return self.loop.run(_within(scenario, 120))
 
+    def test_a_reply_says_on_what_and_how_it_was_computed(self) -> None:
+        versions = self.asked(make_request()).versions
+        assert versions["hardware"]
+        assert versions["batch_invariant"] == "false"
+        assert {"vllm", "torch"} <= versions.keys()
+
+    def test_stopping_lets_what_is_in_the_batch_end_and_begins_no_other(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(self.started, "_lanes", asyncio.Semaphore(2))
+        monkeypatch.setattr(self.started, "_stopped", False)  # again after the test, for those that share the engine
+        assert isinstance(self.started, Stoppable)
+
+        async def scenario() -> list[Reply | BaseException]:
+            requests = [msgspec.structs.replace(make_request(seed=seed), model=self.model()) for seed in range(40)]
+            tasks = [asyncio.create_task(self.started.generate(request)) for request in requests]
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            self.started.stop()
+            return await asyncio.gather(*tasks, return_exceptions=True)
+
+        ended = self.run(scenario())
+        replies = [one for one in ended if isinstance(one, Reply)]
+        assert 1 <= len(replies) <= 4
+        stopped = [(one.kind, one.attempts) for one in ended if isinstance(one, CallError)]
+        assert stopped == [("stopped", 0)] * (40 - len(replies))
+
     def test_a_sheet_that_several_steps_look_at_is_processed_once(self) -> None:
         sheet = make_picture(width_px=320, shade=77)
         # Told by its digest, not by its pixels, which would have to be hashed each time.
@@ -88,6 +127,21 @@ class TestVllm(ModelContract):
         assert "<0.2 seconds>" in self.run(prompt(0.0, 0.5))
         shifted = self.run(prompt(60.0, 0.25))
         assert all(f"<{time} seconds>" in shifted for time in ("60.1", "60.6", "61.1"))
+
+
+def test_a_run_that_is_killed_leaves_none_of_its_processes(tiny_model: Path) -> None:
+    run = psutil.Popen([sys.executable, "-c", RUN, str(tiny_model)], stdout=subprocess.PIPE)
+    assert run.stdout is not None
+    assert run.stdout.readline() == b"ready\n"
+    started = run.children(recursive=True)
+    assert any("EngineCore" in " ".join(p.cmdline()) for p in started)
+    run.stdout.close()
+    run.kill()
+    run.wait()
+    end = time.monotonic() + 20
+    while left := [p for p in started if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]:
+        assert time.monotonic() < end, left
+        time.sleep(0.1)
 
 
 def test_what_cannot_start_is_one_clear_problem_and_leaves_no_process(tmp_path: Path) -> None:

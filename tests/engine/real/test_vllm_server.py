@@ -1,33 +1,82 @@
-"""The OpenAI engine against vLLM's own server: a real process, with a real, tiny model."""
+"""vLLM's own server, with a real, tiny model: started by `serve`, and found running by `openai`. One start for both."""
 
+import asyncio
 import json
+import os
+import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
 
 from annotator.engine.base import Engine
 from annotator.engine.openai import OpenAIEngine
+from annotator.engine.serve import ServeEngine, serve
+from annotator.engine.serve_plan import ServerPlan
 from annotator.engine.wire import PictureParts, request_body
 from store.keys import Model
 from tests.contracts.engine_contract import ModelContract, make_picture, make_request
-from tests.engine.real.conftest import vllm_server
+from tests.engine.real.conftest import KeptEngine, server_options
+
+T = TypeVar("T")
+
+COMMAND = (sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--port", "{port}")
+"""What `vllm serve` would run; the CPU build's own does not start."""
 
 
 @pytest.fixture(scope="module")
-def api_base(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server_loop() -> Iterator[asyncio.Runner]:
+    """The event loop on which the server is watched."""
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture(scope="module")
+def serving(
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, server_loop: asyncio.Runner
+) -> Iterator[ServeEngine]:
     """One server for all tests."""
-    with vllm_server(tiny_model, tmp_path_factory.mktemp("server") / "log") as base:
-        yield base
+    told = ("--model", str(tiny_model), "--served-model-name", "tiny", "--trust-request-mm-kwargs", *server_options())
+    log = tmp_path_factory.mktemp("server") / "log"
+    plan = ServerPlan(label="server 0", command=(*COMMAND, *told), environment=dict(os.environ), log=log)
+    asking = OpenAIEngine(api_base=(), request_timeout_s=100, video_times=True)
+    engine = server_loop.run(serve([plan], asking, "tiny", lambda _: None))
+    yield engine
+    server_loop.run(engine.aclose())
+
+
+@pytest.fixture(scope="module")
+def api_base(serving: ServeEngine, server_loop: asyncio.Runner) -> str:
+    """Where it is, as a reply says."""
+    request = msgspec.structs.replace(make_request(), model=Model(model_id="tiny", max_new_tokens=512))
+    endpoint = server_loop.run(serving.generate(request)).endpoint
+    assert endpoint is not None
+    return endpoint
 
 
 @pytest.fixture(autouse=True)
-def _server(request: pytest.FixtureRequest, api_base: str) -> None:
+def _server(request: pytest.FixtureRequest, serving: ServeEngine, api_base: str, server_loop: asyncio.Runner) -> None:
     if request.instance is not None:
+        request.instance.serving, request.instance.server_loop = serving, server_loop
         request.instance.api_base = api_base
+
+
+class TestServe(ModelContract):
+    refused = "http_400"
+    serving: ServeEngine
+    server_loop: asyncio.Runner
+
+    def make_engine(self) -> Engine:
+        return KeptEngine(self.serving)
+
+    def model(self) -> Model:
+        return Model(model_id="tiny", temperature=0.7, max_new_tokens=2048)
+
+    def run(self, scenario: Coroutine[Any, Any, T]) -> T:
+        return self.server_loop.run(_within(scenario, 100))
 
 
 class TestOpenAIAtVllm(ModelContract):
@@ -69,3 +118,7 @@ class TestOpenAIAtVllm(ModelContract):
         )
         with urllib.request.urlopen(asked, timeout=60) as answer:
             return json.loads(answer.read())
+
+
+async def _within(scenario: Coroutine[Any, Any, T], seconds: float) -> T:
+    return await asyncio.wait_for(scenario, seconds)
