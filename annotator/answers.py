@@ -16,6 +16,10 @@ Seconds = Annotated[float, Meta(ge=0, le=86400, extra_json_schema={"multipleOf":
 """Guided decoding holds a number to two decimals, else it may write digits without end; any number is read back."""
 
 
+MOST_MILESTONES = 12
+"""Milestones of one memory at most; the prompt says so too."""
+
+
 class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The base of every answer: unknown fields are refused, every field is required."""
 
@@ -59,6 +63,12 @@ class Memory(Answer, frozen=True):
     memory: Sentence
 
 
+class Milestones(Answer, frozen=True):
+    """`plan.milestones`: the milestones that hold from now on, in the order reached. One that stands twice: again."""
+
+    memories: Annotated[list[Sentence], Meta(min_length=0, max_length=MOST_MILESTONES)]
+
+
 class Rephrasings(Answer, frozen=True):
     """`plan.task_rephrasings`: other ways to ask for the same task."""
 
@@ -82,10 +92,10 @@ class AxisRephrasings(Answer, frozen=True):
 
 
 class Discovered(Answer, frozen=True):
-    """`vocabulary.discover`: the labels and milestones that recur in a dataset."""
+    """`vocabulary.discover`: the labels and milestones that recur in a dataset; there may be no milestones."""
 
     subtasks: Annotated[list[Line], Meta(min_length=1, max_length=64)]
-    memories: Annotated[list[Line], Meta(min_length=1, max_length=64)]
+    memories: Annotated[list[Line], Meta(min_length=0, max_length=64)]
 
 
 class InitialSpeech(Answer, frozen=True):
@@ -158,21 +168,37 @@ class SpatialAnswer(Answer, frozen=True):
     object: Line
 
 
-def schema_of(answer: type[Answer], allowed: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
-    """Derive the JSON schema of an answer. `allowed` holds text fields, by name, to a list of values.
+def schema_of(
+    answer: type[Answer], allowed: Mapping[str, Sequence[str]] | None = None, most: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """Derive the JSON schema of an answer. `allowed` holds text fields, by name, or a list's texts, to some values.
 
+    `most` holds lists of the answer itself to so many entries, where that is fewer than the struct allows.
     Every definition is inlined, since some guided decoders refuse `$ref`; titles and docstrings are left out,
     since the schema is part of the key and rewording a docstring must not cost a call. Do not change what comes back:
     it is made once for all who ask.
     """
     held = tuple((name, tuple(values)) for name, values in (allowed or {}).items())
-    return _schema(answer, held)
+    return _schema(answer, held, tuple((most or {}).items()))
 
 
 @functools.lru_cache(maxsize=256)
-def _schema(answer: type[Answer], allowed: tuple[tuple[str, tuple[str, ...]], ...]) -> dict[str, Any]:
+def _schema(
+    answer: type[Answer], allowed: tuple[tuple[str, tuple[str, ...]], ...], most: tuple[tuple[str, int], ...]
+) -> dict[str, Any]:
     (schema,), components = msgspec.json.schema_components([answer], ref_template="{name}")
-    return _inline(schema, components, dict(allowed))
+    inlined: dict[str, Any] = _inline(schema, components, dict(allowed))
+    for name, entries in most:
+        field = inlined["properties"][name]
+        field["maxItems"] = min(entries, field["maxItems"])
+    return inlined
+
+
+def overlong(answer: Answer, most: Mapping[str, int]) -> str:
+    """Say which list of an answer has more entries than were asked for, "" where none has."""
+    counts = ((name, len(cast("list[Any]", getattr(answer, name))), asked) for name, asked in most.items())
+    wrong = (f"{name}: {count} where at most {asked} were asked for" for name, count, asked in counts if count > asked)
+    return next(wrong, "")
 
 
 _PROSE = frozenset({"title", "description"})
@@ -190,12 +216,18 @@ def _inline(node: Any, components: dict[str, Any], allowed: Mapping[str, Sequenc
     for key, value in values.items():
         if key == "properties":  # keys are names of fields, which may well be called `title`
             inlined[key] = {
-                name: {"enum": list(allowed[name])} if name in allowed else _inline(one, components, allowed)
-                for name, one in value.items()
+                name: _held(_inline(one, components, allowed), allowed.get(name)) for name, one in value.items()
             }
         elif key not in _PROSE:
             inlined[key] = _inline(value, components, allowed)
     return inlined | _required(values)
+
+
+def _held(field: dict[str, Any], values: Sequence[str] | None) -> dict[str, Any]:
+    if values is None:
+        return field
+    held = {"enum": list(values)}
+    return field | {"items": held} if field.get("type") == "array" else held
 
 
 def _required(node: dict[str, Any]) -> dict[str, Any]:

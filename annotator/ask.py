@@ -6,11 +6,11 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
-from annotator.answers import Answer, schema_of
+from annotator.answers import Answer, overlong, schema_of
 from annotator.desk import Desk, Draft, Outcomes
 from annotator.engine.base import Picture, Request, Signals
 from annotator.engine.text import json_part
-from annotator.errors import CallError, Declined, Rejected
+from annotator.errors import CallError, Declined, FootageError, NotInLog, Rejected
 from store.digest import Digest, Keyed, digest_struct
 from store.keys import Call, Evidence, Frames, MediaItem, Prompt, call_key
 from store.log import Answered, DeclinedBefore
@@ -51,6 +51,11 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     outcomes: Outcomes
 
 
+def _strict(misfit: Callable[[A], str] | None, most: Mapping[str, int]) -> Callable[[A], str]:
+    """What is wrong with a first answer: it does not fit, or has more than was asked for."""
+    return lambda answer: (misfit(answer) if misfit else "") or overlong(answer, most)
+
+
 class Asker:
     """Asks about one episode. `calls` lists the keys of the answers used, in the order they came."""
 
@@ -68,11 +73,14 @@ class Asker:
         *,
         allowed: Mapping[str, Sequence[str]] | None = None,
         misfit: Callable[[A], str] | None = None,
+        most: Mapping[str, int] | None = None,
     ) -> Asked[A]:
         """Ask one step; a reply that does not fit is asked for once more, with the error.
 
         `allowed` holds text fields to a list of values in the schema that is sent; an engine that leaves it all the
         same is not refused here. `misfit` says what is wrong with an answer beyond its schema, "" where nothing is.
+        `most` holds lists to so many entries in the schema; an answer with more is asked for once more, and the second
+        one is taken as it is: which entries to leave out is not for us to say.
 
         Raises:
             CallError: no reply; the next run asks again.
@@ -82,12 +90,12 @@ class Asker:
             FootageError: the pictures cannot be made.
         """
         taken = self._desk.prompts[step].taken(inputs)
-        prompt = self._desk.prompts.ask(step, inputs, schema_of(answer, allowed), len(media))
+        prompt = self._desk.prompts.ask(step, inputs, schema_of(answer, allowed, most), len(media))
         frames = Frames(media=media, evidence=self._evidence(taken))
         draft = self._draft(step, prompt, frames, taken)
         first = await self._reply(draft)
         try:
-            return self._asked(answer, first, misfit)
+            return self._asked(answer, first, _strict(misfit, most or {}))
         except msgspec.DecodeError as error:
             await self._reject(draft, first, error)
             self._desk.tally.count("asked again")
@@ -166,9 +174,12 @@ class Asker:
         if self._desk.stopped is not None:
             raise self._desk.stopped
         engine = await self._desk.engine()
-        request = await self._request(draft)
+        request = await self._pictured(draft)
         try:
             reply = await engine.generate(request)
+        except NotInLog:
+            self._desk.tally.miss(draft.step)
+            raise
         except CallError as error:
             if self._desk.stopped is not None and error.attempts == 0:
                 raise self._desk.stopped from error  # it was still waiting for its turn: nothing was asked
@@ -179,6 +190,16 @@ class Asker:
             await self._desk.keep_refusal(draft, refusal)
             raise
         return await self._desk.keep_answer(draft, reply)
+
+    async def _pictured(self, draft: Draft) -> Request:
+        """Make the request; where its pictures cannot be made, that the call failed is kept like any other failure."""
+        try:
+            return await self._request(draft)
+        except FootageError as error:
+            where, got = error.where, error.got
+            lost = CallError(error.what, where=where, got=got, kind="footage", retryable=False, attempts=0)
+            await self._desk.keep_failure(draft, lost)
+            raise
 
     async def _request(self, draft: Draft) -> Request:
         desk, subject = self._desk, self._subject

@@ -4,7 +4,7 @@ The section stands between two HTML comments. All else in the file is the user's
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from annotator.models import SCRIPTED_MODEL, SIGNALS_MODEL
 from annotator.prompts import load_prompts
 from annotator.registry import MODULES
 from annotator.settings import SyncSettings, VlmSettings
-from annotator.setups import PinnedModel
+from annotator.setups import PinnedModel, Variant
 from annotator.vocabulary_file import FILE as WORDS
 from store.errors import StoreError
 
@@ -67,12 +67,12 @@ def with_section(text: bytes, lock: Lock, counts: Mapping[str, int]) -> bytes | 
 
 def render_section(lock: Lock, counts: Mapping[str, int]) -> str:
     """Render the section between the comments, without the newline at its end."""
-    vocabulary = f"\nVocabulary: `{WORDS.as_posix()}`, digest `{lock.vocabulary}`." if lock.vocabulary else ""
     lines = [
         "## Language annotations",
         "",
         "The columns `language_persistent` and `language_events` were written by `annotator` (episode-annotator).",
-        f"Model: {_model(lock.model)}.{vocabulary}",
+        f"Model: {_model(lock.model)}.",
+        *_vocabulary(lock),
         *_others(lock),
         "",
         "| style | rows |",
@@ -137,12 +137,40 @@ def _others(lock: Lock) -> list[str]:
     if not lock.others:
         return []
     said = [
-        f"- {one.module}: {one.episodes} episode{'s' * (one.episodes > 1)}, model {_model(one.made.model)}, "
-        f"seed {'not noted' if one.made.seed is None else one.made.seed}"
+        f"- {one.module}: {one.episodes} episode{'s' * (one.episodes > 1)}: {'; '.join(_differences(lock, one))}"
         for one in lock.others
     ]
     head = f"These were made otherwise, as `others` in `{FILE.as_posix()}` says in full:"
     return ["", head, "", *said]
+
+
+def _differences(lock: Lock, one: Variant) -> Iterator[str]:
+    """Say in what a setup is not that of most episodes."""
+    made, module = one.made, one.module
+    if made.model != lock.model:
+        yield f"model {_model(made.model)}"
+    if made.seed != lock.seed:
+        yield f"seed {'not noted' if made.seed is None else made.seed}"
+    if module == "plan" and made.vocabulary != lock.vocabulary:
+        yield f"vocabulary `{made.vocabulary}`" if made.vocabulary else "no vocabulary"
+    if made.settings != lock.settings.get(module, {}):
+        yield f"settings `{spell_flags(made.settings)}`" if made.settings else "the default settings"
+    prompts = [step for step, digest in made.prompts.items() if lock.prompts.get(step) != digest]
+    if prompts:
+        yield f"prompt{'s' * (len(prompts) > 1)} {', '.join(prompts)}"
+    if made.version != lock.modules.get(module):
+        yield f"version {'not noted' if made.version is None else made.version}"
+
+
+def _vocabulary(lock: Lock) -> list[str]:
+    """Name the vocabulary. Where episodes were held to several, the file is the last one, which may not be this."""
+    file, digest = f"`{WORDS.as_posix()}`", f"digest `{lock.vocabulary}`"
+    mixed = any(one.module == "plan" and one.made.vocabulary != lock.vocabulary for one in lock.others)
+    if lock.vocabulary is None:
+        return []
+    if mixed:
+        return [f"Vocabulary of most episodes: {digest}; {file} may be another."]
+    return [f"Vocabulary: {file}, {digest}."]
 
 
 def _prompts(lock: Lock) -> list[str]:

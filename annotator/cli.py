@@ -48,12 +48,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _guarded(command: Callable[[list[str]], int], args: list[str]) -> int:
     from annotator.errors import UsageError
     from annotator.terminate import Termination
+    from store.errors import QueryRefused
 
     termination = Termination()
     try:
         with termination:
             return command(args)
-    except UsageError as error:
+    except (UsageError, QueryRefused) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Problem as error:

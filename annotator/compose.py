@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
+from annotator.modules.interjections import what_is_left
 from annotator.registry import INTERJECTIONS, PLAN, owners
 from store.events import AnnotatedRow
 from store.rows import Row, order_key
@@ -11,8 +14,9 @@ from store.rule_tables import DraftRow
 def compose(held: Sequence[Row], new: Mapping[str, Sequence[AnnotatedRow]]) -> list[DraftRow]:
     """Put `new` rows, by module, in the place of that module's rows among those `held`; in the rows' total order.
 
-    Where a plan and an interjection's refresh of it fall on one time, the refresh stands: there can be only one. A
-    refresh whose interjection is gone remains, as the plan it repeats, unless the plan is written anew as well.
+    Where a plan and an interjection's refresh of it fall on one time, the refresh stands: there can be only one. It
+    says what the new plan leaves to do there, also where the interjection was made after another plan. A refresh whose
+    interjection is gone remains, as the plan it repeats, unless the plan is written anew as well.
     """
     kept: list[DraftRow] = []
     refreshes: set[float] = set()
@@ -31,4 +35,14 @@ def compose(held: Sequence[Row], new: Mapping[str, Sequence[AnnotatedRow]]) -> l
     ]
     if INTERJECTIONS.name in new:
         kept = [one for one in kept if one.row.style != "plan" or one.row.timestamp not in refreshes]
-    return sorted([*kept, *fresh], key=lambda one: order_key(one.row))
+    planned = [one.row for one in new.get(PLAN.name, ())]
+    return sorted((_following(one, planned) for one in (*kept, *fresh)), key=lambda one: order_key(one.row))
+
+
+def _following(one: DraftRow, planned: Sequence[Row]) -> DraftRow:
+    """Give a refresh the content that it has in the plan as it is now; any other row stays."""
+    if one.module != INTERJECTIONS.name or one.row.style != "plan":
+        return one
+    content = what_is_left(planned, one.row.timestamp) or one.row.content
+    row = msgspec.structs.replace(one.row, content=content)
+    return msgspec.structs.replace(one, row=row)

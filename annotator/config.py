@@ -63,6 +63,7 @@ _NOT_BELOW_ZERO = {
 }  # fmt: skip
 _AT_MOST = {
     "plan.n_task_rephrasings": 64,
+    "plan.plan_max_steps": 64,
     **{f"plan.task_aug_axes.{name}": 16 for name in _NOT_BELOW_ZERO["plan.task_aug_axes"]},
     "plan.contact_sheet_quality": 95,
 }

@@ -3,15 +3,16 @@
 Problem (store.errors)
 └── AnnotatorError
     ├── UsageError           a flag, a setting, a path: exit status 2
+    │   ├── PromptError      a prompt file is wrong: refused before the first call
+    │   └── NoEngine         no engine was named and none was found
     ├── DatasetError         the dataset is not what LeRobot v3 says it is
     ├── FootageError         a video or image cannot be read: this episode fails, others go on
-    ├── PromptError          a prompt file is wrong: refused before the first call
     ├── VocabularyError      the vocabulary's file is wrong, or there is nothing to find one from
     ├── RulesBroken          rows that were about to be written break a rule: no shard is touched
     ├── OutOfDate            with --locked: something would have to change
-    ├── NoEngine             no engine was named and none was found: exit status 2
     └── StepError            one step of one episode has no usable answer
         ├── CallError        the engine gave no reply; `retryable` says whether asking again can help
+        │   └── NotInLog     with --offline: the call would have to be made, and nobody was asked
         ├── Declined         the engine says it cannot answer this step, ever
         └── Rejected         the engine replied, twice, and neither reply fits the step's answer
 """
@@ -35,7 +36,7 @@ class FootageError(AnnotatorError):
     """Frames of one episode cannot be read; the episode fails and the others go on."""
 
 
-class PromptError(AnnotatorError):
+class PromptError(UsageError):
     """A prompt file is unusable; refused before the first call."""
 
 
@@ -87,6 +88,10 @@ class CallError(StepError):
         self.kind = kind
         self.retryable = retryable
         self.attempts = attempts
+
+
+class NotInLog(CallError):
+    """Only the log may answer, and it does not know this call. Nothing was asked, so there is no call to record."""
 
 
 class Declined(StepError):

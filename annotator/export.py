@@ -1,19 +1,24 @@
 """Export the log's rows as files: `episode_{N:06d}/<module>.jsonl`, one row a line, the same bytes for the same log.
 
+The files of an episode together hold its rows as they were composed for its shard. Persistent ones stand in
+`plan.jsonl`, also the plan that an interjection refreshed: LeRobot's `StagingValidator` takes none from another module.
+
 A line is a JSON object with sorted keys: `camera`, `content`, `role`, `style`, `timestamp` (seconds, the float32 of a
 frame), `tool_calls` (a list of objects, or null). A module that found nothing to say has an empty file.
 """
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
+from annotator.compose import compose
 from annotator.dataset import Dataset
 from annotator.errors import UsageError
 from annotator.lock import pinned_shards
+from annotator.registry import PLAN
 from store.digest import Digest
 from store.errors import JournalDamaged, StoreError
 from store.events import EpisodeAnnotated, EpisodeSeen, ShardWritten, decode_event, event_type
@@ -24,23 +29,22 @@ from store.lines import Entry
 from store.naming import alike_at, name_in_log
 from store.query import JOURNAL
 from store.replace import write_hint
-from store.rows import Row, order_key
+from store.rows import PERSISTENT_STYLES, Row, order_key
 from store.segments import read_journal
 from store.shard_file import opened_shard
 
 MARK = ".annotator-export"
 """The file by which a folder is known to hold an export and nothing else."""
 _MARK_TEXT = "Written by `annotator export`, which replaces this whole folder.\n"
-_ANNOTATIONS_AT_ONCE = 4096
+_EPISODES_AT_ONCE = 1024
 _encoder = msgspec.json.Encoder(order="sorted")
 
 
 class Staged(msgspec.Struct, frozen=True):
-    """One file of an export: an episode's index in the dataset, a module, and the annotation its rows come from."""
+    """One episode of an export: its index in the dataset, and the annotation of each module that its rows come from."""
 
     episode: int
-    module: str
-    annotation: Digest
+    annotations: dict[str, Digest]
 
 
 def export_staging(dataset: Dataset, store: Path, staging: Path) -> int:
@@ -54,12 +58,12 @@ def export_staging(dataset: Dataset, store: Path, staging: Path) -> int:
     """
     staging = staging.absolute()
     _refuse_others(staging)
-    staged = list(_staged(dataset, store))
+    staged, files = list(_staged(dataset, store)), 0
     beside = staging.with_name(f".{staging.name}.{os.getpid()}.annotator-partial")
     try:
         beside.mkdir(parents=True)
-        for start in range(0, len(staged), _ANNOTATIONS_AT_ONCE):
-            _write_files(beside, staged[start : start + _ANNOTATIONS_AT_ONCE], store / JOURNAL)
+        for start in range(0, len(staged), _EPISODES_AT_ONCE):
+            files += _write_files(beside, staged[start : start + _EPISODES_AT_ONCE], store / JOURNAL)
         (beside / MARK).write_bytes(_MARK_TEXT.encode())
         _put_in_place(beside, staging)
     except OSError as cause:
@@ -67,7 +71,7 @@ def export_staging(dataset: Dataset, store: Path, staging: Path) -> int:
         raise StoreError("an export cannot be written", where=str(staging), got=str(cause), hint=hint) from cause
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return len(staged)
+    return files
 
 
 def render_rows(rows: Iterable[Row]) -> bytes:
@@ -107,7 +111,7 @@ def _put_in_place(beside: Path, staging: Path) -> None:
 
 
 def _staged(dataset: Dataset, store: Path) -> Iterator[Staged]:
-    """Name every file, in order: what the shards were written from, else, in an older log, what counts."""
+    """Name every episode, in order: what the shards were written from, else, in an older log, what counts."""
     written: list[tuple[Digest, ShardWritten]] = []
     seen: list[EpisodeSeen] = []
     candidates: list[Current] = []
@@ -127,10 +131,10 @@ def _staged(dataset: Dataset, store: Path) -> Iterator[Staged]:
         raise UsageError("the log does not know this dataset", where=str(store), got=got, hint="annotator sync DATASET")
     records = [record for path, record in fold_shards(written, name).items() if path in dataset.shards]
     if any(record.episodes for record in records):
-        files = [file for record in records for file in _of_shard(dataset.root, record)]
+        staged = [one for record in records for one in _of_shard(dataset.root, record)]
     else:
-        files = list(_of_current(dataset, [one for one in seen if one.dataset == name], candidates))
-    yield from sorted(files, key=lambda file: (file.episode, file.module))
+        staged = list(_of_current(dataset, [one for one in seen if one.dataset == name], candidates))
+    yield from sorted(staged, key=lambda one: one.episode)
 
 
 def _of_shard(root: Path, record: ShardRecord) -> Iterator[Staged]:
@@ -142,33 +146,56 @@ def _of_shard(root: Path, record: ShardRecord) -> Iterator[Staged]:
             hint = "annotator sync writes it again"
             where = f"{root / record.path}, rows {one.start}–{one.stop}"
             raise StoreError("a shard is laid out otherwise than when it was written", where=where, hint=hint)
-        yield from (Staged(int(index[one.start]), module, event) for module, event in one.annotations.items())
+        yield Staged(int(index[one.start]), one.annotations)
 
 
 def _of_current(dataset: Dataset, seen: Sequence[EpisodeSeen], candidates: Sequence[Current]) -> Iterator[Staged]:
     there = {episode.index for episode in dataset.episodes}
     latest = {one.episode_index: one.episode for one in sorted(seen, key=lambda one: as_utc(one.recorded_at))}
+    annotations: dict[Digest, dict[str, Digest]] = {}
     for current in fold_current(candidates).values():
-        for index, episode in latest.items():
-            if episode == current.episode and index in there:
-                yield Staged(index, current.module, current.event_id)
+        annotations.setdefault(current.episode, {})[current.module] = current.event_id
+    for index, episode in latest.items():
+        if episode in annotations and index in there:
+            yield Staged(index, annotations[episode])
 
 
-def _write_files(folder: Path, staged: Sequence[Staged], journal: Path) -> None:
-    wanted = {file.annotation for file in staged}
+def _write_files(folder: Path, staged: Sequence[Staged], journal: Path) -> int:
+    """Write the files of some episodes, and return how many there are."""
+    wanted = {event for one in staged for event in one.annotations.values()}
+    found = _annotations(wanted, journal)
+    files = 0
+    for one in staged:
+        missing = set(one.annotations.values()) - found.keys()
+        if missing:
+            hint = "annotator verify says what is missing from the log"
+            raise StoreError("an annotation is not in the log", where=f"event {min(missing)}", hint=hint)
+        home = folder / f"episode_{one.episode:06d}"
+        for module, rows in _by_file({name: found[event] for name, event in one.annotations.items()}).items():
+            home.mkdir(exist_ok=True)
+            (home / f"{module}.jsonl").write_bytes(render_rows(rows))
+            files += 1
+    return files
+
+
+def _annotations(wanted: set[Digest], journal: Path) -> dict[Digest, EpisodeAnnotated]:
     found: dict[Digest, EpisodeAnnotated] = {}
     for entry in _events(journal, "episode_annotated.v1"):
         if entry.id in wanted:
             event = decode_event(entry.body, where=f"event {entry.id}")
             assert isinstance(event, EpisodeAnnotated)
             found[entry.id] = event
-    for file in staged:
-        if file.annotation not in found:
-            hint = "annotator verify says what is missing from the log"
-            raise StoreError("an annotation is not in the log", where=f"event {file.annotation}", hint=hint)
-        path = folder / f"episode_{file.episode:06d}" / f"{file.module}.jsonl"
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(render_rows(item.row for item in found[file.annotation].rows))
+    return found
+
+
+def _by_file(annotations: Mapping[str, EpisodeAnnotated]) -> dict[str, list[Row]]:
+    """Compose an episode's rows as its shard has them, and deal them out to the files that LeRobot expects them in."""
+    files: dict[str, list[Row]] = {module: [] for module in sorted(annotations)}
+    for one in compose((), {module: annotation.rows for module, annotation in annotations.items()}):
+        file = PLAN.name if one.row.style in PERSISTENT_STYLES else one.module
+        assert file is not None, "rows that are written anew are some module's"
+        files.setdefault(file, []).append(one.row)
+    return files
 
 
 def _events(journal: Path, *types: str) -> Iterator[Entry]:

@@ -14,7 +14,9 @@ def gripper_times(signals: Signals) -> tuple[GripperTime, ...]:
     """
     named = [gripper for gripper in find_grippers(signals) if gripper.named]
     times = [
-        GripperTime(time=float(signals.timestamps[act.start]), kind=act.kind, side=act.side)
+        GripperTime(
+            time=float(signals.timestamps[act.start]), kind=act.kind, side=act.side, measured=gripper.source == "state"
+        )
         for gripper in named
         for act in gripper_acts(gripper, signals.timestamps)
     ]

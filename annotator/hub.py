@@ -5,6 +5,7 @@ Without `--repo_id`, `--bucket` or `--push_to_hub` nothing of this happens, and 
 
 import re
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -25,6 +26,9 @@ from store.segments import list_segments
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
+PUSH_AGAIN_AFTER_S = (5.0, 30.0, 120.0)
+"""A push is what a run ends with: it should not fail for one bad minute of the Hub."""
+
 Beside = Callable[[Log], AbstractContextManager[object]]
 
 
@@ -39,7 +43,8 @@ class Sync(Protocol):
 def run_at_hub(settings: SyncSettings, report: Report, sync: Sync) -> Outcome:
     """Run `sync` with what the settings want of the Hub around it.
 
-    A dataset is pushed when the run is done; one whose run is incomplete is not, and its log is delivered all the same.
+    A dataset is pushed when nothing is left to call; else it is not, and its log is delivered all the same. A delivery
+    that fails keeps nothing from being pushed, and is said at the end.
 
     Raises:
         UsageError: the settings contradict each other, or an extra is missing.
@@ -53,19 +58,37 @@ def run_at_hub(settings: SyncSettings, report: Report, sync: Sync) -> Outcome:
         # Before anything is paid for: is there somebody who could push?
         with at_the_hub("the Hub does not know who is to push", target) as api:
             api.whoami()
-    outcome = _run_shared(settings, report, sync)
-    if target is not None and outcome != "done":
-        hint = "run again to finish it, or push it as it is: annotator push"
-        report.note(f"not pushed: the run is {outcome}\nhint: {hint}")
-    elif target is not None:
+    outcome, undelivered = _run_shared(settings, report, sync)
+    if target is not None and _is_final(settings, target, outcome, report.note):
         push_written(settings, target, report.note)
+    if undelivered is not None:
+        raise undelivered
     return outcome
 
 
-def _run_shared(settings: SyncSettings, report: Report, sync: Sync) -> Outcome:
-    """Run with the log shared through the bucket, where one is named."""
+def _is_final(settings: SyncSettings, target: str, outcome: Outcome, note: Callable[[str], None]) -> bool:
+    """Say whether running again would ask for nothing more: what is missing then was rejected, declined, or unreadable.
+
+    Such a dataset could never be pushed if it had to be whole.
+    """
+    from annotator.jobs.count import count_work
+
+    if outcome == "done":
+        return True
+    work = count_work(settings)
+    if work.episodes:
+        folder = settings.output or settings.root
+        again = f"run again to ask for what failed, or push it as it is: annotator push {folder} --repo_id {target}"
+        note(f"not pushed: the run is {outcome}, calls are missing in {work.episodes} episodes\nhint: {again}")
+    else:
+        note(f"the run is {outcome}, but asking again would bring nothing more: it is pushed as it is")
+    return not work.episodes
+
+
+def _run_shared(settings: SyncSettings, report: Report, sync: Sync) -> tuple[Outcome, HubError | None]:
+    """Run with the log shared through the bucket, where one is named; also give why its end was not delivered."""
     if settings.bucket is None:
-        return sync(settings, report)
+        return sync(settings, report), None
     courier = courier_of(settings, report.note)
     courier.fetch()
     try:
@@ -76,9 +99,12 @@ def _run_shared(settings: SyncSettings, report: Report, sync: Sync) -> Outcome:
         except HubError as error:
             report.note(f"not delivered: {error}")
         raise
-    delivered = courier.deliver()
+    try:
+        delivered = courier.deliver()
+    except HubError as error:
+        return outcome, error
     report.note(f"the log is in {settings.bucket}; {delivered} segments were new at the end")
-    return outcome
+    return outcome, None
 
 
 def courier_of(settings: SyncSettings, note: Callable[[str], None]) -> Courier:
@@ -147,8 +173,8 @@ def push_target(settings: SyncSettings) -> str | None:
     return target
 
 
-def push_written(settings: SyncSettings, target: str, note: Callable[[str], None]) -> None:
-    """Push what a run has written.
+def push_written(settings: SyncSettings, target: str, note: Callable[[str], None]) -> str:
+    """Push what a run has written, and return its commit; a Hub that stumbles is asked again.
 
     Raises:
         HubError: the Hub refused.
@@ -156,8 +182,22 @@ def push_written(settings: SyncSettings, target: str, note: Callable[[str], None
     folder = settings.output or settings.root
     if not store_of(settings).resolve().is_relative_to(folder.resolve()):
         note("the log is not pushed: it lies outside of the dataset, and other datasets may share it")
-    commit = push(folder, target, origin=read_source(settings.root), private=settings.push_private, note=note)
+    for wait_s in PUSH_AGAIN_AFTER_S:
+        try:
+            return _push(settings, target, note)
+        except HubError as error:
+            if not error.passing:
+                raise
+            note(f"not pushed yet, will be tried again in {wait_s:.0f} s: {error.line}")
+            time.sleep(wait_s)
+    return _push(settings, target, note)
+
+
+def _push(settings: SyncSettings, target: str, note: Callable[[str], None]) -> str:
+    folder, origin = settings.output or settings.root, read_source(settings.root)
+    commit = push(folder, target, origin=origin, private=settings.push_private, store=store_of(settings), note=note)
     note(f"pushed: {target} at {commit}")
+    return commit
 
 
 def _adopt_log(root: Path, store: Path) -> None:

@@ -5,17 +5,18 @@ once cannot harm each other. A database never lies on a bucket: of two writers t
 """
 
 import re
-import shutil
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from annotator.errors import UsageError
 from annotator.hub_client import HubError, at_the_hub
+from store.errors import Problem
 from store.log import Log
 from store.segments import list_segments, read_segment, sync_path
 
@@ -90,15 +91,14 @@ class Courier:
         wanted = sorted(self._there - set(list_segments(self._journal)))
         if not wanted:
             return 0
-        incoming = self._store / "incoming"
-        shutil.rmtree(incoming, ignore_errors=True)
-        incoming.mkdir(parents=True)
-        with at_the_hub("the log's segments cannot be fetched", self._bucket.url) as api:
-            api.download_bucket_files(self._bucket.bucket_id, [(listed[name], incoming / name) for name in wanted])
-        self._journal.mkdir(exist_ok=True)
-        for name in wanted:
-            adopt_segment(incoming / name, self._journal)
-        shutil.rmtree(incoming)
+        self._journal.mkdir(parents=True, exist_ok=True)
+        # A folder of its own: the store is not locked yet, and another run may be fetching into it, too.
+        with TemporaryDirectory(prefix="incoming-", dir=self._store) as folder:
+            incoming = Path(folder)
+            with at_the_hub("the log's segments cannot be fetched", self._bucket.url) as api:
+                api.download_bucket_files(self._bucket.bucket_id, [(listed[name], incoming / name) for name in wanted])
+            for name in wanted:
+                adopt_segment(incoming / name, self._journal)
         self._note(f"fetched {len(wanted)} segments of the log from {self._bucket.url}")
         return len(wanted)
 
@@ -135,7 +135,7 @@ class Courier:
             try:
                 log.seal().result()
                 self.deliver()
-            except HubError as error:
+            except (Problem, OSError) as error:  # of the Hub, of the log, of a file: the next time may be better
                 self._note(f"not delivered yet, will be tried again: {error}")
 
     def _list(self) -> "dict[str, BucketFile]":

@@ -3,9 +3,10 @@
 The token is found by `huggingface_hub` itself (`HF_TOKEN`, or `hf auth login`); nothing here takes one as an argument.
 """
 
+import json
 import re
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -28,9 +29,13 @@ _TOKENS = re.compile(r"hf_[A-Za-z0-9]{8,}|(?<=Bearer )\S+")
 
 
 class HubError(AnnotatorError):
-    """The Hub refused, does not have it, or cannot be reached. `status` is the HTTP status; None without an answer."""
+    """The Hub refused, does not have it, or cannot be reached. `status` is the HTTP status; None without an answer.
+
+    `passing` says whether asking again a little later may help: no answer, too many requests, trouble of the Hub's own.
+    """
 
     status: int | None = None
+    passing: bool = False
 
 
 @contextmanager
@@ -59,7 +64,13 @@ def at_the_hub(what: str, where: str) -> Generator["HfApi"]:
         if isinstance(root, errors.HfHubHTTPError):
             raise _refused(what, where, root) from cause
         hint = f"check the network, HF_ENDPOINT and free disk space; {_KEPT}"
-        raise HubError(what, where=where, got=unsaid(_first_line(root)), hint=hint) from cause
+        raise _passed(what, where, _first_line(root), hint) from cause
+    except json.JSONDecodeError as cause:  # a proxy's page, or half an answer
+        got = f"an answer that is no JSON: {_first_line(cause)}"
+        raise _passed(what, where, got, f"the Hub, or what lies before it, has trouble; {_KEPT}") from cause
+    except ValueError as cause:  # the client's own word for a card whose metadata the Hub does not take
+        got = unsaid(" ".join(str(cause).split()))[:200]
+        raise HubError(what, where=where, got=got, hint="mend what it names; for a card, that is README.md") from cause
 
 
 def _client() -> "HfApi":
@@ -81,19 +92,31 @@ def token() -> str | None:
     return get_token()
 
 
-def unsaid(text: str) -> str:
-    """Take every token out of a text that came from elsewhere."""
+def unsaid(text: str, secrets: Iterable[str] = ()) -> str:
+    """Take every token, and these secrets, out of a text that came from elsewhere."""
     held = token()
-    return _TOKENS.sub("hf_…", text.replace(held, "hf_…") if held else text)
+    text = _TOKENS.sub("hf_…", text.replace(held, "hf_…") if held else text)
+    for secret in secrets:
+        text = text.replace(secret, "…")
+    return text
+
+
+def _passed(what: str, where: str, got: str, hint: str) -> HubError:
+    error = HubError(what, where=where, got=unsaid(got), hint=hint)
+    error.passing = True
+    return error
 
 
 def _refused(what: str, where: str, cause: Exception) -> HubError:
     response = getattr(cause, "response", None)
     status = response.status_code if response is not None else None
+    failures = [f"{one.get('path')}: {one.get('error')}" for one in getattr(cause, "failures", [])]
+    if failures:  # of a batch, some operations; the answer as a whole is a 200
+        return _passed(what, where, "; ".join(failures)[:200], _KEPT)
     said = getattr(cause, "server_message", None) or _first_line(cause)
     hint = _HINTS.get(status or 0, f"the Hub has trouble of its own; {_KEPT}" if (status or 0) >= 500 else _KEPT)
     error = HubError(what, where=where, got=f"HTTP {status}, {unsaid(str(said))[:200]}", hint=hint)
-    error.status = status
+    error.status, error.passing = status, status is None or status == 429 or status >= 500
     return error
 
 

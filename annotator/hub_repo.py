@@ -72,6 +72,29 @@ def pull(repo_id: str, revision: str | None, folder: Path, note: Note) -> str:
     return commit
 
 
+def commit_of(repo_id: str, revision: str | None) -> str:
+    """Find the commit that a revision names.
+
+    Raises:
+        HubError: the dataset or the revision is not there, or the Hub cannot be reached.
+    """
+    with at_the_hub("the dataset cannot be read from the Hub", f"{repo_id} at {revision or 'main'}") as api:
+        return str(api.dataset_info(repo_id, revision=revision).sha)
+
+
+def changed_here(folder: Path) -> list[str]:
+    """Name the files of a working copy's meta/ that a person changed or added: whoever downloads it has others."""
+    source = read_source(folder)
+    names = [path.relative_to(folder).as_posix() for path in sorted((folder / "meta").rglob("*")) if path.is_file()]
+    known = source.files if source else {}
+    return [
+        name
+        for name in names
+        if not _REWRITTEN.fullmatch(name) and not name.endswith(LEFTOVER_SUFFIX)
+        and (name not in known or digest_as(known[name], folder / name) != known[name])
+    ]  # fmt: skip
+
+
 def _held(folder: Path, repo_id: str) -> Source:
     held = read_source(folder)
     if held is None and folder.is_dir() and any(folder.iterdir()):
@@ -128,41 +151,85 @@ def _download(repo_id: str, commit: str, folder: Path, wanted: Sequence[str], ev
         raise HubError("a file did not arrive", where=f"{repo_id} at {commit[:12]}", got=missing[0], hint=hint)
 
 
-def push(folder: Path, repo_id: str, *, origin: Source | None, private: bool, note: Note) -> str:
+def push(folder: Path, repo_id: str, *, origin: Source | None, private: bool | None, store: Path, note: Note) -> str:
     """Push a dataset, its card, lock and log, and tag it with its codebase version; return the commit.
 
-    To the repository it came from, only what differs travels, and only onto the commit it came from.
+    To the repository it came from, only what differs travels, and only onto the commit it came from. What broke off
+    before is taken up where it was. `private`: see `make_repo`. `store` is where its log lies: of that, segments alone.
 
     Raises:
         HubError: the Hub refused, or the repository holds another dataset or a newer revision.
     """
     home = origin is not None and origin.repo_id == repo_id and origin.commit is not None
-    files = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
+    files = dict(_files(folder, store))
+    if not home:
+        make_repo(repo_id, like=origin.repo_id if origin else None, private=private)
     with at_the_hub("the dataset cannot be pushed", repo_id) as api:
-        if not home:
-            api.create_repo(repo_id, repo_type="dataset", private=private or None, exist_ok=True)
-        head = str(api.dataset_info(repo_id).sha)
-        parent = origin.commit if origin is not None and home else head
+        info = api.dataset_info(repo_id)
+        head = str(info.sha)
         there = _listing(api, repo_id, head)
         _refuse_others(repo_id, files, there)
         changed = [name for name, path in files.items() if _differs(name, path, there.get(name), home)]
         size = sum(files[name].stat().st_size for name in changed)
-        note(f"pushing {len(changed)} of {len(files)} files, {size / 1e6:.1f} MB, to {repo_id}")
-        commit = _commit(api, repo_id, {name: files[name] for name in changed}, parent or head)
-        _tag(api, repo_id, _version(folder), commit)
+        seen = "private" if info.private else "public"
+        note(f"pushing {len(changed)} of {len(files)} files, {size / 1e6:.1f} MB, to {repo_id}, which is {seen}")
+        parent = _parent(origin, head, files, there) if origin is not None and home else head
+        commit = _commit(api, repo_id, {name: files[name] for name in changed}, parent) if changed else head
+        # Before the tag: should that fail, this copy knows which commit it is all the same.
         if home and read_source(folder) is not None:
             listing = _listing(api, repo_id, commit)
             kept = {name: one.content for name, one in listing.items() if _belongs(name)}
             write_source(folder, Source(repo_id=repo_id, commit=commit, files=kept))
+        _tag(api, repo_id, _version(folder), commit)
     return commit
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """List what is pushed: the dataset, and of the log its sealed segments alone."""
+def make_repo(repo_id: str, *, like: str | None, private: bool | None) -> None:
+    """Make a dataset's repository where there is none yet. `private` None: as the dataset `like` is.
+
+    Raises:
+        HubError: the Hub refused.
+    """
+    with at_the_hub("the dataset's repository cannot be made", repo_id) as api:
+        from huggingface_hub.errors import RepositoryNotFoundError
+
+        if private is None and like is not None:
+            try:
+                private = api.dataset_info(like).private
+            except RepositoryNotFoundError:
+                private = True  # it is gone, or hidden by now: rather too careful than public without a word
+        api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+
+
+def check_writable(repo_id: str) -> None:
+    """Find out whether the token may write a repository that is there.
+
+    Raises:
+        HubError: it may not.
+    """
+    with at_the_hub("the dataset could not be pushed", repo_id) as api:
+        api.auth_check(repo_id, repo_type="dataset", write=True)
+
+
+def _parent(origin: Source, head: str, files: Mapping[str, Path], there: Mapping[str, Remote]) -> str:
+    """Choose the commit to push onto: the one this copy was made from, unless all that came since is in it already.
+
+    So it is after a push that broke off between two commits, or whose answer was lost.
+    """
+    news = {name: one for name, one in there.items() if _belongs(name) and origin.files.get(name) != one.content}
+    own = all(name in files and digest_as(one.content, files[name]) == one.content for name, one in news.items())
+    return head if own and there.keys() >= origin.files.keys() else str(origin.commit)
+
+
+def _files(folder: Path, store: Path) -> Iterator[tuple[str, Path]]:
+    """List what is pushed, by its name there: the dataset, and of its log the sealed segments alone."""
+    log = store.resolve()
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
+        if path.resolve().is_relative_to(log):
+            name = f".annotator/{path.resolve().relative_to(log).as_posix()}"
         if path.is_file() and _belongs(name) and not name.endswith(LEFTOVER_SUFFIX):
-            yield path
+            yield name, path
 
 
 def _refuse_others(repo_id: str, files: Mapping[str, Path], there: Mapping[str, Remote]) -> None:

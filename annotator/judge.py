@@ -64,6 +64,14 @@ class Judge:
         """Count what was found against the rules that are errors, by rule."""
         return {one.rule.name: one.found for one in self.verdict.breaches if one.rule.severity == "error"}
 
+    def broken_by(self) -> dict[int, tuple[str, ...]]:
+        """Say of every episode that must not be written which rules it broke."""
+        errors = [one for one in self.verdict.breaches if one.rule.severity == "error"]
+        return {
+            index: tuple(one.rule.name for one in errors if index in one.episodes)
+            for index in sorted(self.verdict.bad_episodes)
+        }
+
     def say(self, note: Callable[[str], None]) -> None:
         """Say what is wrong, where anything is: a table of errors, and one line for warnings."""
         verdict = self.verdict

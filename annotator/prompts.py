@@ -238,4 +238,8 @@ def _override_paths(folder: Path | None) -> list[Path]:
         return []
     if not folder.is_dir():
         raise PromptError("no such folder of prompts", where=str(folder), hint="annotator prompts eject DIR makes one")
-    return sorted(folder.glob("*.md"))
+    paths = sorted(folder.glob("*.md"))
+    if not paths:
+        hint = "one .md file a step; annotator prompts eject DIR copies the shipped ones"
+        raise PromptError("no prompts there", where=str(folder), got="no .md file", hint=hint)
+    return paths

@@ -45,14 +45,14 @@ def digest_footage(dataset: Dataset, log: Log, camera: Camera, reels: Sequence[R
     """Digest one camera's footage of some episodes, by episode index; what cannot be read stands there as its error."""
     by_file: defaultdict[Path, list[Reel]] = defaultdict(list)
     for reel in reels:
-        by_file[_file(dataset, camera, reel.episode)].append(reel)
+        by_file[footage_file(dataset, camera, reel.episode)].append(reel)
     names = {path: _memo_name(path, camera) for path in by_file}
     held = log.memo_get(_MEMO, list(names.values()))
     stamps = {path: _stamp(dataset, path) for path in by_file}
     known = {path: _remembered(held.get(names[path]), stamps[path]) for path in by_file}
     stale = [path for path, here in by_file.items() if any(_place(camera, r) not in known[path] for r in here)]
     with ThreadPoolExecutor(threads) as pool:
-        fresh = dict(zip(stale, pool.map(lambda path: _read(dataset, camera, by_file[path]), stale), strict=True))
+        fresh = dict(zip(stale, pool.map(lambda path: digest_file(dataset, camera, by_file[path]), stale), strict=True))
     for path, digests in fresh.items():
         good = {_place(camera, r): digests[r.episode.index] for r in by_file[path]}
         known[path] |= {place: d for place, d in good.items() if not isinstance(d, FootageError)}
@@ -98,7 +98,8 @@ def _video_clip(dataset: Dataset, camera: Camera, episode: Episode, clock: npt.N
     )
 
 
-def _file(dataset: Dataset, camera: Camera, episode: Episode) -> Path:
+def footage_file(dataset: Dataset, camera: Camera, episode: Episode) -> Path:
+    """Name the file that holds a camera's footage of an episode."""
     return dataset.root / (episode.shard if camera.stored == "image" else episode.videos[camera.key].path)
 
 
@@ -126,8 +127,8 @@ def _remembered(held: tuple[str, str] | None, stamp: str) -> dict[str, Digest]:
     return msgspec.json.decode(held[1], type=dict[str, Digest])
 
 
-def _read(dataset: Dataset, camera: Camera, reels: Sequence[Reel]) -> Digests:
-    """Digest the episodes of one file."""
+def digest_file(dataset: Dataset, camera: Camera, reels: Sequence[Reel]) -> Digests:
+    """Digest the episodes of one file, by episode index; what cannot be read stands there as its error."""
     if camera.stored == "image":
         return {reel.episode.index: _image_digest(dataset, camera, reel) for reel in reels}
     from annotator.footage import file_digests  # PyAV is loaded only when footage is new

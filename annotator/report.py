@@ -99,8 +99,8 @@ def calls_line(tally: Tally) -> str:
 def closing_lines(tally: Tally, *, engine: str, elapsed_s: float) -> list[tuple[str, str]]:
     """The lines of the closing table."""
     calls = tally.calls
-    outcomes = ("answered", "hit", "failed", "declined", "asked again", "rejected")
-    shown = {"hit": "from the log"}
+    outcomes = ("answered", "hit", "failed", "declined", "asked again", "rejected", "missing")
+    shown = {"hit": "from the log", "missing": "not in the log"}
     episodes = {"annotated": tally.episodes_done, "up to date": tally.episodes_skipped, "failed": tally.episodes_failed}
     lines = [
         ("engine", engine),

@@ -10,6 +10,7 @@ import msgspec
 from annotator import __version__
 from annotator.config import check, parse_episodes
 from annotator.dataset import Dataset, open_dataset
+from annotator.engine.shown import shown_command, shown_endpoint
 from annotator.hub_source import read_source
 from annotator.lock import pinned_shards
 from annotator.models import model_of, reads_evidence
@@ -118,8 +119,9 @@ def _modules(
         modules = [module for module in modules if module.name != "vqa"]
     crowded = settings.vqa.vqa_emission_hz * settings.vqa.K * len(cast.asked) / dataset.fps
     if crowded > 1 and any(module.name == "vqa" for module in modules):
-        asked = f"{len(cast.asked)} cameras × K {settings.vqa.K} at {settings.vqa.vqa_emission_hz:g} Hz"
-        hint = "a lower --vqa.vqa_emission_hz or --vqa.K leaves room for all cameras"
+        cameras = f"{len(cast.asked)} camera{'s' * (len(cast.asked) > 1)}"
+        asked = f"{cameras} × K {settings.vqa.K} at {settings.vqa.vqa_emission_hz:g} Hz"
+        hint = "a lower --vqa.vqa_emission_hz or --vqa.K leaves room for all frames"
         notes.append(
             f"vqa: {asked} need more than {dataset.fps:g} frames a second; what does not fit is left out\nhint: {hint}"
         )
@@ -128,9 +130,18 @@ def _modules(
     return tuple(modules), tuple(notes)
 
 
+def shareable(settings: SyncSettings) -> SyncSettings:
+    """Give the settings as they may be recorded, since a log is shared: without what may be a secret."""
+    vlm = settings.vlm
+    bases = None if vlm.api_base is None else ",".join(shown_endpoint(one) for one in vlm.api_base.split(","))
+    command = None if vlm.serve_command is None else shown_command(vlm.serve_command)
+    shown = msgspec.structs.replace(vlm, api_base=bases, serve_command=command)
+    return msgspec.structs.replace(settings, vlm=shown)
+
+
 def record_run(run: Run, log: Log, tally: Tally, engine: str, outcome: Outcome, elapsed_s: float) -> None:
     """Record how a run ended."""
-    arguments: dict[str, Any] = msgspec.to_builtins(run.settings, enc_hook=str)
+    arguments: dict[str, Any] = msgspec.to_builtins(shareable(run.settings), enc_hook=str)
     if run.settings.prompts is not None:
         arguments["prompts"] = str(run.settings.prompts.absolute())  # whoever verifies stands elsewhere
     log.record(
@@ -159,5 +170,6 @@ def record_run(run: Run, log: Log, tally: Tally, engine: str, outcome: Outcome, 
             outcome=outcome,
             versions={"annotator": __version__},
             broken_rules=dict(tally.broken_rules),
+            quarantined=dict(tally.quarantined),
         )
     ).result()

@@ -76,7 +76,7 @@ class PlanSettings(Settings, frozen=True, kw_only=True):
     min_subtask_seconds: float = 1.5
     """Shorter subtasks are merged into a neighbour."""
     plan_max_steps: int = 8
-    """Subtasks asked for at most, per call."""
+    """Subtasks asked for at most, per call; up to 64."""
     subtask_describe_first: bool = True
     """Ask what visibly happens before asking for subtasks."""
     subtask_seeded_relabel: bool = False
@@ -138,8 +138,8 @@ class VlmSettings(Settings, frozen=True, kw_only=True):
     model_revision: str | None = None
     """The model's revision, where the server was started with one. Part of every key."""
     api_base: str | None = None
-    """An OpenAI-compatible endpoint, or several with the same model, joined by commas; unset looks at
-    http://localhost:8000/v1."""
+    """An OpenAI-compatible endpoint, or several with the same model: joined by commas, or the option repeated; unset
+    looks at http://localhost:8000/v1."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the API key."""
     request_timeout_s: float = 600.0
@@ -224,7 +224,7 @@ class SyncSettings(Settings, frozen=True, kw_only=True):
     offline: bool = False
     """Answer from the log alone; a call that is not in it fails."""
     locked: bool = False
-    """Change nothing; fail if anything would have to change."""
+    """Change nothing, not even the log; fail if anything would have to change."""
     skip_validation: bool = False
     """Write rows that break a rule all the same."""
     repo_id: str | None = None
@@ -235,8 +235,8 @@ class SyncSettings(Settings, frozen=True, kw_only=True):
     """Push the annotated dataset, its lock, card and log when the run is done: to --repo_id, or to --new_repo_id."""
     new_repo_id: str | None = None
     """Push to this dataset on the Hub instead, org/name; it is made where there is none."""
-    push_private: bool = False
-    """A dataset that is made on the Hub is private."""
+    push_private: bool | None = None
+    """A dataset that is made on the Hub is private; unset takes what the one is that this one was downloaded from."""
     bucket: str | None = None
     """Share the log through a bucket on the Hub: hf://buckets/org/name[/folder]."""
     bucket_every_s: float = 60.0

@@ -1,15 +1,16 @@
 """Settle the vocabulary before anything else is asked: the file as it stands, else what was found, else find it."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
 import msgspec
 
 from annotator.ask import Asker, PictureSource, Subject
+from annotator.config import spell_episodes
 from annotator.desk import Desk
 from annotator.engine.base import Signals
-from annotator.errors import OutOfDate, StepError, VocabularyError
+from annotator.errors import FootageError, OutOfDate, StepError, VocabularyError
 from annotator.flags import changed
 from annotator.models import reads_evidence
 from annotator.modules.base import EpisodeView
@@ -57,13 +58,14 @@ async def settle(office: Office, surveyed: Sequence[Surveyed]) -> Vocabulary | N
     if run.settings.locked and held != found:
         hint = "annotator sync without --locked brings it up to date"
         raise OutOfDate("the vocabulary would have to be written", where=str(path), hint=hint)
-    write_vocabulary(path, found)
+    if not run.settings.locked:
+        write_vocabulary(path, found)
     return found
 
 
 async def _find(office: Office, surveyed: Sequence[Surveyed]) -> Vocabulary:
     run, log = office.run, office.log
-    chosen = _chosen(run, log, surveyed)
+    chosen, passed = _chosen(run, log, surveyed)
     views = [await asyncio.to_thread(_view, run, one) for one in chosen]
     recipe = discovery_recipe(views, run.settings, prompts=run.prompts.digests(STEPS), model=digest_struct(run.model))
     known = log.discovered(recipe)
@@ -74,6 +76,8 @@ async def _find(office: Office, surveyed: Sequence[Surveyed]) -> Vocabulary:
     if run.settings.locked:
         hint = "annotator sync without --locked finds it"
         raise OutOfDate("the vocabulary would have to be found", where=str(run.target_root), hint=hint)
+    for note in _passed_over(passed):
+        office.report.note(note)
     office.report.note(f"finding the vocabulary in episodes {', '.join(str(one.episode.index) for one in chosen)}")
     desk = office.desk
     with ExitStack() as stack:
@@ -114,23 +118,39 @@ def _of(event: VocabularyDiscovered) -> Vocabulary:
     return Vocabulary(subtasks=event.subtasks, memories=event.memories)
 
 
-def _chosen(run: Run, log: Log, surveyed: Sequence[Surveyed]) -> list[Surveyed]:
+def _chosen(run: Run, log: Log, surveyed: Sequence[Surveyed]) -> tuple[list[Surveyed], dict[int, FootageError]]:
     """Choose the episodes to watch from the whole dataset, whichever of them the run is about.
+
+    Also gives those that were passed over, by index, and why.
 
     Raises:
         VocabularyError: there is no episode whose footage can be read.
     """
     chosen: list[Surveyed] = []
+    passed: dict[int, FootageError] = {}
     count = run.settings.vocabulary.sample_episodes
     for one in _in_turn(run, log, surveyed):
-        if one.trouble(run.cast.watched) is None:
+        trouble = one.trouble(run.cast.watched)
+        if trouble is None:
             chosen.append(one)
+        else:
+            passed[one.episode.index] = trouble
         if len(chosen) == count:
             break
     if not chosen:
+        first = next((trouble.line for trouble in passed.values()), "the dataset has no episodes")
         hint = "repair the dataset, or use --vocabulary.enabled=false"
-        raise VocabularyError("no episode can be watched", where=str(run.dataset.root), got="0 readable", hint=hint)
-    return chosen
+        raise VocabularyError("no episode can be watched", where=str(run.dataset.root), got=first, hint=hint)
+    return chosen, passed
+
+
+def _passed_over(passed: Mapping[int, FootageError]) -> Iterator[str]:
+    """Say which episodes are not watched for the vocabulary; a file that many share is said once."""
+    by_line: dict[str, list[int]] = {}
+    for index, trouble in passed.items():
+        by_line.setdefault(trouble.line, []).append(index)
+    for line, indices in by_line.items():
+        yield f"vocabulary: {spell_episodes(sorted(indices))} passed over: {line}"
 
 
 def _in_turn(run: Run, log: Log, surveyed: Sequence[Surveyed]) -> Iterator[Surveyed]:

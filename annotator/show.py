@@ -25,9 +25,10 @@ def show_query(arguments: QueryArguments) -> int:
     from store.query import run_query
 
     folder = arguments.store or arguments.root / ".annotator"
+    beside = arguments.store is None and (arguments.root / "meta" / "info.json").is_file()
     if folder.is_dir():
-        table = run_query(folder, arguments.sql)
-    elif arguments.store is None and (arguments.root / "meta" / "info.json").is_file():
+        table = run_query(folder, arguments.sql, columns=lambda: _other_columns(arguments) if beside else None)
+    elif beside:
         from store.query import columns_query
 
         table = columns_query(read_columns(arguments.root), arguments.sql)
@@ -36,6 +37,19 @@ def show_query(arguments: QueryArguments) -> int:
         raise UsageError("no log and no dataset", where=str(folder), hint=hint)
     write_table(table, arguments.format)
     return 0
+
+
+def _other_columns(arguments: QueryArguments) -> "Iterator[pa.Table] | None":
+    """Read the language columns that something else wrote, where there are any and a query may ask for them."""
+    from annotator.dataset import open_dataset
+    from annotator.scan import open_shard
+    from store.rows import EVENTS, PERSISTENT
+
+    root = arguments.root
+    if "rows" not in arguments.sql.lower():
+        return None
+    names = [set(open_shard(root / shard).schema_arrow.names) for shard in open_dataset(root).shards]
+    return read_columns(root) if all({EVENTS, PERSISTENT} <= one for one in names) else None
 
 
 def read_columns(root: Path) -> "Iterator[pa.Table]":

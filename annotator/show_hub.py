@@ -27,29 +27,30 @@ def show_pull(arguments: PullArguments) -> int:
 def show_push(arguments: PushArguments) -> int:
     """Push a dataset and print its commit."""
     from annotator.dataset import open_dataset
-    from annotator.hub import check_hub, push_target
-    from annotator.hub_repo import push
-    from annotator.hub_source import read_source
+    from annotator.hub import check_hub, push_target, push_written
 
     root = open_dataset(arguments.root).root
-    settings = SyncSettings(root=root, push_to_hub=True, new_repo_id=arguments.repo_id)
+    settings = SyncSettings(
+        root=root, store=arguments.store, push_to_hub=True, new_repo_id=arguments.repo_id,
+        push_private=arguments.push_private,
+    )  # fmt: skip
     check_hub(settings)
     target = push_target(settings)
     assert target is not None
     with Report() as report:
-        origin = read_source(root)
-        commit = push(root, target, origin=origin, private=arguments.push_private, note=report.note)
-    sys.stdout.write(f"{commit}\n")
+        sys.stdout.write(f"{push_written(settings, target, report.note)}\n")
     return 0
 
 
 def show_submit(arguments: SubmitArguments, settings: SyncSettings) -> int:
     """Submit a job and print its name; nothing is printed where none was needed."""
-    from annotator.jobs.hf import Order, submit
+    from annotator.jobs.hf import submit
+    from annotator.jobs.order import Order
 
     order = Order(
         settings=settings, flavor=arguments.flavor, timeout=arguments.timeout, image=arguments.image,
         code=arguments.code, namespace=arguments.namespace, count=arguments.count,
+        again=arguments.again,
     )  # fmt: skip
     with Report() as report:
         submitted = submit(order, report)

@@ -10,7 +10,7 @@ import msgspec
 from annotator.arguments import ValidateArguments
 from annotator.config import parse_episodes
 from annotator.dataset import Dataset, open_dataset
-from annotator.errors import UsageError
+from annotator.errors import UsageError, VocabularyError
 from annotator.show import write_table
 from annotator.vocabulary import Vocabulary
 from store.columns import LANGUAGE_COLUMNS
@@ -142,11 +142,22 @@ def _known(dataset: Dataset, vocabulary: Vocabulary | None, tools: tuple[str, ..
 
 
 def _vocabulary(arguments: ValidateArguments, dataset: Dataset) -> Vocabulary | None:
-    """Read the vocabulary that the rows were written with. A lock that pins none says that a file is not in use."""
+    """Read the vocabulary that the rows were written with, where that can be told; None leaves its rules out."""
+    if not arguments.vocabulary:
+        return None
+    try:
+        return _in_use(dataset.root)
+    except (VocabularyError, StoreError) as error:
+        sys.stderr.write(f"the rows are held to no vocabulary – {error}\n      or --vocabulary false leaves it aside\n")
+        return None
+
+
+def _in_use(root: Path) -> Vocabulary | None:
+    """Read the vocabulary of a dataset. A lock that pins none says that a file is not in use."""
     from annotator.vocabulary_file import FILE, read_vocabulary
 
-    path, lock = dataset.root / FILE, dataset.root / "meta" / "annotations.lock.json"
-    if not arguments.vocabulary or not path.exists():
+    path, lock = root / FILE, root / "meta" / "annotations.lock.json"
+    if not path.exists():
         return None
     if lock.exists():
         from annotator.lock import read_lock

@@ -8,7 +8,7 @@ from store.audit import Audit
 
 
 def show_verify(arguments: VerifyArguments) -> int:
-    """Verify a dataset: findings on stdout, a summary on stderr. 0 where nothing is wrong, else 1."""
+    """Verify a dataset: findings on stdout, a summary on stderr. 0 where there is something and it is right, else 1."""
     import msgspec
     import pyarrow as pa
 
@@ -28,7 +28,7 @@ def show_verify(arguments: VerifyArguments) -> int:
             pa.table({name: pa.array([row[name] for row in rows], pa.string()) for name in columns}), arguments.format
         )
     sys.stderr.write(_summary(audit))
-    return 1 if audit.findings else 0
+    return 1 if audit.findings or not audit.counts["shards"] else 0
 
 
 def _summary(audit: Audit) -> str:
@@ -43,7 +43,12 @@ def _summary(audit: Audit) -> str:
         lines.append(f"not listed: {audit.withheld} differences that follow from these, or cannot be told beside them")
     lines += [f"note: {note}" for note in audit.notes]
     wrong = len(audit.findings)
-    lines.append(f"{wrong} {'thing is' if wrong == 1 else 'things are'} wrong" if wrong else "nothing is wrong")
+    if wrong:
+        lines.append(f"{wrong} {'thing is' if wrong == 1 else 'things are'} wrong")
+    elif counts["shards"]:
+        lines.append("nothing is wrong")
+    else:
+        lines.append("no shard of this dataset was written from this log: there is nothing here that the log knows")
     return "\n".join(lines) + "\n"
 
 

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 import msgspec
 
 from annotator.agenda import Agenda, agenda_of, jobs_of, left_out, overruled
+from annotator.contrast import explained, note_missing
 from annotator.engine.choose import check_engine
 from annotator.judge import Judge
 from annotator.locked import refuse_changes, refuse_unannotated, refuse_work
@@ -27,7 +28,9 @@ from annotator.tally import Tally
 from annotator.vocabulary import Vocabulary
 from annotator.work import Workshop, episode_seen
 from store.errors import Problem, StoreError
+from store.events import EpisodeSeen
 from store.log import Log
+from store.reading import ReadingLog
 from store.replace import sweep_leftovers
 
 
@@ -56,7 +59,7 @@ def sync(
     if not run.store.exists() and run.modules:
         # All is to be asked: with nobody there to answer, not even a store is made.
         asyncio.run(_refuse_without_engine(run))
-    with Log.open(run.store) as log, beside(log):
+    with (ReadingLog if settings.locked else Log).open(run.store) as log, beside(log):
         run = run.labelled(log)
         for folder in ("data", "meta") if not settings.locked else ():
             sweep_leftovers(run.target_root / folder)
@@ -65,22 +68,29 @@ def sync(
         tally = Tally(report.changed)
         office = Office(run, log, tally, report)
         try:
-            _annotate_and_project(office)
+            with explained(run):
+                _annotate_and_project(office)
         except (KeyboardInterrupt, asyncio.CancelledError):
-            record_run(run, log, tally, office.engine, "interrupted", time.monotonic() - started)
+            _record(office, "interrupted", time.monotonic() - started)
             raise
         except Problem:
             with suppress(
                 StoreError
             ):  # the log itself may be what cannot be written; the first problem is the one to say
-                record_run(run, log, tally, office.engine, "failed", time.monotonic() - started)
+                _record(office, "failed", time.monotonic() - started)
             if tally.calls:  # they were paid for, or came from the log: what they took is to be seen
                 report.close(tally, engine=office.engine, elapsed_s=time.monotonic() - started)
             raise
         outcome: Outcome = "incomplete" if tally.incomplete() else "done"
-        record_run(run, log, tally, office.engine, outcome, time.monotonic() - started)
+        _record(office, outcome, time.monotonic() - started)
     report.close(tally, engine=office.engine, elapsed_s=time.monotonic() - started)
     return outcome
+
+
+def _record(office: Office, outcome: Outcome, elapsed_s: float) -> None:
+    """Record how the run ended, unless it is to change nothing."""
+    if not office.run.settings.locked:
+        record_run(office.run, office.log, office.tally, office.engine, outcome, elapsed_s)
 
 
 async def _refuse_without_engine(run: Run) -> None:
@@ -96,7 +106,8 @@ def _annotate_and_project(office: Office) -> None:
         office.report.note(note)
     if run.target_root != run.dataset.root and not run.settings.locked:
         link_dataset(run.dataset.root, run.target_root, run.dataset.shards)
-    _announce(run, log, asked)
+    if not run.settings.locked:
+        _announce(run, log, asked)
     annotated = asyncio.run(_annotate(office, asked, surveyed))
     again = [] if run.settings.locked else overruled(asked, annotated.agenda, log, run.run_id)
     if again:
@@ -116,6 +127,8 @@ def _project(office: Office, surveyed: Sequence[Surveyed], annotated: Annotated)
         written = annotated.plotter.project(wanted, threads=run.settings.executor.write_threads)
     finally:
         office.tally.broken_rules = judge.broken_rules()
+        digests = {one.episode.index: one.digest for one in surveyed}
+        office.tally.quarantined = {digests[index]: rules for index, rules in judge.broken_by().items()}
         judge.say(office.report.note)
     remember_written(run.dataset, log, written, surveyed)
     office.tally.shards_written = len(written)
@@ -123,13 +136,16 @@ def _project(office: Office, surveyed: Sequence[Surveyed], annotated: Annotated)
 
 
 def _announce(run: Run, log: Log, asked: Sequence[Surveyed]) -> None:
-    """Record where each episode that was asked for stands, where the log does not know yet."""
-    known = log.seen_episodes()
-    news = [
-        episode_seen(run.dataset, one, run.run_id)
-        for one in asked
-        if (one.digest, run.dataset.name, one.episode.index) not in known
-    ]
+    """Record where each episode that was asked for stands, and what of its footage can be read, where that is news."""
+    known, unreadable = log.seen_episodes(), log.unreadable(run.dataset.name)
+    footage = log.footage(run.dataset.name)
+    news: list[EpisodeSeen] = []
+    for one in asked:
+        before = unreadable.get((one.digest, one.episode.index), {})
+        seen = episode_seen(run.dataset, one, run.run_id, before)
+        other = one.footage.items() - footage.get((one.digest, one.episode.index), {}).items()
+        if (one.digest, run.dataset.name, one.episode.index) not in known or seen.unreadable != before or other:
+            news.append(seen)
     if news:
         log.record(*news).result()
 
@@ -162,6 +178,7 @@ async def _annotate(office: Office, asked: Sequence[Surveyed], surveyed: Sequenc
                 await workshop.run(jobs)
             finally:
                 office.report.end()
+            note_missing(run, tally, office.report.note)
             agenda = agenda_of(asked, rules, log, run.dataset.name)
         return Annotated(agenda=agenda, plotter=plotter, judge=judge, vocabulary=vocabulary)
     finally:

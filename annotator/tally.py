@@ -4,7 +4,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Literal
 
-Outcome = Literal["answered", "hit", "failed", "declined", "asked again", "rejected"]
+from store.digest import Digest
+
+Outcome = Literal["answered", "hit", "failed", "declined", "asked again", "rejected", "missing"]
 
 
 class Tally:
@@ -14,6 +16,7 @@ class Tally:
         self.calls: Counter[Outcome] = Counter()
         self.failures: Counter[str] = Counter()
         self.answered_by_step: Counter[str] = Counter()
+        self.missing_by_step: Counter[str] = Counter()
         self.declined_steps: dict[str, str] = {}
         self.tokens_in = 0
         self.tokens_out = 0
@@ -24,6 +27,7 @@ class Tally:
         self.frames_decoded = 0
         self.shards_written = 0
         self.broken_rules: dict[str, int] = {}
+        self.quarantined: dict[Digest, tuple[str, ...]] = {}
         self._changed = changed
 
     def count(self, outcome: Outcome) -> None:
@@ -42,6 +46,11 @@ class Tally:
         """Count a call that got no reply."""
         self.failures[kind] += 1
         self.count("failed")
+
+    def miss(self, step: str) -> None:
+        """Count a call that is not in the log, where only the log may answer."""
+        self.missing_by_step[step] += 1
+        self.count("missing")
 
     def declined(self, step: str, reason: str) -> bool:
         """Count a declined call; True the first time this step declines in this run."""

@@ -10,6 +10,7 @@ from annotator.dataset import Dataset
 from annotator.lock import FILE, Lock, ReplyNote, Stocktaking, lock_of
 from annotator.setups import Asked
 from annotator.verify_lock import check_lock
+from annotator.verify_recordings import check_recordings
 from annotator.verify_sources import check_sources
 from annotator.vocabulary import Vocabulary
 from store.audit import Audit
@@ -39,6 +40,10 @@ def verify_dataset(dataset: Dataset, store: Path, *, prompts: Path | None = None
     audit, index = verified.audit, verified.index
     if verified.dataset is None and (index.shards_written or index.seen):
         return audit  # the log is another dataset's
+    if not verified.records and isinstance(found, Lock) and found.shards and not audit.gone:
+        shards = f"{len(found.shards)} shard{'s' * (len(found.shards) > 1)}"
+        audit.report("log", str(store), f"the log of the {shards} that {FILE.as_posix()} pins", "none of them")
+        return audit
     derived = _derived(verified, counting, found)
     if found is None:
         audit.note(f"there is no {FILE.as_posix()}; annotator sync writes it")
@@ -48,6 +53,7 @@ def verify_dataset(dataset: Dataset, store: Path, *, prompts: Path | None = None
     if told is not None:
         folders = [prompts] if prompts is not None else _folders(index, verified.dataset)
         check_sources(dataset.root, told, folders, audit)
+    check_recordings(dataset, verified, audit)  # last: what differs here is no fault of log, lock or rows
     return audit
 
 

@@ -32,12 +32,12 @@ def check_sources(root: Path, lock: Lock, folders: Sequence[Path | None], audit:
 def _check_prompts(lock: Lock, folders: Sequence[Path | None], audit: Audit) -> None:
     gone = [folder for folder in folders if folder is not None and not folder.is_dir()]
     loaded = [prompts for folder in folders if folder not in gone and (prompts := _load(folder, audit)) is not None]
-    if any(not _other(lock, prompts) for prompts in loaded):
+    if any(not other_prompts(lock, prompts) for prompts in loaded):
         return
     if gone and folders[0] in gone:
         audit.note(f"own prompts at {gone[0]} not found: no prompt was compared; --prompts names another folder")
         return
-    for step, got in _other(lock, loaded[0]).items() if loaded else ():
+    for step, got in other_prompts(lock, loaded[0]).items() if loaded else ():
         expected = f"{step} with the digest {lock.prompts[step]}"
         audit.report("prompt", loaded[0][step].where, expected, got)
 
@@ -50,8 +50,8 @@ def _load(folder: Path | None, audit: Audit) -> Prompts | None:
         return None
 
 
-def _other(lock: Lock, prompts: Prompts) -> Mapping[str, Digest]:
-    """The prompts that are none of those pinned, with their digests."""
+def other_prompts(lock: Lock, prompts: Prompts) -> Mapping[str, Digest]:
+    """Find the prompts that are none of those pinned, by step, with their digests."""
     here = prompt_digests(prompts)
     pinned = {step: {digest} for step, digest in lock.prompts.items()}
     for one in lock.others:

@@ -20,7 +20,7 @@ LONGEST_ENTRY = 200
 class Vocabulary(Keyed, frozen=True, kw_only=True):
     """The entries, in the order of the file: imperative subtask labels, first-person past-tense memory milestones.
 
-    Without `memories` memory is worded freely; there is always a subtask.
+    Without `memories` there is nothing to remember; there is always a subtask.
     """
 
     tag_v = "vocabulary.v1"
@@ -55,6 +55,35 @@ def snap(text: str, entries: Sequence[str]) -> Snapped:
     scored = [Snapped(entry, _jaccard(frozenset(said), frozenset(_words(entry)))) for entry in entries]
     most = max(one.overlap for one in scored)
     return max((one for one in scored if one.overlap == most), key=lambda one: _order(said, _words(one.entry)))
+
+
+_ARTICLES = frozenset({"a", "an", "the"})
+_OPPOSITES = (
+    ("left", "right"),
+    ("open", "close"), ("opened", "closed"),
+    ("push", "pull"), ("pushed", "pulled"),
+    ("up", "down"),
+    ("raise", "lower"), ("raised", "lowered"),
+    ("lift", "lower"), ("lifted", "lowered"),
+)  # fmt: skip
+_NEGATION = re.compile(r"\b(?:no|not|never|nothing|without|cannot)\b|n['\u2019]t\b")
+
+
+def told_apart(text: str, entry: str, entries: Sequence[str]) -> str:
+    """Name a word that tells the text from an entry that has much the same words; "" where nothing does.
+
+    Such a word stands in the text and in another of the entries, but not in this one: there it makes the difference.
+    So does the opposite of one of the entry's words, and a negation on one side only.
+    """
+    said, own = set(_words(text)), set(_words(entry))
+    pairs = {*_OPPOSITES, *((other, one) for one, other in _OPPOSITES)}
+    opposed = {one for one, other in pairs if {one} <= said - own and {other} <= own - said}
+    elsewhere = {word for one in entries for word in _words(one)} - _ARTICLES
+    apart = sorted((said - own) & (elsewhere | opposed))
+    if apart:
+        return f'"{apart[0]}"'
+    negated = _NEGATION.search(text.casefold()), _NEGATION.search(entry.casefold())
+    return "a negation" if (negated[0] is None) != (negated[1] is None) else ""
 
 
 _UNSEEN = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf", "Cs", "Cn"})

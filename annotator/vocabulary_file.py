@@ -1,9 +1,10 @@
 """Read and write `meta/canonical_vocabulary.json`: the vocabulary as a person reads and edits it.
 
-    {"note": "…", "subtasks": ["grip the cup by its handle", …], "memories": ["I put the cup on the tray.", …]}
+    {"note": "…", "subtasks": ["grip the cup by its handle", …], "memory_milestones": ["I put the cup on the tray.", …]}
 
+LeRobot keeps its own at this path under these names, so each can read what the other found; `memories` is read too.
 What is read is strict, since a typo here would be written into every episode; white space and a label's full stop do
-not count. An empty list of memories leaves memory to be worded freely.
+not count. Without milestones no memory is written.
 """
 
 import json
@@ -24,15 +25,22 @@ MOST_ENTRIES = 256
 """Entries of one list at most: each stands in every prompt, and in the schema that holds a model to them."""
 
 NOTE = (
-    "Every subtask and every memory of this dataset is one of these. Edit, add, remove or reorder entries as you like; "
-    "the next run takes them as they are and asks again only for what that changes."
+    "Every subtask of this dataset is one of these, and every memory is made of these milestones. Edit, add, remove or "
+    "reorder entries as you like; the next run takes them as they are and asks again only for what that changes."
 )
+
+
+MILESTONES = "memory_milestones"
+"""What memory is made of, by the name that is written.
+
+Source: LeRobot's src/lerobot/annotations/steerable_pipeline/vocabulary.py, `Vocabulary.to_json`.
+"""
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     note: str = ""
     subtasks: list[str]
-    memories: list[str]
+    memory_milestones: list[str]
 
 
 def read_vocabulary(path: Path) -> Vocabulary | None:
@@ -53,7 +61,7 @@ def read_vocabulary(path: Path) -> Vocabulary | None:
     if not subtasks:
         hint = "write at least one, or delete the file to have them found, or use --vocabulary.enabled=false"
         raise VocabularyError("the vocabulary has no subtasks", where=f"{path}, subtasks", got="[]", hint=hint)
-    return Vocabulary(subtasks=subtasks, memories=_entries("memories", file.memories, tidy_memory, str(path)))
+    return Vocabulary(subtasks=subtasks, memories=_entries(MILESTONES, file.memory_milestones, tidy_memory, str(path)))
 
 
 def write_vocabulary(path: Path, vocabulary: Vocabulary) -> bool:
@@ -66,7 +74,8 @@ def write_vocabulary(path: Path, vocabulary: Vocabulary) -> bool:
     """
     if _says(path, vocabulary):
         return False
-    text = json.dumps({"note": NOTE, **msgspec.to_builtins(vocabulary)}, indent=2, ensure_ascii=False) + "\n"
+    lists = {"subtasks": vocabulary.subtasks, MILESTONES: vocabulary.memories}
+    text = json.dumps({"note": NOTE, **lists}, indent=2, ensure_ascii=False) + "\n"
     try:
         replace_content(path, text.encode())
     except OSError as cause:
@@ -87,19 +96,22 @@ def _parse(text: str, where: str) -> _File:
         values = json.loads(text, object_pairs_hook=_distinct_keys)
         return msgspec.convert(values, _File)
     except (json.JSONDecodeError, RecursionError) as cause:
-        hint = "commas stand between entries and not after the last; quotes are straight and double"
+        hint = (
+            "commas stand between entries and not after the last; quotes are straight and double;\n      "
+            "delete it to have it found, or use --vocabulary.enabled=false"
+        )
         raise VocabularyError("the vocabulary is not JSON", where=where, got=str(cause), hint=hint) from cause
     except (msgspec.ValidationError, ValueError) as cause:
-        hint = 'it is {"note": "…", "subtasks": ["…"], "memories": ["…"]}; "memories": [] words memory freely'
+        hint = f'it is {{"note": "…", "subtasks": ["…"], "{MILESTONES}": ["…"]}}; "{MILESTONES}": [] writes no memory'
         raise VocabularyError("the vocabulary has another shape", where=where, got=str(cause), hint=hint) from cause
 
 
 def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
+    names = [MILESTONES if name == "memories" else name for name, _ in pairs]
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
         raise ValueError(f"{', '.join(doubled)} stands there twice")
-    return dict(pairs)
+    return {name: value for name, (_, value) in zip(names, pairs, strict=True)}
 
 
 def _entries(name: str, texts: Sequence[str], tidy: Callable[[str], str], where: str) -> tuple[str, ...]:

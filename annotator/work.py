@@ -10,7 +10,7 @@ from annotator.agenda import Job
 from annotator.ask import Asker
 from annotator.dataset import Dataset
 from annotator.desk import Desk
-from annotator.errors import AnnotatorError, NoEngine, StepError
+from annotator.errors import AnnotatorError, NoEngine, NotInLog, StepError
 from annotator.opened import OpenedEpisode, open_episode
 from annotator.recipe import Kitchen
 from annotator.registry import Module, module_named
@@ -130,6 +130,8 @@ class Workshop:
             found = await self._annotate(episode, module, recipe, before)
         except NoEngine:
             raise
+        except NotInLog:
+            return False  # said once, of all episodes together
         except AnnotatorError as error:
             self._report.note(failure_line(episode.job, module.name, error))
             return False
@@ -169,8 +171,9 @@ def _first(problems: ExceptionGroup[Problem]) -> Problem:
     return _first(one) if isinstance(one, ExceptionGroup) else one
 
 
-def episode_seen(dataset: Dataset, one: Surveyed, run_id: str) -> EpisodeSeen:
-    """Say where an episode stands in this dataset."""
+def episode_seen(dataset: Dataset, one: Surveyed, run_id: str, before: Mapping[str, str]) -> EpisodeSeen:
+    """Say where an episode stands in this dataset. `before`: what could not be read; of cameras not in use it stays."""
+    unseen = {key: why for key, why in before.items() if key not in one.footage}
     return EpisodeSeen(
         recorded_at=utc_now(),
         run_id=run_id,
@@ -182,6 +185,7 @@ def episode_seen(dataset: Dataset, one: Surveyed, run_id: str) -> EpisodeSeen:
         frame_count=one.episode.length,
         duration_s=one.scanned.duration_s,
         cameras=tuple(CameraSeen(camera=key, footage=footage) for key, footage in sorted(one.footage.items())),
+        unreadable=unseen | {key: trouble.line for key, trouble in one.troubles.items()},
     )
 
 

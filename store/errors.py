@@ -24,9 +24,13 @@ class Problem(Exception):
         self.hint = hint
         super().__init__(str(self))
 
+    @property
+    def line(self) -> str:
+        """What – where – got, in one line."""
+        return " – ".join(part for part in (self.what, self.where, self.got) if part)
+
     def __str__(self) -> str:
-        line = " – ".join(part for part in (self.what, self.where, self.got) if part)
-        return f"{line}\nhint: {self.hint}" if self.hint else line
+        return f"{self.line}\nhint: {self.hint}" if self.hint else self.line
 
 
 class StoreError(Problem):

@@ -108,7 +108,7 @@ class FramesChosen(Event, frozen=True, kw_only=True, tag="frames_chosen.v1"):
 
 
 class EpisodeSeen(Event, frozen=True, kw_only=True, tag="episode_seen.v1"):
-    """Where an episode stood in a dataset when it was read, and what was in it."""
+    """Where an episode stood in a dataset, what was in it, and which cameras' footage is `unreadable`, and why."""
 
     episode: Digest
     dataset: str
@@ -118,13 +118,14 @@ class EpisodeSeen(Event, frozen=True, kw_only=True, tag="episode_seen.v1"):
     frame_count: int
     duration_s: float
     cameras: tuple[CameraSeen, ...]
+    unreadable: dict[str, str] = msgspec.field(default_factory=dict[str, str])
 
 
 class EpisodeAnnotated(Event, frozen=True, kw_only=True, tag="episode_annotated.v1"):
     """A module finished for an episode: the recipe it followed, the calls it used, the rows it gives.
 
-    `task` is the one it went by, where it set the dataset's aside. `setup` says what its recipe digests of the run. `engine`
-    is `log` where every answer was known.
+    `task` is the one it went by, where it set the dataset's aside. `setup` says what its recipe digests of the run.
+    `engine` is `log` where every answer was known.
     """
 
     episode: Digest
@@ -182,7 +183,7 @@ class ShardWritten(Event, frozen=True, kw_only=True, tag="shard_written.v1"):
 
 
 class RunFinished(Event, frozen=True, kw_only=True, tag="run_finished.v1"):
-    """A run came to its end: what was asked for, and what it took."""
+    """A run came to its end: what was asked for, what it took, and which episodes' rows which rules kept out."""
 
     started_at: datetime
     dataset: str
@@ -206,6 +207,7 @@ class RunFinished(Event, frozen=True, kw_only=True, tag="run_finished.v1"):
     outcome: Literal["done", "incomplete", "interrupted", "failed"]
     versions: dict[str, str]
     broken_rules: dict[str, int] = msgspec.field(default_factory=dict[str, int])
+    quarantined: dict[Digest, tuple[str, ...]] = msgspec.field(default_factory=dict[Digest, tuple[str, ...]])
 
 
 AnyEvent = (

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from msgspec import json
+
 from store.cache import Cache, CacheDamaged
 from store.digest import Digest
 from store.errors import StoreError
@@ -174,6 +176,20 @@ class Log:
         """Find which episode was last seen where: (episode, dataset, episode_index)."""
         self._flush()
         return {(episode, dataset, index) for episode, dataset, index in self._select("select_seen")}
+
+    def unreadable(self, dataset: str) -> dict[tuple[Digest, int], dict[str, str]]:
+        """Find what could not be read of episodes when they were last seen: (episode, index) → camera → why."""
+        self._flush()
+        found = self._select("select_unreadable", {"dataset": dataset})
+        return {(episode, index): json.decode(cameras, type=dict[str, str]) for episode, index, cameras in found}
+
+    def footage(self, dataset: str) -> dict[tuple[Digest, int], dict[str, Digest]]:
+        """Find what was last seen of episodes' footage: (episode, index) → camera → digest."""
+        self._flush()
+        found: dict[tuple[Digest, int], dict[str, Digest]] = {}
+        for episode, index, camera, footage in self._select("select_footage", {"dataset": dataset}):
+            found.setdefault((episode, index), {})[camera] = footage
+        return found
 
     def memo_get(self, namespace: str, names: Sequence[str]) -> dict[str, tuple[str, str]]:
         """Look up memos: name → (stamp, value). They are this machine's own, and may be lost."""

@@ -3,10 +3,10 @@
 A user's SQL may read the views and nothing else: one SELECT, no files, no network, no extensions, no settings.
 """
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 import duckdb
 
@@ -33,6 +33,8 @@ VIEWS = ("episodes", "rows", "calls", "failures", "prompts", "runs", "vocabulary
 _FRAMES_AT_ONCE = 65_536
 
 Parameters = Sequence[object] | Mapping[str, object]
+Frames = Union["pa.Table", Iterable[Union["pa.Table", "pa.RecordBatch"]]]
+Columns = Callable[[], Frames | None]
 
 _CLOSED_IN: Config = {
     **NO_EXTENSIONS,
@@ -45,10 +47,13 @@ _WRONG_QUERY = (duckdb.ProgrammingError, duckdb.DataError, duckdb.NotSupportedEr
 _UNKNOWN_NAME = (duckdb.CatalogException, duckdb.BinderException)
 
 
-def run_query(folder: Path | None, sql: str, parameters: Parameters | None = None) -> "pa.Table":
+def run_query(
+    folder: Path | None, sql: str, parameters: Parameters | None = None, *, columns: Columns | None = None
+) -> "pa.Table":
     """Answer one SELECT over the views of the store in `folder`, also while another process is writing it.
 
     `parameters` fill `?` or `$name`. Without a folder, or where there is no store yet, the views are empty.
+    While no shard has rows of the store, `rows` are what `columns` gives, if anything, as `columns_query` has it.
 
     Raises:
         QueryRefused: the SQL is wrong, or asks for more than reading the views.
@@ -58,7 +63,7 @@ def run_query(folder: Path | None, sql: str, parameters: Parameters | None = Non
     cache = _free_cache(folder) if folder is not None else None
     if cache is not None:
         try:
-            return _answer(cache, sql, parameters)
+            return _answer(cache, sql, parameters, columns)
         except _WRONG_QUERY as cause:
             raise _refused(cause, VIEWS) from cause
         except duckdb.Error:
@@ -66,11 +71,11 @@ def run_query(folder: Path | None, sql: str, parameters: Parameters | None = Non
         finally:
             cache.discard()
     with _in_memory(folder) as cache, _refusals_named(VIEWS):
-        return _answer(cache, sql, parameters)
+        return _answer(cache, sql, parameters, columns)
 
 
 def columns_query(
-    frames: "pa.Table | Iterable[pa.Table | pa.RecordBatch]",
+    frames: Frames,
     sql: str,
     parameters: Parameters | None = None,
     *,
@@ -87,10 +92,7 @@ def columns_query(
     _refuse_all_but_select(sql)
     connection = duckdb.connect(":memory:", config=_CLOSED_IN)
     try:
-        connection.execute(read_sql("create_column_rows"))
-        for batch in _batches(frames):
-            _add_frames(connection, batch)
-        connection.execute(read_sql("finish_column_rows"), {"dataset": dataset})
+        _add_rows(connection, frames, dataset)
         with _refusals_named(("rows",)):
             return _select(connection, sql, parameters)
     finally:
@@ -129,8 +131,14 @@ def _in_memory(folder: Path | None) -> Generator[Cache]:
         cache.discard()
 
 
-def _answer(cache: Cache, sql: str, parameters: Parameters | None) -> "pa.Table":
-    for view in VIEWS:
+def _answer(cache: Cache, sql: str, parameters: Parameters | None, columns: Columns | None) -> "pa.Table":
+    views = VIEWS
+    shown = columns is None or cache.connection.sql(read_sql("select_annotated_shard")).fetchall()
+    frames = None if columns is None or shown else columns()
+    if frames is not None:
+        _add_rows(cache.connection, frames, "")
+        views = tuple(view for view in VIEWS if view != "rows")
+    for view in views:
         cache.connection.execute(f"CREATE TEMP VIEW {view} AS {read_sql(f'views/{view}')}")
     return _select(cache.connection, sql, parameters)
 
@@ -172,7 +180,15 @@ def _refuse_all_but_select(sql: str) -> None:
         )
 
 
-def _batches(frames: "pa.Table | Iterable[pa.Table | pa.RecordBatch]") -> "Generator[pa.RecordBatch]":
+def _add_rows(connection: duckdb.DuckDBPyConnection, frames: Frames, dataset: str) -> None:
+    """Make the table `rows` of what language columns say."""
+    connection.execute(read_sql("create_column_rows"))
+    for batch in _batches(frames):
+        _add_frames(connection, batch)
+    connection.execute(read_sql("finish_column_rows"), {"dataset": dataset})
+
+
+def _batches(frames: Frames) -> "Generator[pa.RecordBatch]":
     import pyarrow as pa
 
     parts: Iterable[Any] = [frames] if isinstance(frames, pa.Table) else frames

@@ -70,7 +70,7 @@ def _files(folder: Path) -> list[Path]:
     try:
         return sorted(path for path in folder.iterdir() if path.suffix == ".sql")
     except OSError as cause:
-        hint = "--validation.rules names a folder with one .sql file a rule"
+        hint = "name a folder with one .sql file a rule; docs/validation.md shows one"
         raise RuleError("the rules cannot be read", where=str(folder), got=str(cause), hint=hint) from cause
 
 

@@ -23,6 +23,8 @@ from store.verify_journal import read_whole_events
 from store.verify_shards import Annotations, Compose, check_shard
 
 _ANNOTATIONS_AT_ONCE = 4096
+_SHOWN = 3
+"""Shards that one note names."""
 
 
 class Verified(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +39,15 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
     dataset: str | None
     records: dict[str, ShardRecord]
     languages: dict[str, Digest]
+
+    def footage(self, index: int, episode: Digest) -> dict[str, Digest]:
+        """Give what was last seen of the footage of the episode at an index, by camera."""
+        seen = self.index.footage.get((self.dataset or "", index), {}).get(episode, {})
+        return {camera: footage for camera, (_, _, footage) in sorted(seen.items())}
+
+    def cameras_seen(self, index: int) -> set[str]:
+        """Name the cameras of which footage was ever seen at an index."""
+        return {camera for seen in self.index.footage.get((self.dataset or "", index), {}).values() for camera in seen}
 
 
 def verify_store(
@@ -109,7 +120,9 @@ def _records(name: str | None, index: Index, shards: Collection[str], audit: Aud
     records = fold_shards(index.shards_written, name)
     unwritten = sorted(set(shards) - set(records))
     if unwritten and not audit.gone:
-        audit.note(f"{len(unwritten)} of {len(shards)} shards were never written from this log")
+        more = ", …" if len(unwritten) > _SHOWN else ""
+        named = ", ".join(unwritten[:_SHOWN]) + more
+        audit.note(f"{len(unwritten)} of {len(shards)} shards were never written from this log: {named}")
     return {path: record for path, record in records.items() if path in shards}
 
 

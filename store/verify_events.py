@@ -74,6 +74,7 @@ class Index:
         self.annotations: dict[Digest, Current] = {}
         self.shards_written: list[tuple[Digest, ShardWritten]] = []
         self.seen: dict[tuple[str, int], tuple[datetime, Digest]] = {}
+        self.footage: dict[tuple[str, int], dict[Digest, dict[str, tuple[datetime, Digest, Digest]]]] = {}
         self.runs: list[RunNote] = []
         self.models: dict[Digest, str] = {}
         self.discoveries: list[tuple[Digest, VocabularyDiscovered]] = []
@@ -167,6 +168,10 @@ def _remember(index: Index, place: Place, event_id: Digest, event: AnyEvent) -> 
         case EpisodeSeen():
             where, when = (event.dataset, event.episode_index), (as_utc(event.recorded_at), event.episode)
             index.seen[where] = max(when, index.seen.get(where, when))
+            here = index.footage.setdefault(where, {}).setdefault(event.episode, {})
+            for one in event.cameras:
+                latest = (when[0], event_id, one.footage)
+                here[one.camera] = max(latest, here.get(one.camera, latest))
         case RunFinished():
             at, asked = as_utc(event.recorded_at), event.arguments
             index.runs.append(RunNote(at, event.dataset, event.model_id, asked, event.outcome))

@@ -31,7 +31,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "transformers": ("annotator/engine/transformers",),
     "llguidance": ("annotator/engine/transformers",),
     "ray": ("annotator/jobs/", "annotator/engine/ray"),
-    "huggingface_hub": ("annotator/jobs/", "annotator/hub"),
+    "huggingface_hub": ("annotator/jobs/", "annotator/hub", "annotator/engine/serve_facts"),
 }
 
 

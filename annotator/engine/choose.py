@@ -172,17 +172,19 @@ async def _openai(vlm: VlmSettings, note: Callable[[str], None]) -> Engine:
 
 async def _serve(vlm: VlmSettings, note: Callable[[str], None], logs: Path) -> Engine:
     from annotator.engine.serve import Patience, serve
+    from annotator.engine.serve_facts import facts_of
     from annotator.engine.serve_plan import API_KEY, plan_servers
+    from annotator.engine.shown import shown_command
 
     # Other users of this machine reach its loopback too, and a key that is set for other servers is none of theirs.
     key = secrets.token_urlsafe(32)
     plans = plan_servers(vlm, {**os.environ, API_KEY: key}, logs)
-    shown = f"{len(plans)} server{'s' * (len(plans) > 1)}"
-    note(f"engine: serve – starting {shown} of {vlm.model_id}: {shlex.join(plans[0].command)} (logs: {logs})")
+    count, command = f"{len(plans)} server{'s' * (len(plans) > 1)}", shown_command(shlex.join(plans[0].command))
+    note(f"engine: serve – starting {count} of {vlm.model_id}: {command} (logs: {logs})")
     patience = Patience(ready_s=vlm.serve_ready_timeout_s)
     # Another command starts who knows what: only the default one is known to take the times of frames.
     asking = _asking(vlm, (), key, note, video_times=vlm.serve_command is None)
-    return await serve(plans, asking, vlm.model_id, note, patience)
+    return await serve(plans, asking, vlm.model_id, note, patience, known=lambda: facts_of(vlm, os.environ))
 
 
 def _asking(

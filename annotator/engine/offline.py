@@ -1,7 +1,7 @@
 """No engine at all: what is not in the log stays unanswered, and says so."""
 
 from annotator.engine.base import Reply, Request
-from annotator.errors import CallError
+from annotator.errors import NotInLog
 
 
 class OfflineEngine:
@@ -15,15 +15,16 @@ class OfflineEngine:
         """Refuse.
 
         Raises:
-            CallError: always, of kind `offline`.
+            NotInLog: always, of kind `offline`.
         """
-        raise CallError(
+        raise NotInLog(
             "a call is not in the log, and --offline allows no new ones",
             kind="offline",
             retryable=False,
             where=request.step,
             got=f"key {request.key}",
             hint="run once without --offline, with the same settings",
+            attempts=0,
         )
 
     async def aclose(self) -> None:

@@ -10,6 +10,7 @@ from annotator.engine.base import Reply, Request
 from annotator.engine.openai import OpenAIEngine
 from annotator.engine.openai_client import Client
 from annotator.engine.routing import Lane
+from annotator.engine.serve_facts import Facts
 from annotator.engine.serve_plan import ServerPlan
 from annotator.engine.serve_process import ServerProcess
 from annotator.errors import CallError, NoEngine
@@ -39,9 +40,10 @@ class ServeEngine:
     looks = True
     reads_evidence = False
 
-    def __init__(self, asking: OpenAIEngine, fleet: "Fleet") -> None:
+    def __init__(self, asking: OpenAIEngine, fleet: "Fleet", facts: Facts) -> None:
         self._asking = asking
         self._fleet = fleet
+        self._facts = facts
 
     async def generate(self, request: Request) -> Reply:
         """Send one request; while its server is being started again, it waits.
@@ -49,7 +51,9 @@ class ServeEngine:
         Raises:
             CallError: no usable reply, or no server is left.
         """
-        return await self._asking.generate(request)
+        reply = await self._asking.generate(request)
+        versions = {**self._facts.versions, **reply.versions}
+        return msgspec.structs.replace(reply, model_revision=self._facts.model_revision, versions=versions)
 
     def stop(self) -> None:
         """Send nothing more: calls that wait for their turn fail with `attempts` 0."""
@@ -69,8 +73,11 @@ async def serve(
     model_id: str,
     note: Callable[[str], None],
     patience: Patience | None = None,
+    known: Callable[[], Facts] = Facts,
 ) -> ServeEngine:
     """Start servers and wait until the first is ready; the others join in when they are.
+
+    `known` says what to record with every answer; it is asked once, when a model has been loaded.
 
     Raises:
         NoEngine: none gets ready; the message ends with the last lines of a server's log.
@@ -80,8 +87,9 @@ async def serve(
         undo.push_async_callback(asking.aclose)
         undo.push_async_callback(fleet.stop)
         await fleet.start(plans)
+        facts = await asyncio.to_thread(known)
         undo.pop_all()
-    return ServeEngine(asking, fleet)
+    return ServeEngine(asking, fleet, facts)
 
 
 class _First(msgspec.Struct, frozen=True):

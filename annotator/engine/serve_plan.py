@@ -152,6 +152,14 @@ def visible_gpus(environment: Mapping[str, str]) -> list[str]:
     return [str(index) for index in range(int(count))] if count.isdecimal() else []
 
 
+def gpu_names(environment: Mapping[str, str]) -> list[str]:
+    """Name the kind of each GPU of this machine; none where `nvidia-smi` finds none."""
+    if shutil.which("nvidia-smi", path=environment.get("PATH")) is None:
+        return []
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    return [line.strip() for line in _said(query, environment).splitlines() if line.strip()]
+
+
 def _said(command: list[str], environment: Mapping[str, str]) -> str:
     try:
         done = subprocess.run(

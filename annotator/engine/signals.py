@@ -12,18 +12,20 @@ import msgspec
 import numpy as np
 
 from annotator.answers import (
+    MOST_MILESTONES,
     Answer,
     Description,
     InitialSpeech,
     Interjection,
     Memory,
+    Milestones,
     Observation,
     Rephrasings,
     Segmentation,
     Span,
 )
 from annotator.engine.base import Reply, Request, Signals
-from annotator.engine.signals_memory import remember
+from annotator.engine.signals_memory import recount, remember
 from annotator.engine.signals_observe import observe
 from annotator.engine.signals_phases import analyse
 from annotator.engine.signals_rephrase import rephrase
@@ -65,6 +67,7 @@ def _answer(request: Request) -> Answer:
         "plan.describe": _describe,
         "plan.segment": _segment,
         "plan.memory": _memory,
+        "plan.milestones": _milestones,
         "plan.task_rephrasings": _task_rephrasings,
         "interjections.initial_speech": _initial_speech,
         "interjections.interjection": _interjection,
@@ -101,6 +104,12 @@ def _segment(request: Request) -> Segmentation:
 def _memory(request: Request) -> Memory:
     values = request.inputs
     return Memory(memory=remember(values.get("task", ""), values.get("memory", ""), values.get("completed", "")))
+
+
+def _milestones(request: Request) -> Milestones:
+    task, completed = request.inputs.get("task", ""), request.inputs.get("completed", "")
+    reached, known = (request.inputs.get(name, "").splitlines() for name in ("memory", "milestones"))
+    return Milestones(memories=recount(task, reached, completed, known, MOST_MILESTONES))
 
 
 def _task_rephrasings(request: Request) -> Rephrasings:

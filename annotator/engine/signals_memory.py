@@ -6,6 +6,7 @@ One sentence an object: what was done last with it stands for what led there.
 import re
 
 from annotator.engine.signals_words import Transfer, parse_task
+from annotator.vocabulary import sameness
 
 LONGEST = 400
 _NOTHING_YET = "I have not started yet."
@@ -38,6 +39,17 @@ def remember(task: str, memory: str, completed: str) -> str:
         kept = [s for s in kept if s not in (fact, _NOTHING_YET) and not _PASSING.match(s) and not _about(s, thing)]
         kept.append(fact)
     return _bounded(kept or [_NOTHING_YET])
+
+
+def recount(task: str, reached: list[str], completed: str, milestones: list[str], most: int) -> list[str]:
+    """Add the milestone that says what the subtask just completed leaves, where one does; at most `most` are kept.
+
+    What was done before with the same object is left out from then on.
+    """
+    fact, thing = _fact(completed.strip().rstrip("."), parse_task(task), reached)
+    said = [one for one in milestones if fact and sameness(one) == sameness(fact)]
+    kept = [one for one in reached if not (said and _about(one, thing))]
+    return [*kept, *said[:1]][-most:]
 
 
 def past_tense(imperative: str) -> str:

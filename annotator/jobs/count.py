@@ -7,24 +7,33 @@ import msgspec
 
 from annotator.agenda import Job, agenda_of, jobs_of
 from annotator.dataset import Dataset
+from annotator.desk import Desk
 from annotator.engine.base import Engine
 from annotator.office import Office
 from annotator.recipe import kitchens
+from annotator.registry import module_named
 from annotator.report import Report
 from annotator.run import prepare
 from annotator.settings import SyncSettings
 from annotator.settle import settle
 from annotator.survey import Surveyed, survey
 from annotator.tally import Tally
+from annotator.work import Workshop
+from store.digest import Digest
+from store.events import AnyEvent, VocabularyEdited
 from store.log import Log
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
-    """What is left to do. `todo`: module → episodes. `calls` is an estimate from settings and lengths."""
+    """What is left to call for: `todo` is module → episodes. `calls` is an estimate from settings and lengths.
+
+    `own_vocabulary`: a person wrote or edited the vocabulary, so that no log would give it to another machine.
+    """
 
     episodes: int
     todo: dict[str, int]
     calls: int
+    own_vocabulary: bool = False
 
 
 class _WouldAsk(Exception):
@@ -37,9 +46,30 @@ class _ClosedOffice(Office):
     async def _open(self) -> Engine:
         raise _WouldAsk
 
+    def reading_desk(self) -> Desk:
+        """Make a desk at which nothing is written down, and no picture made."""
+        run = self.run
+        return _ReadingDesk(
+            log=self.log, open_engine=self._open, looks=False, model=run.model, seed=run.settings.seed,
+            prompts=run.prompts, tally=Tally(), run_id=run.run_id, note=self.report.note,
+        )  # fmt: skip
 
-def count_work(settings: SyncSettings, report: Report) -> Work:
-    """Count the episodes that `annotator sync` would annotate with these settings, and estimate its calls.
+
+class _ReadingDesk(Desk):
+    async def keep(self, *events: AnyEvent) -> None:
+        """Leave it to the run itself to record what it finds in the log."""
+
+
+class _Silent(Report):
+    def note(self, message: str) -> None:
+        """Say nothing: what would be said of a run is not true of a count."""
+
+
+def count_work(settings: SyncSettings) -> Work:
+    """Count the episodes for which `annotator sync` would call with these settings, and estimate its calls.
+
+    The modules are run against the log, each until its first call that the log does not know. What was rejected or
+    declined, and footage that cannot be read, is nothing to call for: asking again would bring the same.
 
     Takes the log's lock, and remembers in the log's cache what it read of the dataset.
 
@@ -52,7 +82,7 @@ def count_work(settings: SyncSettings, report: Report) -> Work:
         run = run.labelled(log)
         surveyed = survey(run.dataset, log, run.cast.all, run.episodes, threads=settings.executor.decode_threads)
         asked = [one for one in surveyed if one.episode.index in run.episodes]
-        office = _ClosedOffice(run, log, Tally(), report)
+        office = _ClosedOffice(run, log, Tally(), _Silent())
         try:
             vocabulary = asyncio.run(settle(office, surveyed))
         except _WouldAsk:
@@ -60,7 +90,44 @@ def count_work(settings: SyncSettings, report: Report) -> Work:
         digest = vocabulary.digest if vocabulary else None
         rules = kitchens(run.modules, settings, run.cast, run.prompts, run.model, digest)
         jobs = jobs_of(asked, rules, agenda_of(asked, rules, log, run.dataset.name), run.cast)
-    return _left(settings, run.dataset, jobs)
+        workshop = Workshop(
+            dataset=run.dataset, settings=settings, desk=office.reading_desk(), report=office.report, cast=run.cast,
+            kitchens=rules, vocabulary=vocabulary,
+        )  # fmt: skip
+        left = _left(settings, run.dataset, asyncio.run(_that_ask(workshop, jobs)))
+        edited = vocabulary is not None and isinstance(log.vocabulary(run.dataset.name), VocabularyEdited)
+    return msgspec.structs.replace(left, own_vocabulary=edited)
+
+
+async def _that_ask(workshop: Workshop, jobs: Sequence[Job]) -> list[Job]:
+    """Keep the jobs that would ask, and of each the modules that would."""
+    kept: list[Job] = []
+    for job in jobs:
+        parts = [part for part in _parts(job) if await _asks(workshop, part)]
+        if parts:
+            todo = {name: recipe for part in parts for name, recipe in part.todo.items()}
+            kept.append(msgspec.structs.replace(job, todo=todo))
+    return kept
+
+
+def _parts(job: Job) -> list[Job]:
+    """Part a job into modules that wait for none of the others, each with those that follow it."""
+    parts: dict[str, dict[str, Digest | None]] = {}
+    for name, recipe in job.todo.items():
+        head = name
+        while (before := module_named(head).after) in job.todo:
+            head = before
+        parts.setdefault(head, {})[name] = recipe
+    return [msgspec.structs.replace(job, todo=todo) for todo in parts.values()]
+
+
+async def _asks(workshop: Workshop, job: Job) -> bool:
+    asks = False
+    try:
+        await workshop.run([job])
+    except* _WouldAsk:
+        asks = True
+    return asks
 
 
 def _everything(settings: SyncSettings, dataset: Dataset, asked: Sequence[Surveyed], modules: Iterable[str]) -> Work:

@@ -1,18 +1,20 @@
 """Hugging Face Jobs: submit one that annotates a dataset of the Hub."""
 
 import math
-import re
+import shlex
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from annotator.engine.choose import api_key
 from annotator.errors import UsageError
-from annotator.hub import check_hub, courier_of, fetched, push_target
+from annotator.hub import courier_of, fetched, push_target
 from annotator.hub_bucket import Bucket, make_bucket, parse_bucket
 from annotator.hub_client import HubError, at_the_hub, token
-from annotator.hub_source import read_source
+from annotator.hub_repo import changed_here, check_writable, commit_of, make_repo
 from annotator.jobs.command import (
     MOUNT,
     Parcel,
@@ -24,38 +26,23 @@ from annotator.jobs.command import (
     pack_tree,
 )
 from annotator.jobs.count import Work, count_work
+from annotator.jobs.order import Hardware, Order, check_hardware, check_order, parse_duration
+from annotator.jobs.watch import LABEL, refuse_twice
 from annotator.report import Report
-from annotator.settings import ExecutorSettings, SyncSettings
+from annotator.settings import ExecutorSettings, Settings, SyncSettings, VlmSettings
+from annotator.vocabulary_file import FILE
 
 if TYPE_CHECKING:
     from huggingface_hub import JobInfo
 
-LABEL = {"made-with": "episode-annotator"}
+Group = TypeVar("Group", bound=Settings)
+VOCABULARY = FILE.as_posix()
 BOOT_S = 30 * 60
 """Scheduling aside: pulling the image, installing, downloading dataset and model, loading the model."""
 GPU_S_PER_CALL = 2.0
 """How long one GPU is taken to be busy with one call: some 3,000 tokens of text and pictures at a dense 32B model's
 published rate on one H100 would be about 1 s."""
 SAFETY = 2.0
-
-
-class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be submitted. `timeout` as in 90m or 6h."""
-
-    settings: SyncSettings
-    flavor: str
-    timeout: str | None = None
-    image: str
-    code: str | None = None
-    namespace: str | None = None
-    count: bool = True
-
-
-class Hardware(msgspec.Struct, frozen=True):
-    """A machine that can be rented. `cost` is in US dollars a minute; 0 where it is not known."""
-
-    gpus: int
-    cost: float
 
 
 class Submitted(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,57 +62,62 @@ def submit(order: Order, report: Report) -> Submitted | None:
         UsageError: the order cannot be meant.
         HubError: the Hub refused, or cannot be reached.
     """
-    settings, code = _checked(order), code_of(order.code)
+    settings, code = check_order(order), code_of(order.code)
     given_s = None if order.timeout is None else parse_duration(order.timeout)
     with at_the_hub("the job cannot be submitted", order.namespace or "your namespace") as api:
-        namespace = order.namespace or str(api.whoami()["name"])
-    hardware = _hardware(order.flavor)
+        me = api.whoami()
+    namespace, hardware = order.namespace or str(me["name"]), _hardware(order.flavor)
+    check_hardware(order, hardware)
     settings = _with_bucket(settings, namespace)
-    bucket = parse_bucket(settings.bucket or "")
-    settings = fetched(settings, report.note)
-    work = _counted(settings, report) if order.count else None
+    bucket, labels = parse_bucket(settings.bucket or ""), labels_of(settings)
+    if not order.again:
+        refuse_twice(namespace, labels)
+    settings, work = _counted(settings, report.note) if order.count else (_pinned(settings), None)
     if work is not None and not work.episodes:
-        hint = "annotator sync --offline builds the columns from the log, here; add --push_to_hub to push them"
-        report.note(f"no job is submitted: nothing is left to call\nhint: {hint}")
+        report.note(f"no job is submitted: nothing is left to call\nhint: from the log, here: {_finish_here(order)}")
         return None
     timeout_s = given_s or estimate_s(work.calls if work else 0, hardware.gpus)
     _announce(work, timeout_s, hardware, order, report.note)
+    _warn_of_expiry(me, timeout_s, report.note)
+    _prepare_push(settings)
     make_bucket(bucket)
     parcels, install = _parcels(bucket, settings, code)
     _upload(bucket, list(parcels.values()))
     command = job_command(install, [*_job_flags(settings, hardware), *_given_flags(parcels)])
-    done = _run(order, namespace, bucket, command, _secrets(settings), timeout_s)
+    done = _run(order, namespace, bucket, command, _secrets(settings), timeout_s, labels)
     return Submitted(job_id=f"{namespace}/{done.id}", url=done.url, timeout_s=timeout_s)
 
 
-def _checked(order: Order) -> SyncSettings:
+def labels_of(settings: SyncSettings) -> dict[str, str]:
+    """Label a job with what it works on."""
+    place = (settings.bucket or "").removeprefix("hf://buckets/").strip("/")
+    return LABEL | {"dataset": (settings.repo_id or "").replace("/", "--"), "bucket": place.replace("/", "--")}
+
+
+def _prepare_push(settings: SyncSettings) -> None:
+    """Make the repository that is to be pushed to now, so that a token which may not write fails before it costs."""
+    target = push_target(settings)
+    if target is None:
+        return
+    if target != settings.repo_id:
+        make_repo(target, like=settings.repo_id, private=settings.push_private)
+    check_writable(target)
+
+
+def _finish_here(order: Order) -> str:
+    """Write the command that builds the columns from the log, and pushes them where the job would have."""
     settings = order.settings
-    if settings.repo_id is None:
-        hint = "--repo_id ORG/NAME; one that is only here: annotator push DATASET --repo_id ORG/NAME"
-        raise UsageError("a job downloads its dataset from the Hub", where="--repo_id", got="nothing", hint=hint)
-    for name in ("output", "store"):
-        if getattr(settings, name) is not None:
-            got = str(getattr(settings, name))
-            raise UsageError("a job has no such folder", where=f"--{name}", got=got, hint="leave it out")
-    if not order.count and order.timeout is None:
-        hint = "--timeout 6h"
-        raise UsageError("without a count there is no estimate", where="--timeout", got="nothing", hint=hint)
-    check_hub(settings)
-    push_target(settings)
-    return settings
+    here = {"root": settings.root, "prompts": settings.prompts, "validation.rules": settings.validation.rules}
+    places = [f"--{name}={place}" for name, place in here.items() if place not in (None, Path())]
+    return shlex.join(["annotator", "sync", *flags_of(settings), *places, "--offline"])
 
 
-def parse_duration(text: str) -> int:
-    """Read `90m`, `6h`, `1d` or seconds as seconds.
-
-    Raises:
-        UsageError: it is no such time.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
-    seconds = float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]] if found else 0.0
-    if seconds < 1:
-        raise UsageError("no duration", where="--timeout", got=text, hint="write 90m, 6h or 1d")
-    return math.ceil(seconds)
+def _warn_of_expiry(me: dict[str, Any], timeout_s: int, note: Callable[[str], None]) -> None:
+    """Say where the token that the job is given is told to expire before the job does."""
+    until = (me.get("auth") or {}).get("expiresAt")
+    if until is not None and datetime.fromisoformat(str(until)) < datetime.now(UTC) + timedelta(seconds=timeout_s):
+        hint = "put a token of your settings' access tokens into HF_TOKEN"
+        note(f"the token expires on {until}, before the job is ended: it could not push then\nhint: {hint}")
 
 
 def estimate_s(calls: int, gpus: int) -> int:
@@ -153,9 +145,24 @@ def _with_bucket(settings: SyncSettings, namespace: str) -> SyncSettings:
     return msgspec.structs.replace(settings, bucket=f"hf://buckets/{namespace}/annotations/{folder}")
 
 
-def _counted(settings: SyncSettings, report: Report) -> Work:
-    courier_of(settings, report.note).fetch()
-    return count_work(settings, report)
+def _pinned(settings: SyncSettings) -> SyncSettings:
+    return msgspec.structs.replace(settings, revision=commit_of(settings.repo_id or "", settings.revision))
+
+
+def _counted(settings: SyncSettings, note: Callable[[str], None]) -> tuple[SyncSettings, Work]:
+    """Count on a copy here what is left to call, with the log of both sides; what was only here is delivered."""
+    settings = fetched(_pinned(settings), note)
+    courier = courier_of(settings, note)
+    courier.fetch()
+    work = count_work(settings)  # its log is closed then, and so all of it is sealed
+    delivered = courier.deliver()
+    if delivered:
+        note(f"delivered {delivered} segments of the log here to {settings.bucket}")
+    unseen = [name for name in changed_here(settings.root) if name != VOCABULARY or work.own_vocabulary]
+    if unseen:
+        hint = f"bring it to the Hub first: annotator push {settings.root}"
+        note(f"a job does not see what was changed here: {', '.join(unseen)}\nhint: {hint}")
+    return settings, work
 
 
 def _announce(work: Work | None, timeout_s: int, hardware: Hardware, order: Order, note: Callable[[str], None]) -> None:
@@ -192,17 +199,20 @@ def _upload(bucket: Bucket, parcels: list[Parcel]) -> None:
 def _job_flags(settings: SyncSettings, hardware: Hardware) -> list[str]:
     """Write the run's flags: the dataset at its commit, a server for each GPU, the machine put to use.
 
-    Only what is no part of a key is added.
+    Only what is no part of a key is added, and nothing that was given is changed.
     """
-    source = read_source(settings.root)
-    changes: dict[str, object] = {"revision": source.commit if source else settings.revision}
-    vlm = settings.vlm
-    if vlm.backend == "auto" and vlm.api_base is None:
-        changes["vlm"] = msgspec.structs.replace(vlm, backend="serve")
-    if settings.executor == ExecutorSettings():
-        busy = ExecutorSettings(episode_parallelism=32 * max(hardware.gpus, 1), decode_threads=8)
-        changes["executor"] = busy
-    return flags_of(msgspec.structs.replace(settings, **changes))
+    vlm = _raised(settings.vlm, VlmSettings(), {"client_concurrency": 64})
+    if vlm.api_base is None and vlm.backend in ("auto", "serve"):
+        vlm = _raised(vlm, VlmSettings(), {"backend": "serve", "serve_ready_timeout_s": float(BOOT_S)})
+    busy = {"episode_parallelism": 32 * max(hardware.gpus, 1), "decode_threads": 8}
+    executor = _raised(settings.executor, ExecutorSettings(), busy)
+    return flags_of(msgspec.structs.replace(settings, vlm=vlm, executor=executor))
+
+
+def _raised(given: Group, default: Group, raised: dict[str, Any]) -> Group:
+    """Set the fields that were left at their defaults."""
+    left = {name: value for name, value in raised.items() if getattr(given, name) == getattr(default, name)}
+    return msgspec.structs.replace(given, **left)
 
 
 def _secrets(settings: SyncSettings) -> dict[str, str]:
@@ -215,8 +225,9 @@ def _secrets(settings: SyncSettings) -> dict[str, str]:
 
 
 def _run(
-    order: Order, namespace: str, bucket: Bucket, command: list[str], secrets: dict[str, str], timeout_s: int
-) -> "JobInfo":
+    order: Order, namespace: str, bucket: Bucket, command: list[str], secrets: dict[str, str], timeout_s: int,
+    labels: dict[str, str],
+) -> "JobInfo":  # fmt: skip
     with at_the_hub("the job cannot be submitted", f"{namespace}, {order.flavor}") as api:
         from huggingface_hub import Volume
 
@@ -225,5 +236,5 @@ def _run(
         environment = {"PYTHONUNBUFFERED": "1", "PIP_BREAK_SYSTEM_PACKAGES": "1"}
         return api.run_job(
             image=order.image, command=command, env=environment, secrets=secrets, flavor=order.flavor,
-            timeout=timeout_s, labels=LABEL, volumes=[volume], namespace=namespace,
+            timeout=timeout_s, labels=labels, volumes=[volume], namespace=namespace,
         )  # fmt: skip

@@ -1,18 +1,22 @@
 """Look after jobs that were submitted: their state, their output, their end."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from annotator.engine.choose import api_key
+from annotator.errors import UsageError
 from annotator.hub_client import HubError, at_the_hub, unsaid
-from annotator.jobs.hf import LABEL
+from annotator.settings import VlmSettings
 
 if TYPE_CHECKING:
     from huggingface_hub import JobInfo
 
+LABEL = {"made-with": "episode-annotator"}
 PATIENCE_S = 600.0
 """How long a Hub that does not answer is asked again."""
 _ENDED = frozenset({"COMPLETED", "CANCELED", "ERROR", "DELETED"})
@@ -44,8 +48,8 @@ def inspect(job_id: str, namespace: str | None) -> Watched:
         return _watched(api.inspect_job(job_id=job_id, namespace=namespace))
 
 
-def list_jobs(namespace: str | None) -> list[Watched]:
-    """List the jobs that annotate, as the Hub lists them.
+def list_jobs(namespace: str | None, labels: Mapping[str, str] = LABEL) -> list[Watched]:
+    """List the jobs that annotate, or those that have all these labels, as the Hub lists them.
 
     Raises:
         HubError: the Hub refused, or cannot be reached.
@@ -54,19 +58,41 @@ def list_jobs(namespace: str | None) -> list[Watched]:
         # Named, since without a namespace the client asks the public service, whatever endpoint it was made for.
         owner = namespace or str(api.whoami()["name"])
         found = api.list_jobs(namespace=owner)
-        return [_watched(job) for job in found if LABEL.items() <= (job.labels or {}).items()]
+        return [_watched(job) for job in found if labels.items() <= (job.labels or {}).items()]
+
+
+def refuse_twice(namespace: str, labels: Mapping[str, str]) -> None:
+    """Refuse to submit what a job that has not ended works on.
+
+    Raises:
+        UsageError: there is one with these labels.
+        HubError: the Hub refused, or cannot be reached.
+    """
+    running = [job for job in list_jobs(namespace, labels) if not job.ended]
+    if running:
+        name = running[0].job_id
+        hint = f"annotator job wait {name}; --again submits another one beside it, which would ask much of it twice"
+        raise UsageError("a job works on this dataset and bucket", where=name, got=running[0].stage, hint=hint)
 
 
 def read_logs(job_id: str, namespace: str | None, *, follow: bool) -> Iterator[str]:
-    """Read what a job printed, line by line, without any token in it.
+    """Read what a job printed, line by line, without any token in it, nor its secrets that are set here.
 
     Raises:
         HubError: there is no such job, or the Hub cannot be reached.
     """
     namespace, job_id = _split(job_id, namespace)
     with at_the_hub("the job's output cannot be read", job_id) as api:
+        names = getattr(api.inspect_job(job_id=job_id, namespace=namespace), "secrets", None) or {}
+        secrets = [found for name in names if (found := _set_here(name))]
         for line in api.fetch_job_logs(job_id=job_id, namespace=namespace, follow=follow):
-            yield unsaid(line)
+            yield unsaid(line, secrets)
+
+
+def _set_here(name: str) -> str | None:
+    with suppress(UsageError):
+        return api_key(VlmSettings(api_key_env=name))
+    return None
 
 
 def cancel(job_id: str, namespace: str | None) -> None:
@@ -91,8 +117,7 @@ def wait(job_id: str, namespace: str | None, *, every_s: float = 10.0, patience_
         try:
             job = inspect(job_id, namespace)
         except HubError as error:
-            passing = error.status is None or error.status == 429 or error.status >= 500
-            if not passing or time.monotonic() - heard > patience_s:
+            if not error.passing or time.monotonic() - heard > patience_s:
                 raise
         else:
             heard = time.monotonic()

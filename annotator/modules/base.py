@@ -27,11 +27,15 @@ class CameraView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GripperTime(msgspec.Struct, frozen=True, kw_only=True):
-    """A named gripper begins to close or to open at `time`, seconds on the episode's clock. `side` may be empty."""
+    """A named gripper begins to close or to open at `time`, seconds on the episode's clock. `side` may be empty.
+
+    `measured` is false where that is a command, which the fingers may follow at another time.
+    """
 
     time: float
     kind: str
     side: str
+    measured: bool = True
 
 
 class EpisodeView(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +82,7 @@ class Ask(Protocol):
         *,
         allowed: Mapping[str, Sequence[str]] | None = None,
         misfit: Callable[[A], str] | None = None,
+        most: Mapping[str, int] | None = None,
     ) -> Asked[A]:
         """Ask one step."""
         ...

@@ -39,7 +39,7 @@ class Work:
 
     @property
     def milestones(self) -> tuple[str, ...]:
-        """The texts that a memory may have; none where any will do."""
+        """The texts that a memory may be made of."""
         return self.episode.vocabulary.memories if self.episode.vocabulary else ()
 
     def refuse(self, step: str, details: Iterable[str], call: Digest) -> None:
@@ -104,6 +104,7 @@ async def _window(work: Work, window: Window) -> list[tuple[Span, Digest]]:
         window.media,
         allowed=held_to("subtask", work.labels),
         misfit=lambda answer: _misfit(_clipped(answer, window, work.labels), window),
+        most={"subtasks": work.settings.plan_max_steps},
     )
     clipped = _clipped(asked.answer, window, work.labels)
     work.refuse("plan.segment", clipped.refusals, asked.key)
@@ -138,19 +139,24 @@ async def _inputs(work: Work, window: Window) -> dict[str, str]:
         seen = await work.gaps.optional(work.ask, "plan.describe", Description, bounds, window.media)
         if seen:
             description = "\n".join(f"{seconds(o.time)} s: {tidy(o.event)}" for o in seen.answer.observations)
+    acts = [act for act in work.grippers if window.start <= act.time <= window.end]
     return bounds | {
         "task": work.task,
+        "footage": "the footage" if window.media else "",
         "description": description,
         "max_steps": str(settings.plan_max_steps),
         "min_seconds": f"{settings.min_subtask_seconds:g}",
         "labels": lines(work.labels),
-        "gripper": lines([said_of(act) for act in work.grippers if window.start <= act.time <= window.end]),
+        "gripper": lines([said_of(act) for act in acts if act.measured]),
+        "commanded": lines([said_of(act) for act in acts if not act.measured]),
     }
 
 
 def said_of(act: GripperTime) -> str:
-    """Say what a gripper did, as evidence: "2.1 s: the left gripper closes"."""
+    """Say what a gripper did, as evidence: "2.1 s: the left gripper closes", or what it was told to do."""
     which = f"the {act.side} gripper" if act.side else "the gripper"
+    if not act.measured:
+        return f"{seconds(act.time)} s: {which} is told to {act.kind}"
     return f"{seconds(act.time)} s: {which} {'closes' if act.kind == 'close' else 'opens'}"
 
 

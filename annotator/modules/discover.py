@@ -11,6 +11,7 @@ from annotator.answers import Discovered
 from annotator.errors import VocabularyError
 from annotator.modules.base import Ask, EpisodeView
 from annotator.modules.views import Window, windows_of
+from annotator.modules.wordings import is_placeholder
 from annotator.settings import PlanSettings, SyncSettings
 from annotator.vocabulary import Vocabulary, distinct, tidy_memory, tidy_subtask
 from store.digest import Digest, Keyed, digest_parts, digest_struct
@@ -116,7 +117,7 @@ async def discover(episodes: Sequence[EpisodeView], ask: Ask, settings: SyncSett
     shown = _in_order(episodes, settings.seed)
     windows = [windows_of(episode, _share(settings, len(shown)), whole=True)[0] for episode in shown]
     media = tuple(item for window in windows for item in window.media)
-    if not media and not any(tidy_memory(episode.task) for episode in shown):
+    if not media and not any(_task(episode) for episode in shown):
         got = f"{len(shown)} episodes without footage and without a task"
         hint = "write meta/canonical_vocabulary.json by hand, or use --vocabulary.enabled=false"
         raise VocabularyError("there is nothing to find a vocabulary from", where="vocabulary", got=got, hint=hint)
@@ -133,9 +134,12 @@ def vocabulary_of(answer: Discovered) -> Vocabulary:
 
 
 def misfit(answer: Discovered) -> str:
-    """Say which list has no entry with a text in it, "" where both have one."""
+    """Say which list has entries but none with a text in it, "" where there is none such.
+
+    That nothing is ever achieved, and there are no memories, can be meant.
+    """
     found = vocabulary_of(answer)
-    empty = [name for name in ("subtasks", "memories") if not getattr(found, name)]
+    empty = [name for name in ("subtasks", "memories") if getattr(answer, name) and not getattr(found, name)]
     return f"no entry of {' and of '.join(empty)} says anything" if empty else ""
 
 
@@ -173,7 +177,12 @@ def _in_order(episodes: Iterable[EpisodeView], seed: int) -> list[EpisodeView]:
 
 def _watched(episode: EpisodeView) -> Watched:
     footage = tuple((camera.key, camera.footage) for camera in episode.watched)
-    return Watched(episode=episode.digest, task=tidy_memory(episode.task), footage=footage)
+    return Watched(episode=episode.digest, task=_task(episode), footage=footage)
+
+
+def _task(episode: EpisodeView) -> str:
+    """The task where it says something: one that everyone can see is a placeholder would only mislead."""
+    return "" if is_placeholder(episode.task, 1) else tidy_memory(episode.task)
 
 
 def _share(settings: SyncSettings, episodes: int) -> PlanSettings:
@@ -188,7 +197,7 @@ def _recordings(episodes: Sequence[EpisodeView], windows: Sequence[Window]) -> s
     alike: dict[str, list[str]] = {}
     first = 1
     for number, (episode, window) in enumerate(zip(episodes, windows, strict=True), start=1):
-        task = tidy_memory(episode.task) or "(not known)"
+        task = _task(episode) or "(not known)"
         said.append(f"Recording {number} of {len(episodes)}{_range(window, first)}. Its task: {task}")
         alike.setdefault(window.view, []).append(str(number))
         first += len(window.media)

@@ -18,6 +18,10 @@ from annotator.modules.spans import tidy
 VqaAnswer = BboxAnswer | KeypointAnswer | CountAnswer | AttributeAnswer | SpatialAnswer
 
 
+_NO_NOTE = frozenset({"", "none", "nothing", "n/a"})
+"""What a note says that says nothing."""
+
+
 class Content(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The base of what an assistant row holds. Source: the five shapes that LeRobot's readers know."""
 
@@ -45,7 +49,7 @@ class KeypointContent(Content, frozen=True, kw_only=True):
 
 
 class CountContent(Content, frozen=True, kw_only=True):
-    """What a `count` question is answered with; a blank note is left out."""
+    """What a `count` question is answered with; a note that says nothing is left out."""
 
     label: str
     count: int
@@ -131,7 +135,7 @@ def _content(answer: VqaAnswer, axes: Axes) -> AnyContent:
         case KeypointAnswer():
             return KeypointContent(label=tidy(answer.label), point=_pixel(answer.point, axes), point_format="xy")
         case CountAnswer():
-            note = folded(answer.note) if tidy(answer.note) else msgspec.UNSET
+            note = folded(answer.note) if tidy(answer.note).casefold() not in _NO_NOTE else msgspec.UNSET
             return CountContent(label=tidy(answer.label), count=answer.count, note=note)
         case AttributeAnswer():
             label, attribute, value = tidy(answer.label), tidy(answer.attribute), tidy(answer.value)

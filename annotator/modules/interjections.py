@@ -85,20 +85,36 @@ def moments(episode: EpisodeView, settings: SyncSettings) -> list[Moment]:
 
 
 def _boundaries(episode: EpisodeView, seed: int) -> list[Moment]:
-    starts = {row.timestamp: row.content for row in episode.upstream if row.style == "subtask" and row.content}
-    plans = {row.timestamp: row.content for row in episode.upstream if row.style == "plan" and row.content}
-    subtasks = sorted(starts.items())
+    subtasks = _subtasks(episode.upstream)
     first = pick(range(len(KINDS)), seed=seed, episode=episode.digest, purpose="interjections.scenario")
     return [
         Moment(
             time=time,
             completed=completed,
             upcoming=upcoming,
-            remaining=plans.get(time) or _numbered([text for _, text in subtasks[place:]]),
+            remaining=what_is_left(episode.upstream, time),
             scenario=KINDS[(first + place) % len(KINDS)],
         )
         for place, ((_, completed), (time, upcoming)) in enumerate(pairwise(subtasks), start=1)
     ]
+
+
+def what_is_left(planned: Sequence[Row], time: float) -> str:
+    """Give the plan at a time: the plan's own row there, else the subtask in force and all after it, numbered.
+
+    "" where the rows in `planned` have neither.
+    """
+    own = next((row.content for row in planned if row.style == "plan" and row.timestamp == time and row.content), None)
+    subtasks = _subtasks(planned)
+    begun = max((start for start, _ in subtasks if start <= time), default=None)
+    if own is not None or begun is None:
+        return own or ""
+    return _numbered([text for start, text in subtasks if start >= begun])
+
+
+def _subtasks(rows: Sequence[Row]) -> list[tuple[float, str]]:
+    """The subtasks with their starts; ascending, one at a time."""
+    return sorted({row.timestamp: row.content for row in rows if row.style == "subtask" and row.content}.items())
 
 
 def _reached(time: float, min_t: float) -> bool:

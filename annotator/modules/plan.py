@@ -17,7 +17,7 @@ from annotator.settings import PlanSettings, SyncSettings
 from store.events import AnnotatedRow
 
 NAME = "plan"
-VERSION = 2
+VERSION = 3
 """Raise it when rows change for the same answers; every episode is then folded anew, without a call."""
 STEPS = (
     "plan.task",
@@ -25,6 +25,7 @@ STEPS = (
     "plan.segment",
     "plan.relabel",
     "plan.memory",
+    "plan.milestones",
     "plan.task_rephrasings",
     "plan.task_aug_axes",
 )

@@ -24,7 +24,7 @@ from store.keys import MediaItem, Render
 from store.rows import Row, order_key
 
 NAME = "vqa"
-VERSION = 1
+VERSION = 2
 """Raise it when rows change for the same answers, or what is asked changes; every episode is then folded anew."""
 STEPS = ("vqa.bbox", "vqa.keypoint", "vqa.count", "vqa.attribute", "vqa.spatial")
 STYLES = frozenset({"vqa"})

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from annotator.vocabulary import LEAST_OVERLAP, snap
+from annotator.vocabulary import LEAST_OVERLAP, snap, told_apart
 
 
 class Worded(msgspec.Struct, frozen=True):
@@ -17,17 +17,19 @@ class Worded(msgspec.Struct, frozen=True):
 def worded(said: str, entries: Sequence[str], tidy: Callable[[str], str]) -> Worded:
     """Take the vocabulary's entry that is meant, exactly as it stands; without entries the text itself, tidied.
 
-    A text that overlaps too little with every entry is refused, never bent to one.
+    A text that overlaps too little with every entry is refused, never bent to one; so is one that shares most of its
+    words with an entry but says something else.
     """
     if not entries:
         text = tidy(said)
         return Worded(text) if text else Worded("", "a blank text")
     nearest = snap(said, entries)
-    if nearest.overlap >= LEAST_OVERLAP:
+    other = told_apart(said, nearest.entry, entries)
+    if nearest.overlap >= LEAST_OVERLAP and not other:
         return Worded(nearest.entry)
-    return Worded(
-        "", f'"{said}" is not in the vocabulary; the nearest is "{nearest.entry}" (overlap {nearest.overlap:.2f})'
-    )
+    apart = f", told apart by {other}" if other else ""
+    near = f'the nearest is "{nearest.entry}" (overlap {nearest.overlap:.2f}{apart})'
+    return Worded("", f'"{said}" is not in the vocabulary; {near}')
 
 
 def held_to(field: str, entries: Sequence[str]) -> dict[str, Sequence[str]] | None:

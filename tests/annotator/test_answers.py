@@ -9,7 +9,7 @@ import pytest
 from msgspec import Meta
 
 from annotator import answers
-from annotator.answers import Answer, Observation, Segmentation, Span, schema_of
+from annotator.answers import Answer, Milestones, Observation, Segmentation, Span, overlong, schema_of
 from annotator.modules import plan
 from annotator.prompts import load_prompts
 from store.digest import digest_parts
@@ -119,6 +119,19 @@ def test_text_fields_are_held_to_a_list_of_values_wherever_they_stand() -> None:
     assert schema_of(Segmentation, {}) == schema_of(Segmentation)
 
 
+def test_a_list_of_texts_is_held_to_values_text_by_text_and_stays_bounded() -> None:
+    held = schema_of(Milestones, {"memories": ("I hold it.",)})["properties"]["memories"]
+    assert held == {"type": "array", "minItems": 0, "maxItems": 12, "items": {"enum": ["I hold it."]}}
+
+
+def test_a_list_is_held_to_fewer_entries_and_never_to_more() -> None:
+    assert schema_of(Segmentation, most={"subtasks": 3})["properties"]["subtasks"]["maxItems"] == 3
+    assert schema_of(Segmentation, most={"subtasks": 99}) == schema_of(Segmentation)
+    spans = Segmentation([Span(0, 1, "reach"), Span(1, 2, "grasp")])
+    assert overlong(spans, {"subtasks": 1}) == "subtasks: 2 where at most 1 were asked for"
+    assert overlong(spans, {"subtasks": 2}) == ""
+
+
 def test_times_may_be_written_as_whole_numbers() -> None:
     assert msgspec.json.decode('{"start":0,"end":3,"subtask":"a"}', type=Span) == Span(0.0, 3.0, "a")
     assert msgspec.json.decode('{"time":2,"event":"a"}', type=Observation) == Observation(2.0, "a")
@@ -138,11 +151,12 @@ SCHEMAS = {
     "CountAnswer": "d2df732b1265bbc8a34c27aeef3c5827",
     "Description": "d5e230fb246f8aa52aa3b3f31eac58d6",
     "Detection": "113cf5bf90c9ce6a7db1c4ba634b00c2",
-    "Discovered": "04a0bb709d1701cb668deaa3648a3cb7",
+    "Discovered": "5922addd05aea70f6f832fb579a9b5d7",
     "InitialSpeech": "75c5e59bef58010ea69331262a350859",
     "Interjection": "2b4d0f19bc3a56c4b0112754110a1a64",
     "KeypointAnswer": "eb9c5177acebf8473ad75404cfb38ca9",
     "Memory": "a820779ba7a404e3263b932ad843ef46",
+    "Milestones": "f6ef01aaeefe8e21d5e429e1e4e3e364",
     "Observation": "e720a279b2d050fc392400412fdbba3a",
     "RelabelledSpan": "e94ace7b4648f72cf5307fbe484491ee",
     "Rephrasings": "30287d646fedf3bbc0ef8bd6952fea95",

@@ -163,6 +163,31 @@ def test_the_recipe_gives_what_is_not_the_default_and_no_more(lock: Lock, flags:
     assert ("PROMPTS" in flags) == ("folder of own prompts" in render_section(lock, COUNTS))
 
 
+def test_what_was_made_otherwise_is_said_with_what_is_other_and_no_more() -> None:
+    lead = msgspec.structs.replace(LOCK, vocabulary=Digest("d" * 32))
+    same = Made(seed=1729, model=MODEL, prompts=PROMPTS, vocabulary=lead.vocabulary, version=2, settings={})
+    twos = Digest("2" * 32)
+    changes: dict[str, dict[str, Any]] = {
+        f"vocabulary `{'1' * 32}`": {"vocabulary": Digest("1" * 32)},
+        "no vocabulary": {"vocabulary": None},
+        "settings `--plan.view video`": {"settings": {"plan.view": "video"}},
+        "prompts retry, plan.segment": {"prompts": PROMPTS | {"retry": twos, "plan.segment": twos}},
+        "version 1": {"version": 1},
+    }
+    for said, change in changes.items():
+        other = Variant(module="plan", episodes=1, made=msgspec.structs.replace(same, **change))
+        assert f"- plan: 1 episode: {said}\n" in render_section(msgspec.structs.replace(lead, others=(other,)), COUNTS)
+
+
+def test_where_episodes_were_held_to_several_vocabularies_the_file_is_not_said_to_be_that_of_most() -> None:
+    lead = msgspec.structs.replace(LOCK, vocabulary=Digest("d" * 32))
+    made = Made(seed=1729, model=MODEL, prompts=PROMPTS, vocabulary=Digest("1" * 32), version=2, settings={})
+    mixed = msgspec.structs.replace(lead, others=(Variant(module="plan", episodes=1, made=made),))
+    section = render_section(mixed, COUNTS)
+    assert f"`meta/canonical_vocabulary.json`, digest `{'d' * 32}`" not in section
+    assert f"Vocabulary of most episodes: digest `{'d' * 32}`; `meta/canonical_vocabulary.json` may be" in section
+
+
 def test_what_was_made_otherwise_is_said_with_its_seed_and_its_prompts() -> None:
     made = Made(
         seed=7, model=pinned(Model(model_id="other")), prompts={"system": Digest("f" * 32)}, vocabulary=None, version=2,
@@ -171,7 +196,8 @@ def test_what_was_made_otherwise_is_said_with_its_seed_and_its_prompts() -> None
     section = render_section(
         msgspec.structs.replace(LOCK, others=(Variant(module="plan", episodes=3, made=made),)), COUNTS
     )
-    assert "- plan: 3 episodes, model `other`" in section
+    assert "- plan: 3 episodes: model `other`" in section
+    assert "; seed 7; prompt system\n" in section
     assert f"| system | 1729 | `{'a' * 32}` |" in section
     assert f"| system | 7 | `{'f' * 32}` |" in section
     assert "`others`" not in render_section(LOCK, COUNTS)

@@ -172,11 +172,33 @@ def test_text_that_looks_like_markup_is_shown_as_it_is(annotated: Path, capsys: 
 
 def test_wrong_sql_is_refused_on_stderr(annotated: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    assert main(["query", "SELECT nothing FROM nowhere", "--root", str(annotated)]) == 1
+    assert main(["query", "SELECT nothing FROM nowhere", "--root", str(annotated)]) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.startswith("error: the query was refused – ")
     assert "\nhint: " in said.err
+
+
+@pytest.mark.parametrize("flag", ["--prompts", "--validation.rules"])
+def test_a_folder_of_prompts_or_rules_that_is_empty_or_not_there_is_a_usage_error(
+    annotated: Path, tmp_path: Path, flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder, said in (("empty", "there – "), ("nowhere", str(tmp_path / "nowhere"))):
+        capsys.readouterr()
+        assert main(["sync", str(annotated), *SYNC, flag, str(tmp_path / folder)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert said in error
+
+
+def test_validate_hints_at_no_flag_that_it_does_not_have(
+    annotated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["validate", str(annotated), "--rules", str(tmp_path / "nowhere")]) == 2
+    said = capsys.readouterr().err
+    assert "hint: name a folder with one .sql file a rule" in said
+    assert "--validation.rules" not in said
 
 
 def columns_only(annotated: Path, tmp_path: Path) -> Path:
@@ -199,6 +221,25 @@ def test_a_dataset_without_a_log_is_asked_through_its_columns(
     assert from_columns == query(annotated, sql, "--format", "json", capsys=capsys)
     assert len(from_columns.splitlines()) > 10
     assert not (copy / ".annotator").exists()
+
+
+def test_a_first_sync_that_failed_leaves_the_rows_that_something_else_wrote_to_be_asked(
+    annotated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sql = "SELECT episode_index, timestamp, style, role, content FROM rows ORDER BY ALL"
+    copy = columns_only(annotated, tmp_path)
+    before = query(copy, sql, "--format", "json", capsys=capsys)
+    assert main(["sync", str(copy), "--vlm.backend", "offline", "--vocabulary.enabled", "false"]) == 1
+    assert query(copy, sql, "--format", "json", capsys=capsys) == before
+    assert query(copy, "SELECT outcome FROM runs", "--format", "json", capsys=capsys) == '{"outcome":"incomplete"}\n'
+
+
+def test_rows_of_a_log_that_wrote_no_shard_yet_are_its_own_where_the_dataset_has_no_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_dataset(tmp_path / "bare", cameras=())
+    assert main(["sync", str(root), "--vlm.backend", "offline"]) == 1
+    assert query(root, "SELECT count(*) AS n FROM rows", "--format", "json", capsys=capsys) == '{"n":0}\n'
 
 
 def test_a_dataset_with_neither_log_nor_columns_says_what_would_make_them(

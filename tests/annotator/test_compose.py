@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import pytest
+
 from annotator.compose import compose
 from annotator.registry import owners
 from store.digest import Digest
@@ -24,6 +26,7 @@ def new(*rows: Row) -> list[AnnotatedRow]:
 
 PLANNED = [row("subtask", 0), row("plan", 0, "1. a\n2. b"), row("subtask", 4), row("plan", 4, "1. b")]
 SPOKEN = [row(None, 0), row("interjection", 4), row(None, 4), row("plan", 4, "1. b, as asked")]
+"""The refresh is the plan's own at that time; another wording here shows which of two rows it is."""
 
 
 def said(rows: Sequence[AnnotatedRow]) -> list[tuple[str | None, float, str | None]]:
@@ -38,7 +41,8 @@ def test_a_plan_at_an_interjection_belongs_to_the_interjection_and_any_other_to_
 def test_new_rows_of_all_modules_stand_together_with_one_plan_at_each_time() -> None:
     rows = compose([], {"plan": new(*PLANNED), "interjections": new(*SPOKEN), "vqa": new(row("vqa", 2))})
     assert [one.row for one in rows] == sorted((one.row for one in rows), key=order_key)
-    assert [(t, c) for s, t, c in said(rows) if s == "plan"] == [(0, "1. a\n2. b"), (4, "1. b, as asked")]
+    plans = [(one.row.timestamp, one.row.content, one.module) for one in rows if one.row.style == "plan"]
+    assert plans == [(0, "1. a\n2. b", "plan"), (4, "1. b", "interjections")]
     assert sum(1 for s, _, _ in said(rows) if s is None) == 2
 
 
@@ -48,11 +52,23 @@ def test_what_nobody_wrote_anew_stays_as_it_is() -> None:
     assert rows == sorted([row("motion", 1), row("vqa", 5), row("trace", 3), *PLANNED], key=order_key)
 
 
-def test_a_new_plan_leaves_interjections_that_are_switched_off_their_refresh() -> None:
+def test_a_new_plan_leaves_switched_off_interjections_a_refresh_that_says_what_is_left_of_it() -> None:
     held = [PLANNED[0], PLANNED[1], PLANNED[2], *SPOKEN]
-    rows = said(compose(held, {"plan": new(row("subtask", 0), row("plan", 0, "1. c"), row("plan", 4, "1. d"))}))
-    assert [(t, c) for s, t, c in rows if s == "plan"] == [(0, "1. c"), (4, "1. b, as asked")]
-    assert ("interjection", 4, "x") in rows
+    planned = new(row("subtask", 0), row("plan", 0, "1. c\n2. d"), row("subtask", 4, "d"), row("plan", 4, "1. d"))
+    rows = compose(held, {"plan": planned})
+    plans = [(one.row.timestamp, one.row.content, one.module) for one in rows if one.row.style == "plan"]
+    assert plans == [(0, "1. c\n2. d", "plan"), (4, "1. d", "interjections")]
+    assert ("interjection", 4, "x") in said(rows)
+
+
+@pytest.mark.parametrize("spoken", ["held", "new"])
+def test_a_refresh_between_two_subtasks_of_another_plan_begins_with_the_one_in_force(spoken: str) -> None:
+    planned = new(*(row("subtask", at, text) for at, text in ((0, "c"), (3, "d"), (5, "e"))))
+    at_once = spoken == "held"
+    rows = said(
+        compose(SPOKEN if at_once else [], {"plan": planned} | ({} if at_once else {"interjections": new(*SPOKEN)}))
+    )
+    assert [(t, c) for s, t, c in rows if s == "plan"] == [(4, "1. d\n2. e")]
 
 
 def test_interjections_elsewhere_leave_the_plan_where_they_were() -> None:

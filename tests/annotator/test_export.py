@@ -3,26 +3,26 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 
 from annotator.cli import main
-from annotator.compose import compose
 from annotator.dataset import open_dataset
 from annotator.errors import UsageError
 from annotator.export import MARK, export_staging, render_rows
 from store.errors import JournalDamaged, StoreError
-from store.events import AnnotatedRow
 from store.log import Log
-from store.rows import Row, order_key
+from store.rows import EVENTS, PERSISTENT, Row, column_for_style, order_key
 from store.segments import list_segments
 from store.shards import read_rows
 from tests.datasets import Recording, shard_path, write_dataset
 from tests.store import facts
 
-SYNC = ("--vlm.backend", "signals", "--plan.n_task_rephrasings", "2")
+SYNC = (
+    "--vlm.backend", "signals", "--plan.n_task_rephrasings", "2", "--interjections.interjection_min_t", "0.1",
+    "--plan.min_subtask_seconds", "0.2",
+)  # fmt: skip
 OTHER = ("--vlm.backend", "signals", "--plan.n_task_rephrasings", "0")
 
 
@@ -60,11 +60,29 @@ def test_what_is_exported_is_what_the_shards_were_made_of(root: Path, tmp_path: 
     ]
     held = [*read_rows(root / shard_path(0), [(0, 24), (24, 48)]), *read_rows(root / shard_path(1), [(0, 24)])]
     for episode in range(3):
-        new: dict[str, Any] = {
-            module: [AnnotatedRow(row=row) for row in rows_of(found[f"episode_{episode:06d}/{module}.jsonl"])]
-            for module in ("plan", "interjections")
-        }
-        assert sorted((one.row for one in compose((), new)), key=order_key) == sorted(held[episode], key=order_key)
+        rows = {module: rows_of(found[f"episode_{episode:06d}/{module}.jsonl"]) for module in ("plan", "interjections")}
+        assert sorted((*rows["plan"], *rows["interjections"]), key=order_key) == sorted(held[episode], key=order_key)
+
+
+def test_persistent_rows_are_all_in_plan_with_one_plan_at_an_interjection(root: Path, tmp_path: Path) -> None:
+    found = export(root, tmp_path / "out")
+    for episode in range(3):
+        plan = rows_of(found[f"episode_{episode:06d}/plan.jsonl"])
+        others = rows_of(found[f"episode_{episode:06d}/interjections.jsonl"])
+        assert {column_for_style(row.style) for row in plan} == {PERSISTENT}
+        assert {column_for_style(row.style) for row in others} == {EVENTS}
+        times = [row.timestamp for row in plan if row.style == "plan"]
+        asked = {row.timestamp for row in others if row.style == "interjection"}
+        assert asked, "the recordings are to have interjections"
+        assert asked <= set(times)
+        assert len(times) == len(set(times))
+
+
+def test_a_plan_that_only_an_interjection_wrote_is_in_plan_too(tmp_path: Path) -> None:
+    root = write_dataset(tmp_path / "cups", [Recording(1)], cameras=())
+    assert main(["sync", str(root), *SYNC, "--plan.emit_plan", "false"]) == 0
+    lines = export(root, tmp_path / "out")["episode_000000/plan.jsonl"].splitlines()
+    assert any(b'"style":"plan"' in line for line in lines)
 
 
 def test_a_line_has_every_field_with_sorted_keys_and_rows_are_in_order() -> None:

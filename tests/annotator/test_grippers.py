@@ -28,6 +28,7 @@ def stored(name: str, episode: int) -> Signals:
 
 def test_a_named_gripper_is_told_of_when_it_begins_to_close_and_to_open() -> None:
     assert told(signals(draw(PICK_AND_PLACE))) == [("close", "", 4.2), ("open", "", 9.7)]
+    assert all(one.measured for one in gripper_times(signals(draw(PICK_AND_PLACE))))
 
 
 def test_one_that_only_the_action_names_is_told_of_too() -> None:
@@ -71,6 +72,7 @@ def test_in_a_recording_the_times_are_those_at_which_the_commanded_gripper_jumps
     jumps = np.flatnonzero(np.diff(given.action[:, given.action_names.index("gripper")])) + 1
     assert [one.time for one in gripper_times(given)] == given.timestamps[jumps].tolist()
     assert [one.kind for one in gripper_times(given)] == ["close", "open", "close", "open"]
+    assert not any(one.measured for one in gripper_times(given))
 
 
 def test_a_recording_that_names_no_gripper_tells_nothing() -> None:

@@ -45,6 +45,8 @@ INPUTS = {
         "min_seconds": "1.5",
         "labels": "",
         "gripper": "",
+        "commanded": "",
+        "footage": "the footage",
     },
     "plan.relabel": {
         "view": "The 2 images above are contact sheets of one recording, to be read row by row, left to right, 5 to a "
@@ -63,7 +65,13 @@ INPUTS = {
         "memory": "I am above the banana.",
         "completed": "grip the banana from above",
         "upcoming": "place it into the basket",
-        "milestones": "",
+    },
+    "plan.milestones": {
+        "task": TASK,
+        "memory": "I opened the basket.\nI hold the banana.",
+        "completed": "place the banana into the basket",
+        "upcoming": "close the basket",
+        "milestones": "I opened the basket.\nI hold the banana.\nI put the banana into it.\nI closed the basket.",
     },
     "plan.task_rephrasings": {"task": TASK, "count": "10"},
     "plan.task_aug_axes": {
@@ -148,7 +156,7 @@ HELD: dict[str, dict[str, str]] = {
         "gripper": "1.4 s: the gripper closes\n4.9 s: the gripper opens",
     },
     "plan.relabel": {"labels": "place the banana into the basket\nmove the arm back"},
-    "plan.memory": {"memory": "", "milestones": "I hold the banana.\nI put the banana into the basket."},
+    "plan.milestones": {"memory": "", "milestones": "I hold the banana.\nI put the banana into the basket."},
 }
 """What the plan's steps are given beside the rest where there is a vocabulary, and where a gripper is told of."""
 
@@ -289,12 +297,44 @@ def test_a_folder_of_prompts_that_is_not_there_is_refused(tmp_path: Path) -> Non
         load_prompts(tmp_path / "nowhere")
 
 
+def test_a_folder_without_a_prompt_is_refused_like_one_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(PromptError, match=r"no prompts there – .* – no \.md file"):
+        load_prompts(tmp_path)
+
+
+@pytest.mark.parametrize("told", ["gripper", "commanded", "description"])
+def test_an_instruction_stands_apart_from_what_was_noted_before_it(told: str) -> None:
+    noted = {"description": "", "gripper": "", "commanded": "", told: "1.4 s: noted"}
+    shown = load_prompts()["plan.segment"].text(INPUTS["plan.segment"] | noted)
+    before, _, _ = shown.partition("Divide the part")
+    assert before.endswith("\n\n")
+    assert "\n\n\n" not in shown
+
+
+def test_a_command_to_the_gripper_is_told_as_one_and_no_reading() -> None:
+    segment = load_prompts()["plan.segment"]
+    command = {"commanded": "1.4 s: the gripper is told to close"}
+    shown = segment.text(INPUTS["plan.segment"] | command)
+    assert "commands, not readings" in shown
+    assert "sensors" not in shown
+    assert "commands" not in segment.text(INPUTS["plan.segment"] | {"gripper": "1.4 s: the gripper closes"})
+
+
+@pytest.mark.parametrize("labels", ["", "grip the banana from above"])
+def test_where_there_is_no_footage_nobody_is_told_to_look_at_it(labels: str) -> None:
+    blind = {"view": "There is nothing to see.", "description": "", "footage": "", "labels": labels}
+    noted = {"gripper": "1.4 s: the gripper closes", "commanded": "1.4 s: the gripper is told to close"}
+    shown = load_prompts()["plan.segment"].text(INPUTS["plan.segment"] | blind | noted)
+    said = shown.replace("on the clock of the footage", "")
+    assert [word for word in ("footage", "frames", "seen", "you see") if word in said] == []
+
+
 def test_a_wrong_prompt_stops_a_run_before_anything_is_written(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = shutil.copytree(BANANA, tmp_path / "banana")
     (folder / "plan_memory.md").write_text(memory_prompt("{{ task }}", "task", "memory"))
-    assert main(["sync", str(root), "--prompts", str(folder), "--vlm.backend", "signals"]) == 1
+    assert main(["sync", str(root), "--prompts", str(folder), "--vlm.backend", "signals"]) == 2
     assert "inputs and body disagree" in capsys.readouterr().err
     assert not (root / ".annotator").exists()
 
@@ -346,7 +386,7 @@ def test_a_step_depends_on_its_own_text_and_on_what_every_step_says() -> None:
 
 
 def test_an_input_that_was_not_given_is_refused() -> None:
-    with pytest.raises(PromptError, match=r"lacks an input – prompts/plan_memory.md – memory, milestones, upcoming"):
+    with pytest.raises(PromptError, match=r"lacks an input – prompts/plan_memory.md – memory, upcoming"):
         load_prompts()["plan.memory"].text({"task": "", "completed": ""})
 
 

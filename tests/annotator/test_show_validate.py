@@ -149,6 +149,23 @@ def test_the_vocabulary_of_the_dataset_holds_unless_it_is_switched_off(
     assert shown(capsys, dataset, "--vocabulary", "false")[0] == 0
 
 
+@pytest.mark.parametrize("name", ["canonical_vocabulary.json", "annotations.lock.json"])
+def test_a_vocabulary_or_a_lock_that_cannot_be_read_is_told_and_all_else_is_checked(
+    name: str, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    annotate(dataset, {0: ORPHAN, 1: clean_rows(), 2: clean_rows()})
+    entries = {"subtasks": ["not one of these"], "memory_milestones": []}
+    (dataset / "meta" / "canonical_vocabulary.json").write_text(json.dumps(entries))
+    (dataset / "meta" / name).write_text("{")
+    status, out, err = shown(capsys, dataset)
+    assert (status, rules_of(out)) == (1, ["speech_prompted"])
+    assert err.startswith("the rows are held to no vocabulary – the ")
+    assert name in err
+    assert err.count("hint: ") == 1
+    assert err.endswith("or --vocabulary false leaves it aside\n")
+    assert shown(capsys, dataset, "--vocabulary", "false")[2] == ""
+
+
 @pytest.mark.parametrize("pinned", [True, False])
 def test_a_lock_says_whether_the_vocabulary_is_in_use(
     pinned: bool, dataset: Path, capsys: pytest.CaptureFixture[str]

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from annotator.modules.worded import Worded, worded
 from annotator.vocabulary import (
     LEAST_OVERLAP,
     Snapped,
@@ -20,6 +21,7 @@ from annotator.vocabulary import (
     snap,
     tidy_memory,
     tidy_subtask,
+    told_apart,
 )
 from store.digest import digest_parts
 from store.events import VocabularyDiscovered, decode_event, encode_event, utc_now
@@ -85,6 +87,73 @@ def test_another_entry_never_makes_the_nearest_one_farther(text: str, entries: l
 def test_a_paraphrase_snaps_by_the_words_it_shares(text: str, entry: str, overlap: float) -> None:
     assert snap(text, ENTRIES) == Snapped(entry, overlap)
     assert (overlap >= LEAST_OVERLAP) == (text not in {"wave at the camera", "?!"})
+
+
+HANDS = ("open the left gripper", "close the right gripper", "pick up the red cup", "put the green cup on the tray")
+
+
+@pytest.mark.parametrize(
+    ("text", "entries", "by"),
+    [
+        ("close the left gripper", HANDS, '"close"'),
+        ("open the right gripper", HANDS, '"right"'),
+        ("pick up the green cup", HANDS, '"green"'),
+        ("close the left gripper", HANDS[:1], '"close"'),
+        ("open the right gripper", HANDS[:1], '"right"'),
+        ("do not open the drawer", ("open the drawer",), "a negation"),
+        ("don\u2019t open the drawer", ("open the drawer",), "a negation"),
+        ("put the cup down without the tray", ("put the cup down on the tray",), "a negation"),
+        ("open the drawer", ("never open the drawer",), "a negation"),
+    ],
+)
+def test_a_text_that_says_another_thing_in_much_the_same_words_is_told_apart(
+    text: str, entries: tuple[str, ...], by: str
+) -> None:
+    nearest = snap(text, entries)
+    assert nearest.overlap >= LEAST_OVERLAP
+    assert told_apart(text, nearest.entry, entries) == by
+    assert worded(text, entries, tidy_subtask).text == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "entry"),
+    [
+        ("pick up cup", "pick up the cup"),
+        ("grasp the red cup", "grip the red cup"),
+        ("Grip the red cup firmly.", "grip the red cup"),
+        ("place a cup on a tray", "place the cup on the tray"),
+        ("do not touch the lid!", "do not touch the lid"),
+    ],
+)
+def test_a_true_paraphrase_is_taken_for_its_entry(text: str, entry: str) -> None:
+    entries = ("open a lid", "pick up the cup", "grip the red cup", "place the cup on the tray", "do not touch the lid")
+    assert worded(text, entries, tidy_subtask) == Worded(entry)
+
+
+AXES = (("open", "close", "turn"), ("left", "right"), ("red", "blue", "small"))
+LABELS = st.tuples(*(st.sampled_from(axis) for axis in AXES)).map(lambda w: f"{w[0]} the {w[1]} hand on the {w[2]} cup")
+
+
+@given(
+    LABELS, st.lists(LABELS, min_size=1, max_size=8, unique=True), st.sampled_from(("", "now ", "do not ", "never "))
+)
+def test_no_text_is_taken_for_one_that_says_another_action_side_or_thing(
+    text: str, entries: list[str], before: str
+) -> None:
+    """A word that no entry has says nothing of how entries differ: such a text may pass for a free paraphrase."""
+    told = worded(before + text, entries, tidy_subtask)
+    negated = before in {"do not ", "never "}
+    if told.text and told.text != text:
+        named = {word for entry in entries for word in entry.split()}
+        assert not (set(text.split()) - set(told.text.split())) & named
+    assert (told.text == text) == (text in entries and not negated)
+    assert not (told.text and negated)
+
+
+@given(texts, st.lists(texts, min_size=1, max_size=6), st.data())
+def test_nothing_tells_an_entry_from_itself(text: str, entries: list[str], data: st.DataObject) -> None:
+    own = data.draw(st.sampled_from(entries))
+    assert told_apart(own, own, [*entries, text]) == ""
 
 
 def test_of_two_entries_with_the_same_words_the_order_of_the_words_decides() -> None:

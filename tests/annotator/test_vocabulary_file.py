@@ -40,7 +40,7 @@ def test_what_was_written_is_read_and_reads_well(path: Path) -> None:
         '    "grip the cup by its handle",',
         r'    "say \"é\" 杯"',
         "  ],",
-        '  "memories": [',
+        '  "memory_milestones": [',
         '    "I hold the cup."',
         "  ]",
         "}",
@@ -97,7 +97,18 @@ def test_a_hand_edit_is_read_without_its_white_space_and_a_label_s_full_stop(pat
     )
 
 
-def test_without_memories_memory_is_free(path: Path) -> None:
+def test_what_lerobot_wrote_is_read_and_what_is_written_lerobot_can_read(path: Path) -> None:
+    """Its `Vocabulary.to_json` writes these two lists, and `from_json` looks for them by these names."""
+    theirs = {"subtasks": list(CUPS.subtasks), "memory_milestones": list(CUPS.memories)}
+    written(path, json.dumps(theirs, indent=2, ensure_ascii=False) + "\n")
+    assert read_vocabulary(path) == CUPS
+    path.unlink()
+    write_vocabulary(path, CUPS)
+    ours = json.loads(path.read_bytes())
+    assert {name: ours[name] for name in theirs} == theirs
+
+
+def test_there_may_be_no_milestones(path: Path) -> None:
     found = read_vocabulary(written(path, '{"subtasks": ["reach"], "memories": []}'))
     assert found == Vocabulary(subtasks=("reach",), memories=())
 
@@ -117,17 +128,18 @@ MANY = json.dumps([f"step {n}" for n in range(MOST_ENTRIES + 1)])
         (b'{"subtasks": ["\xff"], "memories": []}', "cannot be read", "0xff"),
         ("[]", "another shape", "Expected `object`, got `array`"),
         ("{}", "another shape", "`subtasks`"),
-        ('{"subtasks": ["a"]}', "another shape", "`memories`"),
+        ('{"subtasks": ["a"]}', "another shape", "`memory_milestones`"),
+        ('{"subtasks": ["a"], "memories": [], "memory_milestones": []}', "another shape", "memory_milestones stands"),
         ('{"subtasks": "a", "memories": []}', "another shape", "`$.subtasks`"),
         ('{"subtasks": ["a", 7], "memories": []}', "another shape", "`$.subtasks[1]`"),
-        ('{"subtasks": ["a"], "memories": null}', "another shape", "`$.memories`"),
+        ('{"subtasks": ["a"], "memories": null}', "another shape", "`$.memory_milestones`"),
         ('{"subtasks": ["a"], "memories": [], "labels": []}', "another shape", "`labels`"),
         ('{"subtasks": ["a"], "memories": [], "subtasks": ["b"]}', "another shape", "subtasks stands there twice"),
         ('{"subtasks": [], "memories": ["a"]}', "has no subtasks", "[]"),
         ('{"subtasks": ["a", " \\n"], "memories": []}', "entry is blank – {path}, subtasks, entry 2", "' \\n'"),
         ('{"subtasks": ["a", "."], "memories": []}', "entry is blank – {path}, subtasks, entry 2", "'.'"),
         ('{"subtasks": ["a", "\\u0000\\ud800"], "memories": []}', "entry is blank – {path}, subtasks, entry 2", ""),
-        ('{"subtasks": ["a"], "memories": [""]}', "entry is blank – {path}, memories, entry 1", "''"),
+        ('{"subtasks": ["a"], "memories": [""]}', "entry is blank – {path}, memory_milestones, entry 1", "''"),
         ('{"subtasks": ["a", "b", "A."], "memories": []}', "entry is there twice – {path}, subtasks, entry 3", "'A.'"),
         (f'{{"subtasks": ["{LONG}"], "memories": []}}', "entry is too long – {path}, subtasks, entry 1", "201"),
         (f'{{"subtasks": {MANY}, "memories": []}}', "is too long – {path}, subtasks", "257"),
@@ -143,6 +155,11 @@ def test_a_file_that_cannot_be_meant_is_refused_with_its_place_and_a_hint(
     assert str(path) in caught.value.where
     assert got in caught.value.got
     assert caught.value.hint
+
+
+def test_a_file_that_is_not_json_says_how_to_go_on_without_it(path: Path) -> None:
+    with pytest.raises(VocabularyError, match=r"hint: commas (.|\n)*delete it(.|\n)*--vocabulary.enabled=false"):
+        read_vocabulary(written(path, "subtasks: [reach]"))
 
 
 def test_a_file_that_the_disk_refuses_is_one_message(path: Path) -> None:

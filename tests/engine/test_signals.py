@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from annotator.answers import Answer, Description, Memory, Rephrasings, Segmentation
+from annotator.answers import Answer, Description, Memory, Milestones, Rephrasings, Segmentation
 from annotator.engine.base import Engine, Request, Signals
 from annotator.engine.signals import MODEL_ID, SignalsEngine
 from annotator.errors import Declined
@@ -179,6 +179,9 @@ def test_a_window_without_frames_is_declined(start_s: object, end_s: object) -> 
 def test_memory_and_rephrasings_need_no_signals() -> None:
     said = answer(Memory, "plan.memory", task=BANANA, memory="", completed="lift the banana", upcoming="")
     assert said.memory == "I lifted the banana."
+    known = "I put the cup down.\nI lifted the banana."
+    told = answer(Milestones, "plan.milestones", task=BANANA, memory="", completed="lift the banana", milestones=known)
+    assert told.memories == ["I lifted the banana."]
     assert len(answer(Rephrasings, "plan.task_rephrasings", task=BANANA, count=7).rephrasings) == 7
 
 

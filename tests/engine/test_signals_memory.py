@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotator.engine.signals_memory import LONGEST, past_tense, remember
+from annotator.engine.signals_memory import LONGEST, past_tense, recount, remember
 from tests.engine.signal_shapes import BANANA
 
 COURSE = {
@@ -64,6 +64,26 @@ def test_verbs_are_put_into_the_past(now: str, then: str) -> None:
 def test_the_same_is_not_remembered_twice() -> None:
     once = remember(BANANA, "", "wipe the table")
     assert remember(BANANA, once, "wipe the table") == once == "I wiped the table."
+
+
+HELD, FREE, WIPED = MILESTONES = ["I grasped the cube.", "I released the cube.", "i wiped the table"]
+
+
+def test_of_a_vocabulary_s_milestones_those_that_hold_are_kept_and_one_reached_again_stands_twice() -> None:
+    reached: list[str] = []
+    course = {
+        "reach for the cube": [],
+        "wipe the table": [WIPED],
+        "close the gripper on the cube": [WIPED, HELD],
+        "lift the cube": [WIPED, HELD],
+        "open the gripper to release the cube": [WIPED, FREE],
+        "Wipe the table.": [WIPED, FREE, WIPED],
+    }
+    for completed, expected in course.items():
+        reached = recount("", reached, completed, MILESTONES, 12)
+        assert reached == expected
+    assert recount("", [WIPED] * 12, "wipe the table", MILESTONES, 12) == [WIPED] * 12
+    assert recount("", [WIPED], "wipe the table", [], 12) == [WIPED]
 
 
 @given(st.text(), st.text(max_size=900), st.text(max_size=300))

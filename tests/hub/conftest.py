@@ -13,14 +13,18 @@ import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+import pyarrow.parquet as pq
 import pytest
 
 from annotator.cli import main
+from tests.engine.conftest import RunningServer
 
 REPO = Path(__file__).parents[2]
 TOKEN = "hf_PlantedTokenThatNobodyMaySee0123"
+
+T = TypeVar("T")
 
 
 class Said(NamedTuple):
@@ -53,16 +57,24 @@ class RunningHub:
 
         The Hub's client reads its settings when it is loaded, so they are changed where it keeps them.
         """
+        words, out, err = [str(argument) for argument in arguments], io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            done = self.call(lambda: main(words), **environment)
+        self.said += [out.getvalue(), err.getvalue(), " ".join(words)]
+        assert done == status, err.getvalue()
+        return Said(out.getvalue(), err.getvalue())
+
+    def call(self, what: Callable[[], T], **environment: str) -> T:
+        """Do something inside this process as a client of this Hub."""
         from huggingface_hub import constants
 
         self.home.mkdir(exist_ok=True)
         env = self.environment | environment
-        words, out, err = [str(argument) for argument in arguments], io.StringIO(), io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
             for name in os.environ:
                 if name.startswith("HF_"):
                     patch.delenv(name)
-            for name in ("HF_TOKEN", "HOME", "NO_COLOR"):
+            for name in ("HF_TOKEN", "HOME", "NO_COLOR", *environment):
                 patch.setenv(name, env[name])
             patch.setattr(constants, "ENDPOINT", env["HF_ENDPOINT"])
             template = f"{env['HF_ENDPOINT']}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
@@ -70,12 +82,8 @@ class RunningHub:
             patch.setattr(constants, "HF_HOME", env["HF_HOME"])
             patch.setattr(constants, "HF_TOKEN_PATH", f"{env['HF_HOME']}/token")
             patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # the client's use of its own HTTP library
-                done = main(words)
-        self.said += [out.getvalue(), err.getvalue(), " ".join(words)]
-        assert done == status, err.getvalue()
-        return Said(out.getvalue(), err.getvalue())
+            warnings.simplefilter("ignore", DeprecationWarning)  # the client's use of its own HTTP library
+            return what()
 
     def execute(self, command: list[str], *, status: int = 0, **environment: str) -> "subprocess.CompletedProcess[str]":
         """Run a command as a client of this Hub."""
@@ -86,9 +94,14 @@ class RunningHub:
         assert done.returncode == status, done.stderr
         return done
 
-    def refuse(self, path: str, refused_with: int, message: str = "refused", times: int = 1) -> None:
-        """Answer the next requests that match `METHOD path` with an error."""
-        rules = [{"path": path, "status": refused_with, "message": message, "times": times}]
+    def refuse(
+        self, path: str, refused_with: int, message: str = "refused", times: int = 1, *, answer: str | None = None,
+        after: bool = False,
+    ) -> None:  # fmt: skip
+        """Answer the next requests that match `METHOD path` with an error, or this body; `after` they were done."""
+        rules = [
+            {"path": path, "status": refused_with, "message": message, "times": times, "answer": answer, "after": after}
+        ]
         self.control("refuse", json.dumps(rules).encode())
 
     def kill(self, job: str) -> None:
@@ -129,6 +142,17 @@ class RunningHub:
         """The paths of the segments in a bucket."""
         return [one["path"] for one in self.get(f"/api/buckets/{bucket_id}/tree/") if "/journal/" in f"/{one['path']}"]
 
+    def calls(self, bucket_id: str, folder: str) -> set[str]:
+        """The calls whose outcome lies in the segments of a bucket's folder, by key."""
+        keys: set[str] = set()
+        for path in self.segments(bucket_id):
+            if path.startswith(f"{folder}/"):
+                content = io.BytesIO(self.get(f"/buckets/{bucket_id}/resolve/{path}"))
+                for one in pq.read_table(content, columns=["type", "body"]).to_pylist():
+                    if one["type"].startswith(("call_answered", "answer_rejected")):
+                        keys.add(json.loads(one["body"])["key"])
+        return keys
+
 
 @contextmanager
 def running_hub(folder: Path) -> Generator[RunningHub, None, None]:
@@ -150,6 +174,11 @@ def shared_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHub]
         yield running
 
 
+def reachable(server: RunningServer) -> str:
+    """The address of a model's server as a job is told it: one that is not refused for being this machine's own."""
+    return server.api_base.replace("127.0.0.1", "0.0.0.0")
+
+
 _numbers = itertools.count()
 
 
@@ -158,6 +187,20 @@ class Published(NamedTuple):
 
     repo_id: str
     root: Path
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A push that is tried again is tried at once."""
+    monkeypatch.setattr("annotator.hub.PUSH_AGAIN_AFTER_S", (0.0, 0.0, 0.0))
+
+
+@pytest.fixture
+def watched_closely(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`job wait` looks ten times a second."""
+    from annotator.jobs import watch
+
+    monkeypatch.setattr(watch.wait, "__kwdefaults__", {"every_s": 0.1, "patience_s": watch.PATIENCE_S})
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ and bucket mount under DIR/jobs/ID. A job's command runs as a local process, wit
 unpacks an archive of this project and refuses all else. Clients set HF_HUB_DISABLE_XET=1: files of repositories then
 travel by LFS; those of buckets always travel by hf_xet, which takes a folder for its server (`local://`).
 
-    POST /control/refuse   [{"path": regex, "status": 403, "message": "…", "times": 1}, …]: refuse such requests
+    POST /control/refuse   [{"path": regex, "status": 403, "message": "…", "times": 1}, …]: refuse such requests; with
+                           "answer": "…", that is the whole body; with "after": true, it is done all the same
     POST /control/kill/ID  SIGKILL to a job and all it started
 """
 
@@ -145,6 +146,7 @@ class Hub:
         get(one, self.info)
         get(one + "/revision/{revision}", self.info)
         get(one + "/refs", self.refs)
+        get(one + "/auth-check/write", self.fine)
         get(one + "/tree/{revision}", self.tree)
         post(one + "/preupload/{revision}", self.preupload)
         post(one + "/commit/{revision}", self.commit)
@@ -182,6 +184,10 @@ class Hub:
         for rule in self.refusals:
             if re.search(rule["path"], f"{request.method} {request.path_qs}") and rule.get("times", 1):
                 rule["times"] = rule.get("times", 1) - 1
+                if rule.get("after"):
+                    await handler(request)
+                if rule.get("answer") is not None:
+                    return web.Response(text=rule["answer"], status=rule["status"])
                 return web.json_response({"error": rule["message"]}, status=rule["status"])
         if "Authorization" not in request.headers and not request.path.startswith(("/control", "/large")):
             return web.json_response({"error": "Invalid username or password."}, status=401)
@@ -414,11 +420,18 @@ class Hub:
         return web.json_response(self.job(request).describe(request.match_info["id"], request.match_info["owner"]))
 
     async def job_logs(self, request: web.Request) -> web.StreamResponse:
-        lines = (self.job(request).folder / "output").read_text().splitlines()
+        """Send what there is, then a sign of life and what is new until the job ends, as the Hub does."""
+        job, sent, going = self.job(request), 0, True
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
-        for line in lines:
-            await response.write(b"data: " + json.dumps({"timestamp": now(), "data": line}).encode() + b"\n\n")
+        while going:
+            going = job.process.poll() is None
+            lines = (job.folder / "output").read_text().splitlines()
+            for line in lines[sent:]:
+                await response.write(b"data: " + json.dumps({"timestamp": now(), "data": line}).encode() + b"\n\n")
+            sent = len(lines)
+            await response.write(b": keep-alive\n\n")
+            await asyncio.sleep(0.1)
         await response.write_eof()
         return response
 

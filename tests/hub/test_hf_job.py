@@ -4,7 +4,6 @@ The Hub is a process that really runs what is submitted; the model's server is a
 everything that was written by anybody is searched for it at the end.
 """
 
-import io
 import json
 import shlex
 import sys
@@ -18,7 +17,7 @@ import pytest
 
 from tests.datasets import Recording
 from tests.engine.conftest import RunningServer, running_server
-from tests.hub.conftest import REPO, TOKEN, RunningHub, running_hub
+from tests.hub.conftest import REPO, TOKEN, RunningHub, reachable, running_hub
 
 EPISODES = 6
 SOURCE, ANNOTATED, BUCKET = "ada/cubes", "ada/cubes-in-words", "ada/logs"
@@ -42,17 +41,6 @@ class Story(NamedTuple):
     second: str
     answered_second: int
     third: str
-
-
-def calls_in(hub: RunningHub) -> set[str]:
-    """The calls whose outcome lies in the bucket's segments, by key."""
-    keys: set[str] = set()
-    for path in hub.segments(BUCKET):
-        table = pq.read_table(io.BytesIO(hub.get(f"/buckets/{BUCKET}/resolve/{path}")), columns=["type", "body"])
-        for kind, body in zip(*(table[name].to_pylist() for name in ("type", "body")), strict=True):
-            if kind.startswith(("call_answered", "answer_rejected")):
-                keys.add(json.loads(body)["key"])
-    return keys
 
 
 def stage(hub: RunningHub, job: str) -> str:
@@ -87,7 +75,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         hub.run("push", original, "--repo_id", SOURCE)
         order = (
             "--repo_id", SOURCE, "--flavor", "h200x2", "--code", "tree", "--bucket", f"hf://buckets/{BUCKET}/cubes",
-            "--bucket_every_s", 0.4, "--vlm.model_id", "test-model", "--vlm.api_base", server.api_base,
+            "--bucket_every_s", 0.4, "--vlm.model_id", "test-model", "--vlm.api_base", reachable(server),
             "--vlm.client_concurrency", 2, "--vqa.question_types", "count,attribute",
             "--push_to_hub", "--new_repo_id", ANNOTATED,
         )  # fmt: skip
@@ -95,7 +83,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         assert first.stdout == "ada/job0\n"
         await_until(lambda: len(hub.segments(BUCKET)) >= 2, hub, "job0")
         hub.kill("job0")
-        answered_first, delivered = settled(server), calls_in(hub)
+        answered_first, delivered = settled(server), hub.calls(BUCKET, "cubes")
         second = hub.run("job", "submit", *order)
         await_until(lambda: stage(hub, "job1") != "RUNNING", hub, "job1")
         assert stage(hub, "job1") == "COMPLETED", (hub.folder / "jobs" / "job1" / "output").read_text()
@@ -115,13 +103,13 @@ def submitted(story: Story) -> list[dict[str, Any]]:
 def test_the_first_was_killed_half_way(story: Story) -> None:
     assert stage(story.hub, "job0") == "ERROR"
     assert ANNOTATED not in (story.hub.folder / "jobs" / "job0" / "output").read_text()
-    total = len(calls_in(story.hub))
+    total = len(story.hub.calls(BUCKET, "cubes"))
     assert 0.1 * total < len(story.delivered) <= story.answered_first < total
 
 
 def test_no_call_that_was_delivered_is_made_again(story: Story) -> None:
     assert stage(story.hub, "job1") == "COMPLETED"
-    assert story.answered_second == len(calls_in(story.hub) - story.delivered)
+    assert story.answered_second == len(story.hub.calls(BUCKET, "cubes") - story.delivered)
 
 
 def test_what_is_submitted_is_pinned_and_has_a_timeout(story: Story) -> None:

@@ -1,5 +1,6 @@
 """A log shared through a bucket: fetched before a run, delivered during it, and only ever added to."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from annotator.errors import UsageError
-from annotator.hub_bucket import Bucket, parse_bucket
+from annotator.hub_bucket import Bucket, Courier, adopt_segment, parse_bucket
+from store.errors import StoreError
+from store.log import Log
 from store.segments import list_segments
 from tests.engine.conftest import running_server
 from tests.hub.conftest import TOKEN, RunningHub
@@ -91,6 +94,56 @@ def test_a_delivery_that_fails_is_tried_again_and_the_run_goes_on(
         ).stderr  # fmt: skip
     assert "not delivered yet, will be tried again" in told and "HTTP 403" in told and TOKEN not in told
     assert {Path(path).name for path in hub.segments(bucket)} == set(list_segments(root / ".annotator" / "journal"))
+
+
+@pytest.mark.parametrize("trouble", [StoreError("the disk is full"), OSError("too many open files")])
+def test_deliveries_go_on_after_trouble_that_is_not_the_hubs(
+    hub: RunningHub, bucket: str, make_dataset: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    trouble: Exception,
+) -> None:  # fmt: skip
+    real, raised = Log.seal, [trouble]
+
+    def seal(log: Log) -> object:
+        if raised:
+            raise raised.pop()
+        return real(log)
+
+    monkeypatch.setattr(Log, "seal", seal)
+    with running_server("--horizon-s", "2.3", "--delay-ms", "60") as server:
+        told = hub.run(
+            "sync", make_dataset(tmp_path), *MODEL, "--vlm.api_base", server.api_base, "--vlm.client_concurrency", 1,
+            "--bucket", bucket, "--bucket_every_s", 0.2,
+        ).stderr  # fmt: skip
+    assert f"not delivered yet, will be tried again: {trouble}" in told
+    assert len(hub.requests(f"POST /api/buckets/{bucket}/batch")) >= 2
+
+
+def test_a_batch_of_which_the_hub_took_only_a_part_is_named_by_its_files(
+    hub: RunningHub, bucket: str, make_dataset: Callable[..., Path], tmp_path: Path
+) -> None:
+    failed = {"success": False, "processed": 1, "succeeded": 0, "failed": [{"path": "journal/x", "error": "no room"}]}
+    hub.refuse(f"POST /api/buckets/{bucket}/batch", 200, answer=json.dumps(failed), times=9)
+    told = hub.run("sync", make_dataset(tmp_path), *SIGNALS, "--bucket", bucket, status=1).stderr
+    assert "journal/x: no room" in told and "HTTP 200" not in told
+
+
+def test_two_runs_that_fetch_into_one_store_at_once_take_nothing_from_each_other(
+    hub: RunningHub, bucket: str, make_dataset: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (make_dataset(tmp_path / name) for name in ("first", "second"))
+    hub.run("sync", first, *SIGNALS, "--bucket", bucket)
+    place, store = parse_bucket(bucket), second / ".annotator"
+    fetched: list[int] = []
+
+    def meanwhile(path: Path, journal: Path) -> None:
+        monkeypatch.undo()
+        fetched.append(hub.call(lambda: Courier(place, store, print, every_s=1).fetch()))
+        adopt_segment(path, journal)
+
+    monkeypatch.setattr("annotator.hub_bucket.adopt_segment", meanwhile)
+    fetched.append(hub.call(lambda: Courier(place, store, print, every_s=1).fetch()))
+    assert fetched == [1, 1] and list_segments(store / "journal") == list_segments(first / ".annotator" / "journal")
+    assert [path.name for path in store.iterdir()] == ["journal"]
 
 
 def test_where_the_last_delivery_fails_the_run_says_so_and_all_is_kept_here(

@@ -130,10 +130,11 @@ def test_another_dataset_there_is_not_mixed_with_this_one(
     [(401, "hf auth login"), (403, "allowed to write"), (404, "check its name"), (429, "wait a few minutes"),
      (500, "trouble of its own")],
 )  # fmt: skip
+@pytest.mark.usefixtures("no_waiting")
 def test_a_refusal_says_what_where_and_what_helps_and_never_the_token(
     hub: RunningHub, published: Published, status: int, hint: str
 ) -> None:
-    hub.refuse(f"GET /api/datasets/{published.repo_id}", status, f"who is Bearer {TOKEN}?")
+    hub.refuse(f"GET /api/datasets/{published.repo_id}", status, f"who is Bearer {TOKEN}?", times=9)
     told = hub.run("push", published.root, "--repo_id", published.repo_id, status=1).stderr
     assert f"the dataset cannot be pushed – {published.repo_id}" in told and f"HTTP {status}" in told and hint in told
     assert TOKEN not in told and "Traceback" not in told

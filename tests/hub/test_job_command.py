@@ -9,11 +9,13 @@ import pytest
 
 from annotator.arguments import parse_sync
 from annotator.arguments_hub import parse_submit
+from annotator.engine.shown import shown_command, shown_endpoint
 from annotator.errors import UsageError
 from annotator.hub_bucket import Bucket
 from annotator.hub_client import unsaid
 from annotator.jobs.command import code_of, flags_of, install_line, job_command, pack_folder, pack_tree
-from annotator.jobs.hf import estimate_s, parse_duration
+from annotator.jobs.hf import estimate_s
+from annotator.jobs.order import parse_duration
 from annotator.settings import PlanSettings, SyncSettings, VlmSettings, VqaSettings
 from tests.hub.conftest import REPO, Published, RunningHub
 
@@ -99,6 +101,31 @@ def test_the_jobs_own_arguments_and_those_of_sync_may_be_mixed() -> None:
     assert (settings.seed, settings.repo_id, settings.push_to_hub) == (5, "ada/x", True)
 
 
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("vllm serve m --api-key one two --port 1", "vllm serve m --api-key … --port 1"),
+        ("vllm serve m --api-key=one --port 1", "vllm serve m --api-key … --port 1"),
+        ("HF_TOKEN='o n e' run --token \"t w o\"", "HF_TOKEN=… run --token …"),
+        ("run --tokenizer t --max-num-batched-tokens 9 --port {port}",) * 2,
+    ],
+)
+def test_a_command_is_recorded_without_keys_and_tokens(command: str, shown: str) -> None:
+    assert shown_command(command) == shown
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "shown"),
+    [
+        ("http://ada:pw@host:1/v1/?key=pw#pw", "http://host:1/v1"),
+        ("ada:pw@host/v1", "host/v1"),
+        ("http://ada:pw@[::1/v1?pw", "[::1/v1"),
+    ],
+)
+def test_an_endpoint_is_recorded_without_credentials(endpoint: str, shown: str) -> None:
+    assert shown_endpoint(endpoint) == shown
+
+
 def test_a_token_is_taken_out_of_what_others_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "oddly-shaped-token")
     assert unsaid("no oddly-shaped-token, no hf_abcdefGHIJ0123 here") == "no hf_…, no hf_… here"
@@ -112,11 +139,19 @@ def test_a_token_is_taken_out_of_what_others_said(monkeypatch: pytest.MonkeyPatc
         (("--repo_id", "ada/x", "--count", "false"), "--timeout 6h"),
         (("--repo_id", "ada/x", "--flavor", "z9x1"), "one of cpu-basic, h200x2"),
         (("--repo_id", "ada/x", "--code", "z"), "release, tree, image"),
+        (("--repo_id", "ada/x", "--flavor", "cpu-basic"), "needs a GPU"),
+        (("--repo_id", "ada/x", "--flavor", "cpu-basic", "--vlm.backend", "serve"), "needs a GPU"),
+        (("--repo_id", "ada/x", "--vlm.api_base", "http://far.invalid/v1,http://localhost:8000/v1"), "cannot reach"),
+        (("--repo_id", "ada/x", "--vlm.api_base", "http://[::1]:80/v1"), "cannot reach"),
+        (("--repo_id", "ada/x", "--vlm.model_id", str(REPO)), "no folder of this machine"),
+        (("--repo_id", "ada/x", "--vlm.api_base", "http://ada:hunter2@far.invalid/v1"), "--vlm.api_key_env"),
+        (("--repo_id", "ada/x", "--vlm.serve_command", "vllm serve m --api-key hunter2"), "--vlm.api_key_env"),
     ],
 )
 def test_an_order_that_cannot_be_meant_is_refused(hub: RunningHub, arguments: tuple[str, ...], said: str) -> None:
     before = len(hub.requests("POST /api/jobs"))
-    assert said in hub.run("job", "submit", *arguments, status=2).stderr
+    told = hub.run("job", "submit", *arguments, status=2).stderr
+    assert said in told and "hunter2" not in told
     assert len(hub.requests("POST /api/jobs")) == before
 
 
@@ -133,8 +168,9 @@ def test_a_job_starts_its_own_servers_unless_an_endpoint_is_named(hub: RunningHu
         "--timeout",
         "2h",
     )
-    hub.run(*order, "--prompts", REPO / "prompts")
-    hub.run(*order, "--vlm.api_base", "http://127.0.0.1:9/v1", "--executor.decode_threads", 3)
+    told = hub.run(*order, "--prompts", REPO / "prompts").stderr
+    assert "left to annotate: 3 episodes" in told and "finding the vocabulary" not in told, "nothing is asked here"
+    hub.run(*order, "--vlm.api_base", "http://model.invalid/v1", "--executor.decode_threads", 3, "--again")
     one, two = (msgspec.json.decode(request["body"]) for request in hub.requests("POST /api/jobs/ada$")[-2:])
     assert "--vlm.backend=serve" in one["command"][2] and "--executor.episode_parallelism=64" in one["command"][2]
     assert f"--bucket=hf://buckets/ada/annotations/{published.repo_id.replace('/', '--')}" in one["command"][2]

@@ -52,7 +52,8 @@ def story(span_s: float) -> list[Told]:
 
 
 def _remembered(finished: str, text: str) -> Told:
-    return {"step": "plan_memory", "contains": [f"It has just finished: {finished}\n"], "answer": {"memory": text}}
+    contains = [f"It has just finished: {finished}\n"]
+    return {"step": "plan_milestones", "contains": contains, "answer": {"memories": [text]}}
 
 
 def _span_s(root: Path) -> float:

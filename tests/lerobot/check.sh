@@ -18,7 +18,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 look() { # DATASET [more flags of the check]
-  HF_HUB_OFFLINE=1 "$PY" tests/lerobot/check_lerobot.py "$@" ${RECIPES:+--recipes "$RECIPES"}
+  "$BIN/annotator" export "$1" --staging "$1-staging" 2>/dev/null
+  HF_HUB_OFFLINE=1 "$PY" tests/lerobot/check_lerobot.py "$@" --staging "$1-staging" ${RECIPES:+--recipes "$RECIPES"}
 }
 
 "$BIN/python" examples/make_sample.py "$work/sample" 2>/dev/null

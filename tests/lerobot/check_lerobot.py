@@ -3,6 +3,7 @@
 """Ask LeRobot itself whether it can read and train on an annotated dataset.
 
     python tests/lerobot/check_lerobot.py DATASET_ROOT [--full] [--episodes 3] [--frames-per-episode 12] [--recipes DIR]
+        [--staging DIR]
 
 Runs in an environment of its own, with `lerobot[dataset]` on Python 3.12 or newer; see docs/check_lerobot.md.
 Prints one line per check and exits with 0 if all hold, else 1. What pyarrow reads from the shards is the reference.
@@ -24,6 +25,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": CACHE.name}
 
 import pyarrow.parquet as pq
 import rendering
+import staged
 from lerobot.datasets import language
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.datasets.streaming_dataset import StreamingLeRobotDataset
@@ -42,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     frames = [frame for shard in shards(args.root) for frame in stored_frames(shard)]
     sampled, whole = sample(frames, args.frames_per_episode), richest(frames, args.episodes)
-    subject = Subject(args.root, args.repo_id, frames, sampled, whole, args.recipes, args.full)
+    subject = Subject(args.root, args.repo_id, frames, sampled, whole, args.recipes, args.full, args.staging)
     checks: list[tuple[str, Callable[[Subject], str]]] = [
         ("LeRobot loads the dataset", lambda s: _loads(s.root, s.repo_id)),
         ("items come back as stored", items),
@@ -54,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("recipe files render", rendering.shipped),
         ("our recipes give what they should", rendering.written),
         ("so they do as a blend", rendering.blended),
+        *([("the export holds for LeRobot's validator", staged.staging)] if args.staging else ()),
     ]
     results = [_report(name, lambda check=check: check(subject)) for name, check in checks]
     return 0 if all(results) else 1
@@ -66,6 +69,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--frames-per-episode", type=int, default=12)
     parser.add_argument("--episodes", type=int, default=3, help="episodes of which every frame is rendered")
     parser.add_argument("--recipes", type=Path, help="a folder of recipe files to render beside the installed ones")
+    parser.add_argument("--staging", type=Path, help="the folder of `annotator export --staging`, to be validated")
     parser.add_argument("--full", action="store_true", help="every style is there: no recipe may come out empty")
     return parser.parse_args(argv)
 

@@ -29,7 +29,7 @@ class Frame(NamedTuple):
 class Subject(NamedTuple):
     """The dataset under check. `sampled` are indices into `frames`; `whole` are all those of a few episodes.
 
-    `full`: it is said to have every style, so that a recipe which gives nothing is a failure.
+    `full`: it is said to have every style, so that a recipe which gives nothing is a failure. `staging`: its export.
     """
 
     root: Path
@@ -39,6 +39,7 @@ class Subject(NamedTuple):
     whole: list[int]
     recipes: Path | None
     full: bool
+    staging: Path | None = None
 
 
 def shards(root: Path) -> list[Path]:

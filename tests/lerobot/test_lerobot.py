@@ -39,9 +39,11 @@ def test_lerobot_reads_and_renders_every_style(tmp_path: Path, cameras: str) -> 
     made = ("--episodes", "3", "--fps", "10", *(("--image-camera",) if cameras != "two videos" else ()))
     subprocess.run([sys.executable, str(REPO / "examples/make_sample.py"), str(root), *made], check=True)
     annotate(root)
-    command = [sys.executable, str(REPO / "tests/lerobot/check_lerobot.py"), str(root), "--full"]
+    staging = str(tmp_path / "staging")
+    subprocess.run([sys.executable, "-m", "annotator.cli", "export", str(root), "--staging", staging], check=True)
+    command = [sys.executable, str(REPO / "tests/lerobot/check_lerobot.py"), str(root), "--full", "--staging", staging]
     done = subprocess.run(
         command, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("ok    ") == 12
+    assert done.stdout.count("ok    ") == 13

@@ -12,6 +12,7 @@ from annotator.answers import (
     AxisRephrasings,
     Description,
     Memory,
+    Milestones,
     Observation,
     RelabelledSpan,
     Rephrasings,
@@ -36,6 +37,7 @@ class Question:
     inputs: dict[str, str]
     media: tuple[MediaItem, ...]
     allowed: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    most: dict[str, int] = field(default_factory=dict[str, int])
 
     @property
     def key(self) -> Digest:
@@ -53,6 +55,7 @@ DEFAULT: Script = {
     "plan.describe": Description([Observation(0.5, "the arm moves")]),
     "plan.segment": spans((0, 2, "reach"), (2, 5, "grasp"), (5, 9.9, "place")),
     "plan.memory": lambda question: Memory(f"I did {question.inputs['completed']}."),
+    "plan.milestones": Milestones([]),
     "plan.task_rephrasings": Rephrasings(["Stack cups", "pile the cups up"]),
     "plan.relabel": lambda question: RelabelledSpan(question.inputs["current"]),
     "plan.task_aug_axes": AxisRephrasings(["pile up the cups"], ["stack the cups"], [], [], ["stack cups"]),
@@ -75,10 +78,10 @@ class ScriptedAsk:
         *,
         allowed: Mapping[str, Sequence[str]] | None = None,
         misfit: Callable[[A], str] | None = None,
+        most: Mapping[str, int] | None = None,
     ) -> Asked[A]:
-        question = Question(
-            step, dict(inputs), media, {name: tuple(values) for name, values in (allowed or {}).items()}
-        )
+        held = {name: tuple(values) for name, values in (allowed or {}).items()}
+        question = Question(step, dict(inputs), media, held, dict(most or {}))
         self.asked.append(question)
         await asyncio.sleep(0)
         reply = {**DEFAULT, **self.script}[step]

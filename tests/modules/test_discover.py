@@ -183,10 +183,10 @@ def test_an_episode_is_shown_from_its_first_frame_to_its_last_even_where_there_i
 
 
 def test_without_a_camera_the_tasks_alone_are_asked_about() -> None:
-    _, question = run([episode(n, task=f"task {n}", watched=()) for n in range(2)])
+    _, question = run([episode(n, task=f"stack {n} cups", watched=()) for n in range(2)])
     assert question.media == ()
     for n in range(2):
-        assert f"Its task: task {n}\n" in question.inputs["recordings"]
+        assert f"Its task: stack {n} cups\n" in question.inputs["recordings"]
     assert "image" not in question.inputs["recordings"]
     assert "no footage" in question.inputs["recordings"]
 
@@ -221,6 +221,7 @@ def test_entries_are_tidied_and_said_once() -> None:
         (Discovered(["reach"], ["I did."]), ""),
         (Discovered(["."], ["I did."]), "no entry of subtasks says anything"),
         (Discovered(["reach"], [" ", "\t."]), "no entry of memories says anything"),
+        (Discovered(["stay still"], []), ""),
         (Discovered(["."], ["."]), "no entry of subtasks and of memories says anything"),
     ],
 )
@@ -229,6 +230,21 @@ def test_an_answer_with_a_list_that_says_nothing_is_a_misfit(answer: Discovered,
     if said:
         with pytest.raises(Rejected, match=said):
             run([episode(1)], answer)
+
+
+def test_where_nothing_is_achieved_there_are_no_milestones() -> None:
+    reply = '{"subtasks":["stay still"],"memories":[]}'
+    found, _ = run([episode(1)], msgspec.json.decode(reply, type=Discovered))
+    assert found.vocabulary == Vocabulary(subtasks=("stay still",), memories=())
+
+
+@pytest.mark.parametrize("task", ["debug", "Test_3", " TODO! "])
+def test_a_task_that_is_a_placeholder_is_not_shown_and_not_gone_by(task: str) -> None:
+    _, question = run([episode(1, task=task)])
+    assert "Its task: (not known)" in question.inputs["recordings"]
+    assert recipe([episode(1, task=task)]) == recipe([episode(1, task="")])
+    with pytest.raises(VocabularyError, match="nothing to find a vocabulary from"):
+        run([episode(1, task=task, watched=())])
 
 
 entries = st.lists(st.text(min_size=1, max_size=200), min_size=1, max_size=64)

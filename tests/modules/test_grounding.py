@@ -69,6 +69,11 @@ def test_each_type_has_its_shape_as_canonical_json(answer: VqaAnswer, text: str)
     assert text == json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
+@pytest.mark.parametrize("note", ["", " ", "nothing", "None.", "N/A", "n/a.", " NOTHING. "])
+def test_a_note_that_says_nothing_is_left_out(note: str) -> None:
+    assert content(CountAnswer("How many?", "cups", 3, note), RELATIVE) == '{"count":3,"label":"cups"}'
+
+
 def test_the_borders_of_the_frame_are_inside_it() -> None:
     assert bbox_of(boxes([0, 0, 1000, 1000]), RELATIVE) == [0, 0, 640, 480]
     assert bbox_of(boxes([0, 0, 640, 480]), PIXELS) == [0, 0, 640, 480]

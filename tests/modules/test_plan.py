@@ -5,6 +5,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -21,7 +22,7 @@ from tests.modules.scripted_ask import Question, Script, ScriptedAsk, spans
 
 def test_an_episode_gives_subtasks_plans_memories_and_wordings() -> None:
     found, ask = run(episode())
-    assert set(ask.steps) == set(STEPS) - {"plan.task", "plan.relabel", "plan.task_aug_axes"}
+    assert set(ask.steps) == set(STEPS) - {"plan.task", "plan.relabel", "plan.milestones", "plan.task_aug_axes"}
     assert {a.row.style for a in found.rows} == STYLES
     assert shown(found, "subtask") == [(0, "reach"), (2, "grasp"), (5, "place")]
     assert shown(found, "task_aug") == [(0, "stack the red cups"), (0, "Stack cups"), (0, "pile the cups up")]
@@ -394,6 +395,26 @@ def test_the_gripper_is_told_to_the_segmentation_of_the_window_in_which_it_acts_
         "15.0 s: the right gripper closes",
     ]
     assert all("gripper" not in q.inputs for q in ask.asked if q.step != "plan.segment")
+
+
+def test_a_command_to_the_gripper_is_told_apart_from_what_was_measured() -> None:
+    acts = (ACTS[0], msgspec.structs.replace(ACTS[1], measured=False))
+    _, ask = run(episode(grippers=lambda: acts), gripper_hints=True)
+    inputs = ask.to("plan.segment")[0].inputs
+    assert (inputs["gripper"], inputs["commanded"]) == (
+        "1.2 s: the left gripper closes",
+        "3.0 s: the gripper is told to open",
+    )
+
+
+def test_the_segmentation_knows_whether_there_is_any_footage() -> None:
+    for view, footage in ((episode(), "the footage"), (episode(cameras=()), "")):
+        assert run(view)[1].to("plan.segment")[0].inputs["footage"] == footage
+
+
+def test_a_segmentation_is_held_to_the_steps_that_are_wanted() -> None:
+    _, ask = run(episode(), plan_max_steps=3)
+    assert [q.most for q in ask.to("plan.segment")] == [{"subtasks": 3}]
 
 
 def test_the_gripper_is_not_even_read_unless_that_is_wanted() -> None:

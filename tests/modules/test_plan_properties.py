@@ -4,6 +4,7 @@ Answers come straight from a script, past the bounds that their schema sets.
 """
 
 import asyncio
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -15,6 +16,7 @@ from annotator.answers import (
     AxisRephrasings,
     Description,
     Memory,
+    Milestones,
     Observation,
     RelabelledSpan,
     Rephrasings,
@@ -68,7 +70,9 @@ def check_texts(view: EpisodeView, texts: dict[str | None, list[str]]) -> None:
     assert texts["task_aug"][:1] in ([], [view.task])
     if view.vocabulary is not None:
         assert set(texts["subtask"]) <= set(view.vocabulary.subtasks)
-        assert set(texts["memory"]) <= set(view.vocabulary.memories)
+        assert all(a != b for a, b in pairwise(texts["memory"]))
+        left = [re.sub("|".join(map(re.escape, view.vocabulary.memories)), "", text) for text in texts["memory"]]
+        assert not "".join(left).strip()
 
 
 @settings(max_examples=150, deadline=None)
@@ -94,6 +98,7 @@ def test_any_answers_become_rows_that_keep_the_rules_or_a_rejection(
         "plan.segment": lambda q: Segmentation(told[len(q.inputs["start_s"]) % len(told)]),
         "plan.relabel": lambda q: RelabelledSpan(in_turn(q)),
         "plan.memory": lambda q: Memory(in_turn(q)),
+        "plan.milestones": lambda q: Milestones(said[len(q.inputs["completed"]) % len(said) :]),
         "plan.task_rephrasings": Rephrasings(said),
         "plan.task_aug_axes": AxisRephrasings(*[said] * len(AXES)),
     }

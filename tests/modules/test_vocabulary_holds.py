@@ -1,26 +1,18 @@
-"""With a vocabulary, subtasks and memories are its entries, letter by letter, and what is none is on the record."""
+"""With a vocabulary, subtasks are its entries, letter by letter, and what is none is on the record."""
 
 import pytest
 
-from annotator.answers import Memory, RelabelledSpan
+from annotator.answers import RelabelledSpan
 from annotator.errors import Rejected
 from annotator.modules.base import EpisodeView
-from annotator.modules.memory import NOTHING_YET
-from annotator.prompts import load_prompts
 from annotator.vocabulary import Vocabulary
 from tests.modules.planned import episode, run, shown, vocabulary
-from tests.modules.scripted_ask import Question, Script, spans
+from tests.modules.scripted_ask import Script, spans
 
 LABELS = "reach for the cup|grasp the Cup  by its rim.|place the cup on the tray"
-MILESTONES = "I hold the cup.|I placed the cup on the tray."
-WORDS = vocabulary(LABELS, MILESTONES)
-DONE = {
-    "reach for the cup": NOTHING_YET,
-    "grasp the Cup  by its rim.": "I hold the cup.",
-    "place the cup on the tray": "I placed the cup on the tray.",
-}
+WORDS = vocabulary(LABELS, "I hold the cup.|I placed the cup on the tray.")
 SEGMENTS = spans((0, 2, "reach for the cup"), (2, 5, "grasp the cup by its rim"), (5, 9.9, "place cup on the tray"))
-SCRIPT: Script = {"plan.segment": SEGMENTS, "plan.memory": lambda q: Memory(DONE[q.inputs["completed"]])}
+SCRIPT: Script = {"plan.segment": SEGMENTS}
 NO_MEMORY = {"emit_memory": False}
 
 
@@ -53,6 +45,14 @@ def test_a_text_that_is_no_label_is_dropped_recorded_and_its_time_goes_to_the_on
     assert gap.detail.startswith('"wave at the camera" is not in the vocabulary; the nearest is "')
 
 
+def test_a_text_that_shares_its_words_with_a_label_but_says_another_is_dropped_and_says_by_which_word() -> None:
+    negated, other = "do not place the cup on the tray", "grasp the tray by its rim"
+    told = spans((0, 2, "reach for the cup"), (2, 5, negated), (5, 9.9, other))
+    found, _ = run(view(), {"plan.segment": told}, **NO_MEMORY)
+    assert shown(found, "subtask") == [(0, "reach for the cup")]
+    assert [gap.detail.split(" told")[1] for gap in found.gaps] == [" apart by a negation)", ' apart by "tray")']
+
+
 def test_every_text_that_was_dropped_is_on_the_record() -> None:
     told = spans((0, 2, "wave"), (2, 5, " . "), (5, 9.9, "place the cup on the tray"))
     found, _ = run(view(), {"plan.segment": told}, **NO_MEMORY)
@@ -71,51 +71,6 @@ def test_an_answer_without_any_label_is_refused_with_the_text_and_the_nearest() 
     ) as caught:
         run(view(), {"plan.segment": spans((0, 9.9, "juggle"))})
     assert caught.value.call
-
-
-def test_each_boundary_has_the_milestone_reached_last_and_one_that_reached_none_has_no_row() -> None:
-    found, ask = run(view(), SCRIPT)
-    first, second = ask.to("plan.memory")
-    assert shown(found, "memory") == [(5, "I hold the cup.")]
-    assert first.inputs["milestones"] == second.inputs["milestones"] == MILESTONES.replace("|", "\n")
-    assert (first.inputs["memory"], second.inputs["memory"]) == ("", "")
-    assert found.gaps == ()
-
-
-def test_nothing_yet_may_be_answered_until_a_milestone_is_reached_and_not_after() -> None:
-    found, ask = run(view(), {**SCRIPT, "plan.memory": Memory("I hold the cup")})
-    milestones = tuple(MILESTONES.split("|"))
-    assert [q.allowed["memory"] for q in ask.to("plan.memory")] == [(*milestones, NOTHING_YET), milestones]
-    assert shown(found, "memory") == [(2, "I hold the cup.")]
-
-
-def test_the_prompt_offers_nothing_yet_where_it_may_be_answered() -> None:
-    prompt = load_prompts()["plan.memory"]
-    inputs = {"task": "t", "completed": "a", "upcoming": "b", "milestones": "I hold it."}
-    assert f'"{NOTHING_YET}"' in prompt.text(inputs | {"memory": ""})
-    assert NOTHING_YET not in prompt.text(inputs | {"memory": "I hold it."})
-
-
-def test_a_memory_that_is_no_milestone_is_a_gap_and_the_memory_stays() -> None:
-    def answer(question: Question) -> Memory:
-        return Memory(
-            "I hold the cup." if question.inputs["completed"] == "reach for the cup" else "bananas are yellow"
-        )
-
-    told = spans((0, 2, "reach for the cup"), (2, 5, "grasp the cup by its rim"), (5, 8, "place the cup on the tray"),
-                 (8, 9.9, "reach for the cup"))  # fmt: skip
-    found, ask = run(view(), {"plan.segment": told, "plan.memory": answer})
-    assert shown(found, "memory") == [(2, "I hold the cup.")]
-    assert [q.inputs["memory"] for q in ask.to("plan.memory")] == ["", "I hold the cup.", "I hold the cup."]
-    assert [gap.detail[:20] for gap in found.gaps] == ['"bananas are yellow"'] * 2
-    assert {gap.call for gap in found.gaps} == {q.key for q in ask.to("plan.memory")[1:]}
-
-
-def test_a_vocabulary_without_milestones_leaves_memory_to_be_worded_freely() -> None:
-    script: Script = {**SCRIPT, "plan.memory": lambda q: Memory(f"Did {q.inputs['completed']}")}
-    found, ask = run(view(vocabulary(LABELS)), script)
-    assert [q.allowed for q in ask.to("plan.memory")] == [{}, {}]
-    assert shown(found, "memory")[0] == (2, "Did reach for the cup")
 
 
 @pytest.mark.parametrize(

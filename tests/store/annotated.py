@@ -77,7 +77,10 @@ def clean_rows() -> list[Placed]:
     """One episode with every style, both cameras and all five shapes of answers; no rule finds anything."""
     return [
         *(persistent("subtask", frame, text) for frame, text in zip((0, 15, 30), KNOWN.subtasks, strict=True)),
-        *(persistent("plan", frame, f"1. step {frame}\n2. done") for frame in (0, 15, 30)),
+        *(
+            persistent("plan", frame, f"1. {text}\n2. done")
+            for frame, text in zip((0, 15, 30), KNOWN.subtasks, strict=True)
+        ),
         *(persistent("memory", frame, text) for frame, text in zip((15, 30), KNOWN.memories, strict=True)),
         *(persistent("motion", frame, "closes the hand") for frame in (0, 20)),
         *(persistent("task_aug", 0, f"lift the cube, {word}") for word in ("please", "now")),

@@ -16,7 +16,7 @@ import pytest
 
 from store import query as query_module
 from store.errors import JournalDamaged, QueryRefused
-from store.events import AnyEvent
+from store.events import AnyEvent, EpisodeSources, ShardWritten
 from store.lines import entry_of
 from store.log import Log
 from store.query import VIEWS, columns_query, run_query
@@ -24,6 +24,7 @@ from store.sql import FOLDER
 from tests.store.facts import (
     annotated,
     answered,
+    at,
     declined,
     digest,
     discovered,
@@ -72,7 +73,7 @@ ORDER = {
     "calls": ("key",),
     "episodes": ("dataset", "episode_index"),
     "runs": ("finished_at", "id"),
-    "failures": ("id", "key", "detail"),
+    "failures": ("id", "key", "episode", "detail"),
     "prompts": ("prompt", "step"),
     "vocabulary": ("dataset", "kind", "seq"),
 }
@@ -80,11 +81,11 @@ COLUMNS = {
     "rows": "episode_index dataset timestamp style role content camera tool_calls module engine model_id call "
     "episode seq",
     "calls": "key step episode_index episode outcome reply answer tokens_in tokens_out elapsed_s engine model_id "
-    "model_revision endpoint finish_reason recorded_at run_id prompt frames seed attempts",
+    "model_revision versions endpoint finish_reason recorded_at run_id prompt frames seed attempts",
     "episodes": "digest dataset episode_index tasks frame_count duration_s cameras modules revision seen_at",
     "runs": "id run_id dataset outcome started_at finished_at elapsed_s engine model_id episodes episodes_skipped "
     "calls_answered calls_hit calls_failed calls_declined answers_rejected answered_by_step tokens_in tokens_out "
-    "frames_decoded shards_written arguments versions",
+    "frames_decoded shards_written arguments versions broken_rules",
     "failures": "id outcome step episode_index episode kind detail reply retryable attempts engine model_id key "
     "recorded_at run_id superseded",
     "prompts": "prompt step text calls",
@@ -204,6 +205,65 @@ def test_failures_say_why_and_whether_it_is_over(store: Path) -> None:
         digest("key", 1, 2): ("failed", "timeout", "no reply in 60 s", True),
         digest("key", 1, 3): ("declined", "declined", "cannot see", False),
     }
+
+
+def test_unreadable_footage_is_missing_until_the_episode_is_seen_with_it(tmp_path: Path) -> None:
+    query = "SELECT outcome, kind, episode_index, detail, superseded FROM failures"
+    gone = {
+        "observation.images.top": "no such file – top.mp4",
+        "observation.images.wrist": "cut off – wrist.mp4",
+    }
+    with Log.open(tmp_path) as log:
+        log.record(seen(0, 1), msgspec.structs.replace(seen(1, 1, index=4), unreadable=gone)).result()
+    assert rows_of(tmp_path, query) == [
+        {
+            "outcome": "unreadable",
+            "kind": "footage",
+            "episode_index": 4,
+            "detail": f"{camera}: {why}",
+            "superseded": False,
+        }
+        for camera, why in gone.items()
+    ]
+    with Log.open(tmp_path) as log:
+        assert log.unreadable("cups") == {(digest("episode", 1), 4): gone}
+        log.record(seen(1, 5, index=4)).result()
+        assert log.unreadable("cups") == {}
+    assert {row["superseded"] for row in rows_of(tmp_path, query)} == {True}
+
+
+def test_a_quarantined_episode_is_missing_by_every_rule_that_kept_it_out_until_its_rows_are_written(
+    tmp_path: Path,
+) -> None:
+    query = "SELECT outcome, kind, episode_index, detail, superseded FROM failures ORDER BY detail"
+    said = {"outcome": "quarantined", "kind": "quarantined", "episode_index": 1, "superseded": False}
+    kept_out = {digest("episode", 1): ("subtask_cover", "vqa_shape")}
+    source = EpisodeSources(episode=digest("episode", 1), start=0, stop=9, sources=None)
+    written = ShardWritten(
+        recorded_at=at(4), run_id="run-1", dataset="cups", path="data/a.parquet", language=digest("language"),
+        episodes=1, frames=9, made_of=(source,),
+    )  # fmt: skip
+    with Log.open(tmp_path) as log:
+        log.record(seen(0), seen(1), annotated(1, 1), written).result()
+        log.record(*(msgspec.structs.replace(finished(n, f"run-{n}"), quarantined=kept_out) for n in (2, 3))).result()
+    assert rows_of(tmp_path, query) == [said | {"detail": rule} for rule in ("subtask_cover", "vqa_shape")]
+    with Log.open(tmp_path) as log:
+        now = msgspec.structs.replace(source, sources={"plan": digest("event")})
+        log.record(msgspec.structs.replace(written, recorded_at=at(5), made_of=(now,))).result()
+    assert {row["superseded"] for row in rows_of(tmp_path, query)} == {True}
+
+
+def test_a_quarantined_episode_that_was_annotated_anew_is_not_held_against_its_old_rows(tmp_path: Path) -> None:
+    with Log.open(tmp_path) as log:
+        out = msgspec.structs.replace(finished(2), quarantined={digest("episode", 1): ("subtask_cover",)})
+        log.record(seen(1), annotated(1, 1), out, annotated(1, 3)).result()
+    assert rows_of(tmp_path, "SELECT superseded FROM failures") == [{"superseded": True}]
+
+
+def test_runs_say_which_rules_were_broken(tmp_path: Path) -> None:
+    with Log.open(tmp_path) as log:
+        log.record(msgspec.structs.replace(finished(9), broken_rules={"subtask_cover": 2})).result()
+    assert rows_of(tmp_path, "SELECT broken_rules FROM runs") == [{"broken_rules": '{"subtask_cover":2}'}]
 
 
 def test_a_gap_is_over_when_its_module_finishes_without_it(tmp_path: Path) -> None:

@@ -108,10 +108,10 @@ FAULTS: dict[str, list[Fault]] = {
         changed(None, 0, camera=TOP),
     ],
     "one_row_per_time": [
-        with_more(persistent("plan", 30, "1. other")),
+        with_more(persistent("plan", 30, "1. open the hand wide")),
         with_more(event("interjection", "user", 15, "And hurry.")),
     ],
-    "rows_apart": [with_more(persistent("plan", 31, "1. soon after"))],
+    "rows_apart": [with_more(persistent("plan", 31, "1. open the hand soon after"))],
     "row_says_something": [changed("motion", 20, content=None), changed(None, 0, tool_calls=None)],
     "no_empty_text": [
         changed("motion", 20, content=" \n"),
@@ -149,10 +149,18 @@ FAULTS: dict[str, list[Fault]] = {
     "task_aug_at_start": [with_more(persistent("task_aug", 15, "lift it"))],
     "task_aug_once": [with_more(persistent("task_aug", 0, "Lift the cube, now "))],
     "interjection_on_subtask": [
-        with_more(event("interjection", "user", 20, "Faster."), say(20, "Faster."), persistent("plan", 20, "1. hurry"))
+        with_more(
+            event("interjection", "user", 20, "Faster."),
+            say(20, "Faster."),
+            persistent("plan", 20, "1. Lift the cube at once"),
+        )
     ],
     "speech_prompted": [without("interjection", 15), with_more(say(1, "Late."))],
     "interjection_replans": [without("plan", 15)],
+    "plan_on_subtask": [
+        changed("plan", 15, content="1. open the hand\n2. lift the cube"),
+        with_more(persistent("plan", 20, "1. open the hand")),
+    ],
     "memory_on_boundary": [with_more(persistent("memory", 20, KNOWN.memories[0]))],
     "subtask_cover": [without("subtask", 0)],
     "vqa_shape": [
@@ -192,7 +200,11 @@ FAULTS: dict[str, list[Fault]] = {
     "vqa_once": [with_more(event("vqa", "user", 5, "And there?", TOP)), with_more(*pair(5, TOP, bbox(1, 2, 3, 4)))],
     "vqa_one_camera": [with_more(*pair(5, WRIST, bbox(1, 2, 3, 4)))],
     "vocabulary_subtasks": [changed("subtask", 15, content="Lift the cube")],
-    "vocabulary_memories": [changed("memory", 15, content="I did something else.")],
+    "vocabulary_memories": [
+        changed("memory", 15, content="I did something else."),
+        changed("memory", 15, content=f"{KNOWN.memories[0]} I did something else. {KNOWN.memories[1]}"),
+        changed("memory", 15, content=f"Then {KNOWN.memories[0]}"),
+    ],
     "persistent_on_every_frame": [],
 }
 SEEDED = [(name, number) for name, faults in FAULTS.items() for number in range(len(faults))]
@@ -291,6 +303,15 @@ def test_a_style_that_an_episode_does_not_have_is_not_missed(tmp_path: Path) -> 
     assert not check_shards([shard], load_rules(), KNOWN).breaches
 
 
+def test_a_memory_may_hold_several_entries_in_any_order_and_one_of_them_again(tmp_path: Path) -> None:
+    """An entry that is the beginning of another does not take it apart."""
+    entries = (*KNOWN.memories, "I gripped", "I gripped the cube. (Twice.)*")
+    known = msgspec.structs.replace(KNOWN, memories=entries)
+    rows = changed("memory", 15, content=" ".join([*entries, entries[0], *reversed(entries)]))(clean_rows())
+    shard = write_shard(tmp_path / "shard.parquet", {7: rows})
+    assert not check_shards([shard], load_rules(), known).breaches
+
+
 def test_without_a_vocabulary_words_are_free(tmp_path: Path) -> None:
     shard = write_shard(tmp_path / "shard.parquet", faulty("vocabulary_subtasks", 0))
     assert not check_shards([shard], load_rules(), msgspec.structs.replace(KNOWN, subtasks=())).breaches
@@ -335,7 +356,8 @@ def test_rows_two_tenths_of_a_second_apart_are_far_enough(tmp_path: Path) -> Non
 HEAD = "-- severity: error\n-- meaning: a plan has at least two steps\n"
 OWN = (
     HEAD
-    + "SELECT episode_index, \"timestamp\", content AS detail FROM rows WHERE content = '1. other; -- one';\n-- end\n"
+    + 'SELECT episode_index, "timestamp", content AS detail FROM rows\n'
+    + "WHERE content = '1. Open the hand; -- one';\n-- end\n"
 )
 
 
@@ -348,7 +370,7 @@ def own(folder: Path, text: str, name: str = "own") -> Path:
 def test_an_own_rule_runs_beside_the_shipped_ones(tmp_path: Path) -> None:
     rules = load_rules(own(tmp_path / "rules", OWN))
     assert sorted(rule.name for rule in rules) == sorted([*NAMES, "own"])
-    episodes = clean_episodes() | {7: changed("plan", 30, content="1. other; -- one")(clean_rows())}
+    episodes = clean_episodes() | {7: changed("plan", 30, content="1. Open the hand; -- one")(clean_rows())}
     shard = write_shard(tmp_path / "shard.parquet", episodes)
     assert_only(check_shards([shard], rules, KNOWN), "own")
 
@@ -459,6 +481,6 @@ def test_the_page_lists_the_tables_that_rules_can_read(tmp_path: Path) -> None:
 def test_the_rule_on_the_page_is_one(tmp_path: Path) -> None:
     (text,) = re.findall(r"```sql\n(.*?)```", PAGE.read_text(), re.S)
     rules = load_rules(own(tmp_path / "rules", text))
-    steps = changed("plan", 30, content="\n".join(f"{number}. step" for number in range(9)))
+    steps = changed("plan", 30, content="\n".join(f"{number}. open the hand" for number in range(9)))
     shard = write_shard(tmp_path / "shard.parquet", {3: clean_rows(), 7: steps(clean_rows())})
     assert_only(check_shards([shard], rules, KNOWN), "own")

@@ -50,12 +50,13 @@ def segments(*texts: str, end: str | None = None) -> Told:
     return {"step": "plan_segment", "contains": contains, "answer": {"subtasks": spans}}
 
 
-def memory(completed: str, text: str) -> Told:
+def memory(completed: str, *milestones: str) -> Told:
     """What is remembered after a subtask."""
-    return {"step": "plan_memory", "contains": [f"It has just finished: {completed}\n"], "answer": {"memory": text}}
+    contains = [f"It has just finished: {completed}\n"]
+    return {"step": "plan_milestones", "contains": contains, "answer": {"memories": [*milestones]}}
 
 
-MEMORY = (memory(GRIP, GRIPPED), memory(LIFT, GRIPPED), memory(PLACE, PLACED), memory(REACH, "nothing yet"))
+MEMORY = (memory(GRIP, GRIPPED), memory(LIFT, GRIPPED), memory(PLACE, PLACED), memory(REACH))
 STORY = (discovery(), segments(*USUAL), *MEMORY)
 """Every episode goes the usual way; descriptions, wordings, interjections and vqa are made up."""
 

@@ -96,7 +96,7 @@ def edit(prompts: Path) -> Edit:
 
 ALONE = [
     ("plan_task_rephrasings", "each at most 25 words", "each at most 20 words", EPISODES),
-    ("plan_memory", "Take no line whose outcome", "Never take a line whose outcome", BOUNDARIES * EPISODES),
+    ("plan_milestones", "Take no milestone that is", "Never take a milestone that is", BOUNDARIES * EPISODES),
     ("interjections_initial_speech", "at most 20 words", "at most 12 words", EPISODES),
     ("interjections_interjection", "at most 15 words", "at most 9 words", BOUNDARIES * EPISODES),
     ("plan_segment", "Cut where the state of the world changes", "Cut where the world changes", EPISODES),
@@ -164,7 +164,7 @@ def test_what_follows_from_spans_is_asked_again_only_where_they_changed(
     otherwise: list[Told] = [
         segments(REACH, GRIP, LIFT, BACK, end=ENDS[2]),
         segments(BACK, GRIP, LIFT, PLACE, end=ENDS[4]),
-        memory(BACK, "nothing yet"),
+        memory(BACK),
     ]
     teller.tell(*otherwise, *STORY)
     before = stored(root)
@@ -172,8 +172,8 @@ def test_what_follows_from_spans_is_asked_again_only_where_they_changed(
     sync()
     everywhere = {(step, episode): 1 for step in ("plan.describe", "plan.segment") for episode in range(EPISODES)}
     changed = {
-        ("plan.memory", 2): 1,
-        ("plan.memory", 4): 1,
+        ("plan.milestones", 2): 1,
+        ("plan.milestones", 4): 1,
         ("interjections.interjection", 2): 3,
         ("interjections.interjection", 4): 1,
     }
@@ -239,7 +239,7 @@ def test_what_is_said_about_a_reply_that_does_not_fit_is_in_no_other_call(root: 
 
 
 def test_words_that_no_call_was_sent_ask_nothing(root: Path, sync: Sync, edit: Edit) -> None:
-    """With milestones, the part of the prompt that is about free memory is not rendered."""
+    """With milestones, the prompt for free memory is not rendered."""
     edit("plan_memory", "Keep only what a later step may still need", "Keep what a later step may need")
     sync()
     assert (asked(root).total(), runs(root)[-1]["shards_written"]) == (0, 0)

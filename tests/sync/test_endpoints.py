@@ -188,7 +188,7 @@ def test_a_fault_that_lasts_is_one_recorded_failure_and_the_next_run_asks_for_no
         # A failed call ends its module: what was still to come in that episode is asked by a later run, nothing else.
         asked = Counter(row["step"] for row in calls)
         assert asked["plan.task_rephrasings"] == 4 + len(twice)
-        assert number == 0 or set(asked) <= {"plan.task_rephrasings", "plan.memory"}
+        assert number == 0 or set(asked) <= {"plan.task_rephrasings", "plan.milestones"}
 
 
 def test_a_run_stops_asking_after_the_failures_it_was_allowed(banana: Path, server: Server, env: Env) -> None:

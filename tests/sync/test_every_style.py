@@ -27,7 +27,7 @@ from annotator.answers import (
     InitialSpeech,
     Interjection,
     KeypointAnswer,
-    Memory,
+    Milestones,
     Observation,
     Rephrasings,
     Segmentation,
@@ -60,17 +60,17 @@ REACH, GRIP, PLACE = "reach for the object", "grip the object", "put the object 
 GRIPPED, PLACED = "I gripped the object.", "I put the object on its goal."
 
 
-def _memory(request: Request) -> Memory:
+def _memory(request: Request) -> Milestones:
     texts = [part.text for message in request.messages for part in message.parts if isinstance(part, Text)]
     finished = [line for text in texts for line in text.splitlines() if line.startswith("It has just finished: ")]
-    return Memory(GRIPPED if finished[-1].endswith(GRIP) else "Nothing yet.")
+    return Milestones([GRIPPED] if finished[-1].endswith(GRIP) else [])
 
 
 STORY: Script = {
     "vocabulary.discover": Discovered([REACH, GRIP, PLACE], [GRIPPED, PLACED]),
     "plan.describe": Description([Observation(0.5, "the hand moves down to the object")]),
     "plan.segment": Segmentation([Span(0.0, 2.0, REACH), Span(2.0, 4.0, GRIP), Span(4.0, 6.0, PLACE)]),
-    "plan.memory": _memory,
+    "plan.milestones": _memory,
     "plan.task_rephrasings": Rephrasings(["put it there", "bring it to its goal"]),
     "interjections.initial_speech": InitialSpeech("I put it where it belongs."),
     "interjections.interjection": Interjection("preference", "Gently, please.", "I will be gentle."),

@@ -38,7 +38,7 @@ def rename(played: Played, old: str, new: str) -> None:
     """Edit the vocabulary as a person would; the server now segments by the new label."""
     path = played.root / "meta" / "canonical_vocabulary.json"
     path.write_text(path.read_text(encoding="utf-8").replace(f'"{old}"', f'"{new}"'), encoding="utf-8")
-    played.server.tell(segments(new, GRIP, LIFT, PLACE), memory(new, "nothing yet"), *STORY)
+    played.server.tell(segments(new, GRIP, LIFT, PLACE), memory(new), *STORY)
 
 
 def test_after_an_edit_one_failed_call_keeps_one_episode_as_it_was_and_the_others_are_written(played: Played) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from annotator.cli import main
+from annotator.settings import VlmSettings
+from store.log import Log
 from tests.conftest import MakeDataset
 from tests.datasets import Recording, snapshot
 from tests.sync.conftest import BANANA, REPO
@@ -75,8 +77,12 @@ def test_an_edited_prompt_is_refused_with_the_module_it_belongs_to(
     ("flags", "left"),
     [
         (("--plan.n_task_rephrasings", "3"), "– plan: 6 episodes"),
-        (("--vqa.vqa_emission_hz", "2"), "– vqa: 6 episodes\n"),
-        (("--interjections.interjection_min_t", "4"), "– interjections: 6 episodes\n"),
+        (
+            ("--vqa.vqa_emission_hz", "2"),
+            "– vqa: 6 episodes; other settings than the rows come from: vqa.vqa_emission_hz\n",
+        ),
+        (("--interjections.interjection_min_t", "4"), "– interjections: 6 episodes; other settings"),
+        (("--vocabulary.enabled", "false"), "this run words them freely\n"),
         (("--vocabulary.enabled", "false"), "– plan: 6 episodes"),
         (("--vocabulary.reuse_existing", "false", "--seed", "7"), "the vocabulary would have to be found"),
     ],
@@ -159,6 +165,59 @@ def test_a_new_episode_is_refused_with_the_modules_that_lack_it(
     shutil.copytree(before / ".annotator", grown / ".annotator")
     said = refused(grown, engine=SIGNALS)
     assert f"annotations are missing or out of date – {grown} – plan: 1 episode, interjections: 1 episode\n" in said
+
+
+def files(root: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file and folder, the log's too: when it was last changed, and what it holds."""
+    return {
+        path.relative_to(root).as_posix(): (path.stat().st_mtime_ns, b"" if path.is_dir() else path.read_bytes())
+        for path in [root, *root.rglob("*")]
+    }
+
+
+@pytest.mark.parametrize("lacking", [None, "cache.duckdb"])
+def test_not_even_the_log_is_written_and_none_of_it_need_be_writable(
+    root: Path, command: Command, lacking: str | None
+) -> None:
+    if lacking:
+        (root / ".annotator" / lacking).unlink()
+    paths = [root, *root.rglob("*")]
+    modes = {path: path.stat().st_mode for path in paths}
+    before = files(root)
+    for path in paths:
+        path.chmod(modes[path] & ~0o222)
+    try:
+        command("sync", root, *SCRIPTED, "--locked")
+        command("sync", root, *SCRIPTED, "--locked", "--seed", 7, status=1)
+    finally:
+        for path in paths:
+            path.chmod(modes[path])
+    assert files(root) == before
+
+
+def test_a_log_that_another_process_is_writing_can_be_checked_all_the_same(root: Path, command: Command) -> None:
+    with Log.open(root / ".annotator"):
+        command("sync", root, *SCRIPTED, "--locked")
+
+
+@pytest.mark.parametrize("flag", ["--locked", "--offline"])
+def test_a_run_that_asks_another_model_is_told_whose_rows_these_are_and_what_finds_them(
+    root: Path, command: Command, flag: str
+) -> None:
+    said = command("sync", root, flag, status=1)
+    assert f"the rows come from scripted.v1, seed 1729; this run asks {VlmSettings().model_id}, seed 1729" in said
+    assert f"annotator sync {root} {flag} --vlm.backend scripted " in said
+    command("sync", root, flag, "--vlm.backend", "scripted")
+
+
+def test_a_dataset_without_a_vocabulary_says_the_same_where_one_would_have_to_be_found(
+    make_dataset: MakeDataset, command: Command, tmp_path: Path
+) -> None:
+    root = make_dataset(tmp_path, [Recording(1), Recording(2)])
+    command("sync", root, *SIGNALS)
+    for flag in ("--locked", "--offline"):
+        said = command("sync", root, flag, status=1)
+        assert f"annotator sync {root} {flag} --vlm.backend signals " in said
 
 
 def test_a_dataset_that_was_never_annotated_is_refused_and_gets_no_log(

@@ -245,7 +245,12 @@ def test_a_plan_that_fails_leaves_that_episode_without_interjections_and_with_it
     played.server.set_faults()
     played.server.tell(*STORY)
     played.sync()
-    steps = {"plan.segment": 1, "plan.memory": 3, "interjections.initial_speech": 1, "interjections.interjection": 3}
+    steps = {
+        "plan.segment": 1,
+        "plan.milestones": 3,
+        "interjections.initial_speech": 1,
+        "interjections.interjection": 3,
+    }
     assert asked(played.root) == Counter(steps)
     assert by_style(played)["interjection"] == EPISODES * 3
 
@@ -307,6 +312,10 @@ def test_in_quarantine_the_bad_episode_keeps_the_rows_it_had(played: Played, rul
 
     assert "error: never_right – the second episode is never right" in said
     assert "not written: episode 1 keeps the rows it had" in said
+    assert json.loads(runs(played.root)[-1]["broken_rules"]) == {"never_right": len(USUAL)}
+    query = "SELECT episode_index, kind, detail, superseded FROM failures"
+    (kept_out,) = run_query(played.root / ".annotator", query).to_pylist()
+    assert kept_out == {"episode_index": 1, "kind": "quarantined", "detail": "never_right", "superseded": False}
     after = played.rows()
     assert [episode for episode in before if after[episode] != before[episode]] == [0, 2]
     assert runs(played.root)[-1]["outcome"] == "incomplete"
@@ -320,6 +329,7 @@ def test_in_quarantine_the_bad_episode_keeps_the_rows_it_had(played: Played, rul
     played.sync("--seed", 7)
     assert asked(played.root).total() == 0
     assert played.rows()[1] != before[1]
+    assert [one["superseded"] for one in run_query(played.root / ".annotator", query).to_pylist()] == [True]
 
 
 def test_in_quarantine_a_bad_episode_that_had_no_rows_gets_none(played: Played, rules: Path) -> None:

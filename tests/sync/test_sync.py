@@ -122,20 +122,20 @@ def test_an_edited_memory_prompt_asks_memory_calls_again_and_no_others(
     before = steps(banana)
     prompts = tmp_path / "prompts"
     annotator("prompts", "eject", prompts)
-    memory = prompts / "plan_memory.md"
+    memory = prompts / "plan_milestones.md"
     memory.write_text(memory.read_text().replace("It has just finished:", "It has now finished:"))
 
     sync(banana, "--prompts", prompts)
 
-    assert before["plan.memory"] > 0
-    assert steps(banana) - before == Counter({"plan.memory": before["plan.memory"]})
+    assert before["plan.milestones"] > 0
+    assert steps(banana) - before == Counter({"plan.milestones": before["plan.milestones"]})
 
 
 @pytest.mark.parametrize(
     ("old", "new"),
     [
         ("# Rewrites the memory", "# Says it again:"),
-        ('id = "plan.memory"\n', 'id = "plan.memory"\nscope = "episode"\n'),
+        ('id = "plan.milestones"\n', 'id = "plan.milestones"\nscope = "episode"\n'),
     ],
 )
 def test_a_comment_or_a_header_edit_asks_nothing(
@@ -144,7 +144,7 @@ def test_a_comment_or_a_header_edit_asks_nothing(
     sync(banana)
     before = steps(banana)
     annotator("prompts", "eject", tmp_path / "prompts")
-    memory = tmp_path / "prompts" / "plan_memory.md"
+    memory = tmp_path / "prompts" / "plan_milestones.md"
     text = memory.read_text().replace('scope = "episode"\n', "").replace(old, new)
     assert text != memory.read_text()
     memory.write_text(text)
@@ -201,11 +201,20 @@ def test_the_log_alone_rebuilds_the_columns_on_a_fresh_copy(
     assert (fresh / "meta/info.json").read_bytes() == (banana / "meta/info.json").read_bytes()
 
 
-def test_a_miss_while_offline_is_a_recorded_failure(banana: Path, annotator: Annotator) -> None:
-    done = annotator("sync", banana, "--vlm.model_id", "test-model", "--only_episodes", "0", "--offline", status=1)
-    assert "offline" in done.stderr
-    failures = run_query(banana / ".annotator", "SELECT step, kind FROM failures ORDER BY step").to_pylist()
-    assert {row["kind"] for row in failures} == {"offline"}
+def test_what_the_log_lacks_while_offline_is_said_once_and_is_no_call_on_the_record(
+    banana: Path, annotator: Annotator
+) -> None:
+    flags = ("--only_episodes", "0-2", "--vocabulary.enabled=false", "--vqa.enabled=false", "--offline")
+    said = annotator("sync", banana, "--vlm.model_id", "test-model", *flags, status=1).stderr
+    (line,) = [line for line in said.splitlines() if "failed:" in line]
+    assert line == (
+        "failed: 6 calls are not in the log, and nobody was asked – plan.describe 3, plan.task_rephrasings 3"
+    )
+    assert said.count("hint:") == 1
+    for view in ("failures", "calls"):
+        assert not run_query(banana / ".annotator", f"SELECT * FROM {view}").num_rows
+    (run,) = run_query(banana / ".annotator", "SELECT outcome FROM runs").to_pylist()
+    assert run == {"outcome": "incomplete"}
 
 
 def test_the_files_metadata_and_row_groups_come_back_as_they_were(banana: Path, sync: Callable[..., str]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyarrow as pa
 import pytest
 
 from annotator.cli import main
@@ -24,6 +25,9 @@ from store.events import (
     ShardWritten,
     VocabularyDiscovered,
 )
+from store.log import Log
+from tests.conftest import MakeDataset
+from tests.datasets import Recording, edit_parquet, film_path, set_column
 from tests.sync.conftest import BANANA
 from tests.sync.planted import SHARD, flip_row, flipped, plant_in_log, plant_in_shard
 from tests.sync.told import telling
@@ -32,7 +36,7 @@ Findings = Callable[..., list[dict[str, str]]]
 LOCK, WORDS = "meta/annotations.lock.json", "meta/canonical_vocabulary.json"
 MODULES = {"plan": "subtask", "interjections": "interjection", "vqa": "vqa"}
 STEPS = (
-    *("vocabulary.discover", "plan.describe", "plan.segment", "plan.memory", "plan.task_rephrasings"),
+    *("vocabulary.discover", "plan.describe", "plan.segment", "plan.milestones", "plan.task_rephrasings"),
     *("interjections.initial_speech", "interjections.interjection"),
     *("vqa.bbox", "vqa.keypoint", "vqa.count", "vqa.attribute", "vqa.spatial"),
 )
@@ -183,6 +187,74 @@ def test_an_edited_prompt_is_named_by_its_file(root: Path, findings: Findings, t
     assert path.name in found["where"]
 
 
+def nudge(root: Path, row: int) -> None:
+    """Change one number of the robot's state in the shard; all other columns stay."""
+
+    def nudged(table: pa.Table) -> pa.Table:
+        states = table["observation.state"].to_pylist()
+        states[row][0] += 5
+        return set_column(table, "observation.state", states)
+
+    edit_parquet(root / SHARD, nudged)
+
+
+def test_a_number_of_the_robots_state_that_was_changed_is_named_with_its_episode(
+    root: Path, findings: Findings
+) -> None:
+    nudge(root, 700)
+    (found,) = findings(root)
+    assert found["kind"] == "recording"
+    assert found["where"].startswith(f"{SHARD}, episode 1 (rows 383–769), timestamps and signals")
+
+
+def test_footage_of_another_robot_is_named_with_its_camera(root: Path, findings: Findings) -> None:
+    (film,) = (root / "videos").rglob("*.mp4")
+    longest = max((BANANA / "videos").rglob("*.mp4"), key=lambda path: path.stat().st_size)
+    shutil.copyfile(longest, film)
+    found = findings(root)
+    assert {one["kind"] for one in found} == {"footage"}
+    assert all("camera observation.images.wrist" in one["where"] for one in found)
+
+
+def test_footage_that_is_cut_short_is_named_and_footage_that_is_not_here_is_a_note(
+    root: Path, findings: Findings, command: Callable[..., str]
+) -> None:
+    (film,) = (root / "videos").rglob("*.mp4")
+    film.write_bytes(film.read_bytes()[:1000])
+    (found,) = findings(root)
+    assert (found["kind"], found["expected"]) == ("footage", "footage that can be read")
+    film.unlink()
+    said = command("verify", root)
+    assert f"note: footage that is not here was not compared: 1 files, the first {film}" in said
+
+
+def test_a_sync_that_watched_other_footage_makes_it_the_one_that_counts(
+    make_dataset: MakeDataset, tmp_path: Path, findings: Findings, command: Callable[..., str]
+) -> None:
+    one, other = (make_dataset(tmp_path / str(seed), [Recording(seed)]) for seed in (1, 2))
+    flags = ("--vlm.backend", "scripted", "--vqa.enabled=false")
+    command("sync", one, *flags)
+    assert findings(one) == []
+    shutil.copyfile(other / film_path(0), one / film_path(0))
+    assert [found["kind"] for found in findings(one)] == ["footage"]
+    command("sync", one, *flags)
+    assert findings(one) == []
+
+
+def test_a_log_that_knows_nothing_here_does_not_say_that_nothing_is_wrong(
+    root: Path, findings: Findings, command: Callable[..., str]
+) -> None:
+    shutil.rmtree(root / ".annotator")
+    with Log.open(root / ".annotator"):
+        pass
+    (found,) = findings(root)
+    assert (found["kind"], found["found"]) == ("log", "none of them")
+    (root / LOCK).unlink()
+    said = command("verify", root, status=1)
+    assert "nothing here that the log knows" in said
+    assert "nothing is wrong" not in said
+
+
 WITHOUT = """
 import importlib.abc, sys
 
@@ -202,6 +274,7 @@ sys.exit(main(sys.argv[1:]))
     [
         (("validate", "ROOT"), "clean: "),
         (("verify", "ROOT"), "nothing is wrong\n"),
+        (("verify", "ROOT"), "note: no footage was compared, since PyAV cannot be loaded: av is not installed here\n"),
         (("export", "ROOT", "--staging", "STAGING"), "18 "),
         (("query", "SELECT style FROM rows WHERE style = 'vqa' LIMIT 1", "--root", "ROOT"), "vqa"),
     ],

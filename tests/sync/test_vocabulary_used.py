@@ -14,12 +14,14 @@ from tests.conftest import MakeDataset
 from tests.datasets import Recording
 from tests.engine.conftest import RunningServer
 from tests.sync.story import (
+    BACK,
     GRIP,
     GRIPPED,
     LIFT,
     MEMORIES,
     MEMORY,
     PLACE,
+    PLACED,
     REACH,
     RECORDINGS,
     SPARSELY,
@@ -29,6 +31,7 @@ from tests.sync.story import (
     USUAL,
     Command,
     Played,
+    Told,
     annotated,
     asked,
     did_nothing,
@@ -86,16 +89,16 @@ def test_it_is_found_written_recorded_and_every_call_is_held_to_it(played: Playe
     said = played.sync(*PLAN_ALONE, "--only_episodes", "0")
 
     file = json.loads((played.root / FILE).read_text(encoding="utf-8"))
-    assert (file["subtasks"], file["memories"]) == ([*SUBTASKS], [*MEMORIES])
+    assert (file["subtasks"], file["memory_milestones"]) == ([*SUBTASKS], [*MEMORIES])
     (event,) = discoveries(played.root)
     assert (event.subtasks, event.memories) == (SUBTASKS, MEMORIES)
     query = "SELECT step FROM calls WHERE key = ?"
     assert run_query(played.root / ".annotator", query, [event.call]).to_pylist() == [{"step": "vocabulary.discover"}]
     (segment,) = schemas(played, "plan_segment")
     assert segment["subtasks"]["items"]["properties"]["subtask"] == {"enum": [*SUBTASKS]}
-    first, *later = schemas(played, "plan_memory")
-    assert first["memory"] == {"enum": [*MEMORIES, "nothing yet"]}
-    assert later[-1]["memory"] == {"enum": [*MEMORIES]}
+    assert [one["memories"]["items"] for one in schemas(played, "plan_milestones")] == [
+        {"enum": [*MEMORIES]}
+    ] * BOUNDARIES
     assert words(played, "subtask") == [*USUAL]
     assert words(played, "memory") == [GRIPPED]
     assert "finding the vocabulary in episodes" in said
@@ -118,7 +121,7 @@ def test_it_is_reused_by_later_runs_on_other_episodes_and_without_the_log(played
 
 def test_a_renamed_and_an_added_label_ask_the_segmentation_again_and_what_follows_from_it(played: Played) -> None:
     played.sync()
-    played.server.tell(segments("go to the fruit", GRIP, LIFT, PLACE), memory("go to the fruit", "nothing yet"), *STORY)
+    played.server.tell(segments("go to the fruit", GRIP, LIFT, PLACE), memory("go to the fruit"), *STORY)
     text = change_file(played, f'"{REACH}"', '"go to the fruit", "wait"')
 
     played.sync()
@@ -127,7 +130,7 @@ def test_a_renamed_and_an_added_label_ask_the_segmentation_again_and_what_follow
     assert event.before == discoveries(played.root)[0].vocabulary
     assert (event.added, event.removed) == (("subtask: go to the fruit", "subtask: wait"), (f"subtask: {REACH}",))
     # Only the first boundary of each episode speaks of the renamed one; descriptions, wordings and vqa of none.
-    once = ("plan.segment", "plan.memory", "interjections.interjection")
+    once = ("plan.segment", "plan.milestones", "interjections.interjection")
     assert asked(played.root) == Counter(dict.fromkeys(once, EPISODES))
     assert words(played, "subtask") == ["go to the fruit", GRIP, LIFT, PLACE] * EPISODES
     assert (played.root / FILE).read_bytes() == text
@@ -144,7 +147,7 @@ def test_an_edited_milestone_asks_memory_again_and_no_segmentation(played: Playe
 
     played.sync()
 
-    assert asked(played.root) == Counter({"plan.memory": BOUNDARIES * EPISODES})
+    assert asked(played.root) == Counter({"plan.milestones": BOUNDARIES * EPISODES})
     (event,) = edits(played.root)
     assert (event.added, event.removed) == ((f"memory: {held}",), (f"memory: {GRIPPED}",))
     assert words(played, "memory") == [held] * EPISODES
@@ -198,7 +201,41 @@ def test_a_memory_that_is_no_milestone_leaves_the_one_before_in_force(played: Pl
     played.sync(*PLAN_ALONE, "--only_episodes", "0")
     assert words(played, "memory") == [GRIPPED]
     (gap,) = annotated(played.root, "plan")[0].gaps
-    assert (gap.step, gap.reason) == ("plan.memory", "rejected")
+    assert (gap.step, gap.reason) == ("plan.milestones", "rejected")
+
+
+def remembering(before: tuple[str, ...], *milestones: str) -> Told:
+    """What is remembered after this was."""
+    shown = "reached:\n\n" + "\n".join(before) + "\n\nIt has" if before else "it remembered nothing."
+    return {"step": "plan_milestones", "contains": [shown], "answer": {"memories": [*milestones]}}
+
+
+def test_what_was_achieved_stays_in_memory_and_validate_knows_it(played: Played) -> None:
+    held = "I hold the fruit."
+    again = (REACH, GRIP, PLACE, GRIP, PLACE, BACK)
+    spans = [{"start": 2.0 * at, "end": 2.0 * at + 2, "subtask": text} for at, text in enumerate(again)]
+    played.server.tell(
+        discovery(memories=(held, PLACED)),
+        {"step": "plan_segment", "answer": {"subtasks": spans}},
+        memory(REACH),
+        remembering((), held),
+        remembering((held,), PLACED),
+        remembering((PLACED,), PLACED, held),
+        remembering((PLACED, held), PLACED, PLACED),
+    )
+    played.sync(*PLAN_ALONE, "--only_episodes", "0")
+    assert words(played, "memory") == [held, PLACED, f"{PLACED} {held}", f"{PLACED} {PLACED}"]
+    played.command("validate", played.root)
+
+
+def test_a_vocabulary_without_memories_is_no_failure_and_writes_none(played: Played) -> None:
+    played.server.tell(discovery(memories=()), *STORY)
+    played.sync(*PLAN_ALONE)
+    assert json.loads((played.root / FILE).read_bytes())["memory_milestones"] == []
+    assert (words(played, "memory"), words(played, "subtask")) == ([], [*USUAL] * EPISODES)
+    assert not [step for step in asked(played.root) if step in {"plan.memory", "plan.milestones"}]
+    played.sync(*PLAN_ALONE)
+    assert did_nothing(played.root)
 
 
 def test_an_answer_of_strangers_alone_is_asked_again_and_then_recorded_as_rejected(played: Played) -> None:

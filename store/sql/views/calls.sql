@@ -7,7 +7,7 @@ WITH parsed AS (
             "step": "VARCHAR", "reply": "VARCHAR", "answer": "JSON", "tokens_in": "BIGINT", "tokens_out": "BIGINT",
             "elapsed_s": "DOUBLE", "engine": "VARCHAR", "model_id": "VARCHAR", "model_revision": "VARCHAR",
             "endpoint": "VARCHAR", "finish_reason": "VARCHAR", "prompt": "VARCHAR", "frames": "VARCHAR",
-            "seed": "BIGINT", "attempts": "BIGINT"
+            "seed": "BIGINT", "attempts": "BIGINT", "versions": "JSON"
         }') AS e
     FROM events
     WHERE type IN ('call_answered.v1', 'call_declined.v1', 'call_failed.v1')
@@ -46,6 +46,7 @@ SELECT
     e.engine AS engine,
     e.model_id AS model_id,
     e.model_revision AS model_revision,
+    e.versions::VARCHAR AS versions,
     e.endpoint AS endpoint,
     e.finish_reason AS finish_reason,
     ended.recorded_at AS recorded_at,

@@ -1,5 +1,5 @@
--- What is, or was, missing: calls that failed or were declined, replies that did not fit, what a reply said in vain.
--- Columns: as below; `superseded`: answered since, or its module finished without it. Ordered by (id, key, detail).
+-- What is, or was, missing: answers that never came or did not fit, unreadable footage, rows that a rule kept out.
+-- Columns: as below; `superseded`: it is over. Ordered by (id, key, episode, detail).
 WITH missing AS (
     SELECT id, key, recorded_at, run_id, type, episode, from_json(body, '{
         "step": "VARCHAR", "kind": "VARCHAR", "detail": "VARCHAR", "reason": "VARCHAR", "reply": "VARCHAR",
@@ -27,6 +27,36 @@ WITH missing AS (
         ).gaps) AS gap
     FROM current_annotations
     JOIN events USING (id)
+), sightings AS (
+    SELECT id, recorded_at, run_id, episode, body->>'dataset' AS dataset,
+        (body->>'episode_index')::BIGINT AS episode_index, body->'unreadable' AS unreadable
+    FROM events
+    WHERE type = 'episode_seen.v1'
+), unread AS (
+    -- Every sighting says all that cannot be read, so the last one at its place counts, while the place is there.
+    SELECT id, sightings.recorded_at AS recorded_at, run_id, episode, sightings.episode_index AS episode_index,
+        unnest(map_entries(unreadable::MAP(VARCHAR, VARCHAR))) AS unreadable,
+        episodes.seen_at IS DISTINCT FROM sightings.recorded_at AS superseded
+    FROM sightings
+    LEFT JOIN episodes USING (dataset, episode_index)
+), quarantined AS (
+    SELECT DISTINCT ON (dataset, episode) id, recorded_at, run_id, dataset, item.key AS episode, item.value AS rules
+    FROM (
+        SELECT id, recorded_at, run_id, body->>'dataset' AS dataset,
+            unnest(map_entries((body->'quarantined')::MAP(UUID, VARCHAR[]))) AS item
+        FROM events
+        WHERE type = 'run_finished.v1'
+    )
+    ORDER BY dataset, episode, recorded_at DESC, id DESC
+), written AS (
+    SELECT recorded_at, dataset, made_of.episode AS episode
+    FROM (
+        SELECT recorded_at, body->>'dataset' AS dataset,
+            unnest(from_json(body, '{"made_of": [{"episode": "UUID", "sources": "JSON"}]}').made_of) AS made_of
+        FROM events
+        WHERE type = 'shard_written.v1'
+    )
+    WHERE made_of.sources::VARCHAR LIKE '{"%'
 ), lost AS (
     SELECT id, key, recorded_at, run_id, episode, e.step AS step,
         CASE type
@@ -41,6 +71,18 @@ WITH missing AS (
         gap.reason AS kind, gap.detail AS detail, e.engine AS engine, e.model_id AS model_id
     FROM gaps
     ANTI JOIN missing ON missing.key = gap.call
+    UNION ALL BY NAME
+    SELECT id, recorded_at, run_id, episode, 'unreadable' AS outcome, 'footage' AS kind,
+        unreadable.key || ': ' || unreadable.value AS detail, episode_index, superseded
+    FROM unread
+    UNION ALL BY NAME
+    SELECT id, recorded_at, run_id, episode, 'quarantined' AS outcome, 'quarantined' AS kind, unnest(rules) AS detail,
+        recorded_at < coalesce(greatest(
+            (SELECT max(finished.recorded_at) FROM finished WHERE finished.episode = quarantined.episode),
+            (SELECT max(written.recorded_at) FROM written
+             WHERE written.episode = quarantined.episode AND written.dataset = quarantined.dataset)
+        ), recorded_at) AS superseded
+    FROM quarantined
 ), places AS (
     SELECT DISTINCT ON (digest) digest, episode_index
     FROM episodes
@@ -50,7 +92,7 @@ SELECT
     replace(lost.id::VARCHAR, '-', '') AS id,
     lost.outcome AS outcome,
     lost.step AS step,
-    places.episode_index AS episode_index,
+    coalesce(lost.episode_index, places.episode_index) AS episode_index,
     replace(lost.episode::VARCHAR, '-', '') AS episode,
     lost.kind AS kind,
     lost.detail AS detail,
@@ -62,11 +104,11 @@ SELECT
     replace(lost.key::VARCHAR, '-', '') AS key,
     lost.recorded_at AS recorded_at,
     lost.run_id AS run_id,
-    (lost.outcome = 'failed' AND answered.key IS NOT NULL) OR coalesce(
+    coalesce(lost.superseded, false) OR (lost.outcome = 'failed' AND answered.key IS NOT NULL) OR coalesce(
         finished.recorded_at > lost.recorded_at AND NOT list_contains(coalesce(finished.gaps, []), lost.key), false
     ) AS superseded
 FROM lost
 LEFT JOIN outcomes AS answered ON answered.key = lost.key AND NOT answered.declined
 LEFT JOIN finished ON finished.episode = lost.episode AND finished.module = split_part(lost.step, '.', 1)
 LEFT JOIN places ON places.digest = replace(lost.episode::VARCHAR, '-', '')
-ORDER BY id, key, detail;
+ORDER BY id, key, episode, detail;

@@ -1,5 +1,5 @@
 -- Every run that came to its end, and what it took. A run that was killed leaves none.
--- Columns: as below; arguments, answered_by_step and versions are JSON text. Ordered by (finished_at, id).
+-- Columns: as below; arguments, answered_by_step, versions and broken_rules are JSON text. Ordered by (finished_at, id).
 SELECT
     replace(id::VARCHAR, '-', '') AS id,
     run_id,
@@ -23,14 +23,16 @@ SELECT
     e.frames_decoded AS frames_decoded,
     e.shards_written AS shards_written,
     e.arguments::VARCHAR AS arguments,
-    e.versions::VARCHAR AS versions
+    e.versions::VARCHAR AS versions,
+    e.broken_rules::VARCHAR AS broken_rules
 FROM (
     SELECT id, run_id, recorded_at, from_json(body, '{
         "dataset": "VARCHAR", "outcome": "VARCHAR", "started_at": "TIMESTAMP", "elapsed_s": "DOUBLE",
         "engine": "VARCHAR", "model_id": "VARCHAR", "episodes": "BIGINT", "episodes_skipped": "BIGINT",
         "calls_answered": "BIGINT", "calls_hit": "BIGINT", "calls_failed": "BIGINT", "calls_declined": "BIGINT",
         "answers_rejected": "BIGINT", "answered_by_step": "JSON", "tokens_in": "BIGINT", "tokens_out": "BIGINT",
-        "frames_decoded": "BIGINT", "shards_written": "BIGINT", "arguments": "JSON", "versions": "JSON"
+        "frames_decoded": "BIGINT", "shards_written": "BIGINT", "arguments": "JSON", "versions": "JSON",
+        "broken_rules": "JSON"
     }') AS e
     FROM events
     WHERE type = 'run_finished.v1'
