@@ -61,10 +61,8 @@ def sync(
         asyncio.run(_refuse_without_engine(run))
     with (ReadingLog if settings.locked else Log).open(run.store) as log, beside(log):
         run = run.labelled(log)
-        for folder in ("data", "meta") if not settings.locked else ():
-            sweep_leftovers(run.target_root / folder)
         if not settings.locked:
-            sweep_leftovers(run.target_root, deep=False)
+            _sweep(run)
         tally = Tally(report.changed)
         office = Office(run, log, tally, report)
         try:
@@ -74,9 +72,7 @@ def sync(
             _record(office, "interrupted", time.monotonic() - started)
             raise
         except Problem:
-            with suppress(
-                StoreError
-            ):  # the log itself may be what cannot be written; the first problem is the one to say
+            with suppress(StoreError):  # the log itself may be what cannot be written: then the first problem is said
                 _record(office, "failed", time.monotonic() - started)
             if tally.calls:  # they were paid for, or came from the log: what they took is to be seen
                 report.close(tally, engine=office.engine, elapsed_s=time.monotonic() - started)
@@ -85,6 +81,13 @@ def sync(
         _record(office, outcome, time.monotonic() - started)
     report.close(tally, engine=office.engine, elapsed_s=time.monotonic() - started)
     return outcome
+
+
+def _sweep(run: Run) -> None:
+    """Remove what a killed run left half-written."""
+    for folder in ("data", "meta"):
+        sweep_leftovers(run.target_root / folder)
+    sweep_leftovers(run.target_root, deep=False)
 
 
 def _record(office: Office, outcome: Outcome, elapsed_s: float) -> None:
