@@ -163,7 +163,7 @@ class Asker:
         if known is None:
             return await self._make(draft)
         if isinstance(known, DeclinedBefore):
-            self._desk.declined(draft.step, known.reason)
+            self._desk.declined(draft.step, known.reason, known.engine)
             refusal = Declined("declined before", where=f"{self._subject.where} {draft.step}", got=known.reason)
             refusal.call = draft.key
             raise refusal

@@ -1,5 +1,6 @@
 """Contrast what a run asks for with what the rows that stand in the dataset were made with, as its lock pins it."""
 
+import shlex
 from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -98,7 +99,7 @@ def _unequal(lock: Lock, run: Run, module: Module) -> set[str]:
 def _command(lock: Lock, run: Run, flag: str) -> str:
     places = {"output": run.settings.output, "store": run.settings.store}
     flags = {name: str(path) for name, path in places.items() if path is not None} | recipe_flags(lock)
-    return f"annotator sync {run.settings.root} {flag} {spell_flags(flags)}".rstrip()
+    return f"annotator sync {shlex.quote(str(run.settings.root))} {flag} {spell_flags(flags)}".rstrip()
 
 
 @contextmanager

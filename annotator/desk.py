@@ -165,7 +165,7 @@ class Desk:
     async def keep_refusal(self, draft: Draft, refusal: Declined) -> None:
         """Keep that the engine cannot answer this step."""
         reason = refusal.got or refusal.what
-        self.declined(draft.step, reason)
+        self.declined(draft.step, reason, self.engine_name)
         await self.keep(
             CallDeclined(
                 recorded_at=utc_now(),
@@ -193,10 +193,10 @@ class Desk:
             )
         )
 
-    def declined(self, step: str, reason: str) -> None:
+    def declined(self, step: str, reason: str, engine: str) -> None:
         """Count a refusal, and say it the first time a step declines."""
         if self.tally.declined(step, reason):
-            self._note(f"{step}: {self.engine_name} declines – {reason}")
+            self._note(f"{step}: {engine} declines – {reason}")
 
     def _preimages(self, draft: Draft) -> list[AnyEvent]:
         """Describe the parts of a key in full, each once a run, so that every digest can be explained later."""

@@ -4,6 +4,7 @@ Without `--repo_id`, `--bucket` or `--push_to_hub` nothing of this happens, and 
 """
 
 import re
+import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -59,6 +60,8 @@ def run_at_hub(settings: SyncSettings, report: Report, sync: Sync) -> Outcome:
         with at_the_hub("the Hub does not know who is to push", target) as api:
             api.whoami()
     outcome, undelivered = _run_shared(settings, report, sync)
+    if undelivered is not None and target is not None:
+        report.note(f"not delivered, to be pushed all the same: {undelivered.line}")
     if target is not None and _is_final(settings, target, outcome, report.note):
         push_written(settings, target, report.note)
     if undelivered is not None:
@@ -77,8 +80,9 @@ def _is_final(settings: SyncSettings, target: str, outcome: Outcome, note: Calla
         return True
     work = count_work(settings)
     if work.episodes:
-        folder = settings.output or settings.root
-        again = f"run again to ask for what failed, or push it as it is: annotator push {folder} --repo_id {target}"
+        folder = shlex.quote(str(settings.output or settings.root))
+        anew = "run again without --offline" if settings.offline else "run again"
+        again = f"{anew} to ask for what failed, or push it as it is: annotator push {folder} --repo_id {target}"
         note(f"not pushed: the run is {outcome}, calls are missing in {work.episodes} episodes\nhint: {again}")
     else:
         note(f"the run is {outcome}, but asking again would bring nothing more: it is pushed as it is")

@@ -5,6 +5,7 @@ import asyncio
 from annotator.desk import Desk
 from annotator.engine.base import Engine
 from annotator.engine.choose import choose_engine
+from annotator.errors import NoEngine, UsageError
 from annotator.models import looks
 from annotator.report import Report
 from annotator.run import Run
@@ -27,22 +28,30 @@ class Office:
             max_failures=run.settings.max_failures,
         )  # fmt: skip
         self._engine: Engine | None = None
+        self._refusal: NoEngine | None = None
         self._opening = asyncio.Lock()
 
     async def _open(self) -> Engine:
         """Open the engine, or give the one that is open; who comes while it is opened waits.
 
         Raises:
-            NoEngine: no engine was named and none was found.
+            NoEngine: no engine was named and none was found, or what the settings name cannot be used.
         """
         async with self._opening:
+            if self._refusal is not None:
+                raise self._refusal  # a start that failed is not tried again for everyone who waited
             if self._engine is None:
-                run = self.run
-                self._engine = await choose_engine(
-                    run.settings.vlm, self.report.note, offline=run.settings.offline, logs=run.store / "serve"
-                )
-                self.engine = f"{self._engine.name}, model {run.model.model_id}"
+                try:
+                    self._engine = await self._chosen()
+                except UsageError as error:
+                    self._refusal = NoEngine(error.what, where=error.where, got=error.got, hint=error.hint)
+                    raise self._refusal from error
+                self.engine = f"{self._engine.name}, model {self.run.model.model_id}"
         return self._engine
+
+    async def _chosen(self) -> Engine:
+        settings, logs = self.run.settings, self.run.store / "serve"
+        return await choose_engine(settings.vlm, self.report.note, offline=settings.offline, logs=logs)
 
     async def aclose(self) -> None:
         """Let go of the engine."""

@@ -10,7 +10,7 @@ import msgspec
 from annotator import __version__
 from annotator.config import check, parse_episodes
 from annotator.dataset import Dataset, open_dataset
-from annotator.engine.shown import shown_command, shown_endpoint
+from annotator.engine.shown import shown_command, shown_endpoint, shown_values
 from annotator.hub_source import read_source
 from annotator.lock import pinned_shards
 from annotator.models import model_of, reads_evidence
@@ -135,7 +135,8 @@ def shareable(settings: SyncSettings) -> SyncSettings:
     vlm = settings.vlm
     bases = None if vlm.api_base is None else ",".join(shown_endpoint(one) for one in vlm.api_base.split(","))
     command = None if vlm.serve_command is None else shown_command(vlm.serve_command)
-    shown = msgspec.structs.replace(vlm, api_base=bases, serve_command=command)
+    more = shown_values(vlm.engine_kwargs)
+    shown = msgspec.structs.replace(vlm, api_base=bases, serve_command=command, engine_kwargs=more)
     return msgspec.structs.replace(settings, vlm=shown)
 
 

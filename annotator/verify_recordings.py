@@ -1,4 +1,4 @@
-"""Hold what was recorded against what the log says the rows were made from: motion and footage, digest by digest.
+"""Hold what was recorded against what the log says of it: motion and footage, digest by digest.
 
 Footage is demuxed and not decoded, each file once. Where PyAV is not installed, or a file is not here, that part is
 left out, and a note says so.
@@ -22,7 +22,11 @@ Found = Mapping[int, Mapping[str, Digest]]
 
 
 def check_recordings(dataset: Dataset, verified: Verified, audit: Audit) -> None:
-    """Report each episode whose signals, and each camera whose footage, is not what its rows were made from."""
+    """Report each episode whose signals its rows were not made from, or whose footage is not what was last seen.
+
+    A run sees footage before it asks: where it was replaced and the run then failed, the rows are older than what it
+    saw, and `sync --locked` says that they are out of date.
+    """
     scans = dict(_scans(dataset, verified, audit))
     homes = {one.index: one for one in dataset.episodes}
     reels = [Reel(homes[one.index], one) for scanned in scans.values() for one in scanned if one.index in homes]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from annotator.engine.shown import shown_command
 from annotator.errors import UsageError
 from annotator.settings import VlmSettings
 
@@ -78,10 +79,10 @@ def serve_command(vlm: VlmSettings, environment: Mapping[str, str]) -> tuple[str
         except ValueError as cause:
             raise UsageError("the command cannot be read", where=where, got=str(cause), hint=hint) from cause
         if not any("{port}" in word for word in words):
-            raise UsageError("the command has no {port}", where=where, got=vlm.serve_command, hint=hint)
+            raise UsageError("the command has no {port}", where=where, got=shown_command(vlm.serve_command), hint=hint)
     program = _found(words[0], environment)
     if program is None:
-        raise UsageError("there is no such command", where=where, got=words[0], hint=hint)
+        raise UsageError("there is no such command", where=where, got=shown_command(words[0]), hint=hint)
     return (program, *words[1:])
 
 

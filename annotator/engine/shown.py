@@ -1,11 +1,16 @@
 """Endpoints and commands as they may be shown, recorded and published: without what may be a secret."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 _WORD = r"""(?:"[^"]*"|'[^']*'|[^\s"']+)"""
 _NAMED = r"[\w-]*(?:key|token|secret|password)"
 # `vllm serve --api-key` takes several keys; `NAME=value` before a command sets its environment.
+_BEARER = re.compile(r"(?i)\b(bearer)\s+[^\s\"']+")
+_QUOTED = re.compile(rf'(?i)"({_NAMED})"\s*:\s*"[^"]*"')
+_TELLS = re.compile(rf"(?i){_NAMED}")
 _SECRET = re.compile(rf"(?i)(--{_NAMED})(?:=|\s+)(?!-)({_WORD}+(?:\s+(?!-){_WORD}+)*)|(?<![\w-])({_NAMED})={_WORD}+")
 
 
@@ -21,5 +26,11 @@ def shown_endpoint(api_base: str) -> str:
 
 
 def shown_command(command: str) -> str:
-    """Give a command without what follows `--api-key`, `--token` and the like, and without such variables' values."""
-    return _SECRET.sub(lambda found: f"{found[1]} …" if found[1] else f"{found[3]}=…", command)
+    """Give a command without what follows `--api-key`, `--token`, `Bearer` and the like, or has such a name."""
+    bare = _QUOTED.sub(r'"\1": "…"', _BEARER.sub(r"\1 …", command))
+    return _SECRET.sub(lambda found: f"{found[1]} …" if found[1] else f"{found[3]}=…", bare)
+
+
+def shown_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Give further arguments of an engine without the values whose names say that they are secret."""
+    return {name: "…" if _TELLS.fullmatch(name) else value for name, value in values.items()}

@@ -8,8 +8,6 @@ from typing import Any
 from annotator.errors import NoEngine
 
 _SURROUNDINGS = {
-    # A fork would copy the threads that decode and write, locks and all.
-    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     # stdout is for data.
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -48,6 +46,8 @@ def boot(
     Raises:
         NoEngine: it does not come up, or was `abandoned` before its processes were started.
     """
+    # A fork would copy the threads that decode and write, locks and all, and the pipe that tells of the run's end.
+    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     for name, value in _SURROUNDINGS.items():
         os.environ.setdefault(name, value)
     where = f"--vlm.backend vllm, model {model_id}"

@@ -60,11 +60,12 @@ def check_order(order: Order) -> SyncSettings:
 def _refuse_secrets(settings: SyncSettings) -> None:
     vlm, shown = settings.vlm, shareable(settings).vlm
     bases = None if vlm.api_base is None else ",".join(one.rstrip("/") for one in vlm.api_base.split(","))
-    for name, given in (("api_base", bases), ("serve_command", vlm.serve_command)):
+    given = {"api_base": bases, "serve_command": vlm.serve_command, "engine_kwargs": vlm.engine_kwargs}
+    for name, value in given.items():
         got = getattr(shown, name)
-        if given != got:
+        if value != got:
             hint = "a secret in it would be readable in the job's command: name a variable with --vlm.api_key_env"
-            raise UsageError("the setting may hold a secret", where=f"--vlm.{name}", got=got, hint=hint)
+            raise UsageError("the setting may hold a secret", where=f"--vlm.{name}", got=str(got), hint=hint)
 
 
 def _refuse_places_here(settings: SyncSettings) -> None:

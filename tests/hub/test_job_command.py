@@ -16,6 +16,7 @@ from annotator.hub_client import unsaid
 from annotator.jobs.command import code_of, flags_of, install_line, job_command, pack_folder, pack_tree
 from annotator.jobs.hf import estimate_s
 from annotator.jobs.order import parse_duration
+from annotator.run import shareable
 from annotator.settings import PlanSettings, SyncSettings, VlmSettings, VqaSettings
 from tests.hub.conftest import REPO, Published, RunningHub
 
@@ -112,6 +113,13 @@ def test_the_jobs_own_arguments_and_those_of_sync_may_be_mixed() -> None:
 )
 def test_a_command_is_recorded_without_keys_and_tokens(command: str, shown: str) -> None:
     assert shown_command(command) == shown
+
+
+def test_secrets_within_other_words_are_left_out_too() -> None:
+    command = """run -H 'Authorization: Bearer s3cr3t' '{"hf_token": "s3cr3t", "dtype": "half"}'"""
+    assert shown_command(command) == """run -H 'Authorization: Bearer …' '{"hf_token": "…", "dtype": "half"}'"""
+    settings = SyncSettings(root=Path("x"), vlm=VlmSettings(engine_kwargs={"hf_token": "s3cr3t", "max_num_seqs": 8}))
+    assert shareable(settings).vlm.engine_kwargs == {"hf_token": "…", "max_num_seqs": 8}
 
 
 @pytest.mark.parametrize(

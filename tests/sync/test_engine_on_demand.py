@@ -44,3 +44,25 @@ def test_what_must_be_asked_ends_the_run_with_one_word_about_the_server(
     assert "failed: episode" not in said
     failures = run_query(root / ".annotator", "SELECT count(*) AS n FROM failures WHERE NOT superseded").to_pylist()
     assert failures == [{"n": 0}]
+
+
+def test_what_cannot_be_used_refuses_the_run_and_not_each_episode(annotated: tuple[Path, str], annotator: Run) -> None:
+    root, gone = annotated
+    wrong = ("--vlm.api_base", gone, "--vlm.api_key_env", "NO_SUCH_VARIABLE", "--seed", "9")
+    said = annotator("sync", root, *QUICK, *wrong, status=2).stderr
+    assert said.count("the API key is not set") == 1
+    assert "failed: episode" not in said
+
+
+def test_servers_that_do_not_start_are_not_started_for_each_call(
+    annotated: tuple[Path, str], annotator: Run, tmp_path: Path
+) -> None:
+    """Many calls wait for the engine; the first to find that there is none tells all."""
+    root, _ = annotated
+    script = tmp_path / "start"
+    script.write_text(f"#!/bin/sh\necho started >> {tmp_path}/starts\nexit 3\n")
+    script.chmod(0o755)
+    served = ("--vlm.backend", "serve", "--vlm.serve_command", f"{script} {{port}}", "--seed", "9")
+    said = annotator("sync", root, *QUICK, *served, status=2).stderr
+    assert said.count("error: no server got ready") == 1
+    assert (tmp_path / "starts").read_text() == "started\n"
