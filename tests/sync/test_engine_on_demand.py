@@ -66,3 +66,12 @@ def test_servers_that_do_not_start_are_not_started_for_each_call(
     said = annotator("sync", root, *QUICK, *served, status=2).stderr
     assert said.count("error: no server got ready") == 1
     assert (tmp_path / "starts").read_text() == "started\n"
+
+
+def test_a_refusal_from_the_log_names_who_refused(banana: Path, annotator: Run) -> None:
+    signals = ("--vlm.backend", "signals", "--only_episodes", "0", "--plan.subtask_seeded_relabel", "true")
+    first = annotator("sync", banana, *signals).stderr
+    (refusal,) = (line for line in first.splitlines() if line.startswith("plan.relabel: signals declines"))
+    again = annotator("sync", banana, *signals, "--plan.emit_plan", "false").stderr
+    assert "engine          none needed" in again
+    assert refusal in again.splitlines()
