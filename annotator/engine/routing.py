@@ -103,7 +103,9 @@ class Router(Generic[E]):
             lane.open_calls += 1
             try:
                 if await lane.window.enter():
-                    return lane
+                    if not self._stopped:
+                        return lane
+                    lane.window.leave()  # its turn came in the same moment in which the run stopped asking
             except asyncio.CancelledError:
                 lane.open_calls -= 1
                 raise

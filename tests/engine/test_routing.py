@@ -17,7 +17,7 @@ import pytest
 from annotator.engine.base import Reply, Request
 from annotator.engine.choose import choose_engine
 from annotator.engine.openai import OpenAIEngine, require_any
-from annotator.engine.routing import STRIKES, Lane, Router
+from annotator.engine.routing import STRIKES, Lane, Router, Stopped
 from annotator.engine.window import Window
 from annotator.errors import CallError, NoEngine
 from annotator.settings import VlmSettings
@@ -257,6 +257,22 @@ def test_a_failure_from_before_a_server_was_started_again_says_nothing_about_the
 
 
 # Being busy
+
+
+def test_a_call_whose_turn_comes_as_the_run_stops_is_not_sent() -> None:
+    async def scenario() -> None:
+        router = make_router(1, limit=1)
+        (one,) = episodes(1)
+        lane = await router.enter(one, "first")
+        waiting = asyncio.create_task(router.enter(one, "second"))
+        await asyncio.sleep(0)
+        router.leave(lane)  # as a failure does that is one too many: its place is given on, then the run stops
+        router.stop()
+        with pytest.raises(Stopped):
+            await waiting
+        assert (lane.open_calls, lane.window.inside) == (0, 0)
+
+    asyncio.run(scenario())
 
 
 def test_refusals_halve_a_window_once_for_all_that_were_under_way_and_answers_let_it_grow() -> None:
