@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Condition
@@ -105,14 +105,6 @@ class Pictures:
         if isinstance(drawn, FootageError):
             raise drawn
         return drawn
-
-    async def get_all(self, items: Sequence[MediaItem]) -> tuple[Picture, ...]:
-        """The pictures of several items, in their order, drawn together.
-
-        Raises:
-            FootageError: as `get`, for the first item that fails.
-        """
-        return tuple(await asyncio.gather(*(self.get(item) for item in items)))
 
     def close(self) -> None:
         """Let go of every picture. Whoever still waits for one is cancelled."""

@@ -57,11 +57,6 @@ def as_uuid(digest: Digest) -> UUID:
     return UUID(hex=digest)
 
 
-def from_uuid(value: UUID) -> Digest:
-    """Undo `as_uuid`."""
-    return Digest(value.hex)
-
-
 def _refuse_unnameable(value: Any) -> None:
     kind = type(value)
     if kind is float:

@@ -59,7 +59,7 @@ def test_what_is_asked_for_together_is_decoded_in_one_pass(episode: Clip) -> Non
         count = Counter()
         with Studio(2) as studio, studio.open({FOOTAGE: episode}, count) as pictures:
             items = [item(episode, at, at + 9, columns=2) for at in range(0, 60, 10)]
-            drawn = await pictures.get_all(items)
+            drawn = await asyncio.gather(*(pictures.get(one) for one in items))
             assert [picture.timestamps for picture in drawn] == [one.timestamps for one in items]
             assert count.frames == 60
 
@@ -155,7 +155,7 @@ def test_closing_lets_go_of_every_picture(episode: Clip) -> None:
         before = held()
         with Studio(1) as studio:
             pictures = studio.open({FOOTAGE: episode})
-            await pictures.get_all([item(episode, at) for at in range(5)])
+            await asyncio.gather(*(pictures.get(item(episode, at)) for at in range(5)))
             assert held() == before + 5
             pictures.close()
             await asyncio.sleep(0)
