@@ -294,6 +294,12 @@ def _hang_up(request: web.Request) -> None:
         request.transport.abort()
 
 
+async def _die(_: web.Request, __: Ask, ___: str, ____: Rule) -> web.Response:
+    """Be gone at once, as when the machine takes the process away, with this request unanswered."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    return web.Response()
+
+
 async def _silence(_: web.Request, ask: Ask, text: str, rule: Rule) -> web.Response:
     """Say nothing for `seconds`, then answer."""
     await asyncio.sleep(rule.seconds)
@@ -314,6 +320,7 @@ def _body(make: Callable[[Ask, str], bytes], **how: Any) -> Fault:
 FAULTS: dict[str, Fault] = {
     "reset": _reset,
     "disconnect": _disconnect,
+    "die": _die,
     "silence": _silence,
     "garbage": _body(lambda ask, text: base64.b64decode("AP/+3q2+7w==") + text.encode()),
     "empty": _body(lambda ask, text: b""),

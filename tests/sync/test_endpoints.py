@@ -98,11 +98,9 @@ def pair(tmp_path: Path, env: Env) -> Iterator[tuple[Server, Server]]:
 def test_a_run_over_two_servers_survives_the_death_of_one_and_repeats_only_what_was_in_flight(
     banana: Path, pair: tuple[Server, Server], env: Env, reference: Path
 ) -> None:
-    run = begin(banana, f"{pair[0].api_base},{pair[1].api_base}", env=env)
-    wait_for(lambda: max(one.count() for one in pair) >= 4, "4 answers", run)
-    dying, other = sorted(pair, key=lambda one: -one.count())
-    dying.process.send_signal(signal.SIGKILL)
-    said = finish(run)
+    dying, other = pair
+    control(dying, "faults", [{"fault": "die", "skip": 1}])  # an episode has three requests, and each server an episode
+    said = finish(begin(banana, f"{dying.api_base},{other.api_base}", env=env))
     kept, answered = kept_steps(banana), dying.count() + other.count()
     assert kept == kept_steps(reference)
     assert answered - kept.total() <= IN_FLIGHT, "an answer that was kept was asked for again"
@@ -117,12 +115,10 @@ def test_a_run_over_two_servers_survives_the_death_of_one_and_repeats_only_what_
 def test_a_run_whose_servers_all_die_says_so_keeps_every_answer_and_ends_with_1(
     banana: Path, pair: tuple[Server, Server], server: Server, env: Env, reference: Path
 ) -> None:
-    bases = f"{pair[0].api_base}, {pair[1].api_base}"
-    run = begin(banana, bases, "--vlm.request_max_retries", 1, env=env)
-    wait_for(lambda: sum(one.count() for one in pair) >= 6, "6 answers", run)
     for one in pair:
-        one.process.kill()
-    said = finish(run, status=1)
+        control(one, "faults", [{"fault": "die", "skip": 3}])
+    bases = f"{pair[0].api_base}, {pair[1].api_base}"
+    said = finish(begin(banana, bases, "--vlm.request_max_retries", 1, env=env), status=1)
     answers = pair[0].answers() + pair[1].answers()
     assert "what was answered is kept\nhint: is the server up? --vlm.api_base says where it is" in said
     assert "Traceback" not in said
@@ -228,7 +224,7 @@ def test_a_run_starts_its_own_servers_and_stops_them_and_a_second_run_starts_non
     env = env | {"CUDA_VISIBLE_DEVICES": ""}
     said = finish(begin(banana, "", *serving(banana), env=env))
     assert "engine: serve – starting 2 servers of test-model" in said
-    assert spawned(banana) == []
+    wait_for(lambda: spawned(banana) == [], "the end of the servers")
     assert kept_steps(banana) == kept_steps(reference)
     assert shown(banana) == shown(reference)
     assert litter(banana) == [".annotator/serve/server-0.log", ".annotator/serve/server-1.log"]
@@ -239,8 +235,8 @@ def test_a_run_starts_its_own_servers_and_stops_them_and_a_second_run_starts_non
 def test_no_server_outlives_a_run_that_is_ended_from_outside(banana: Path, env: Env, number: signal.Signals) -> None:
     env = env | {"CUDA_VISIBLE_DEVICES": ""}
     answers = banana.parent / "answers"
-    run = begin(banana, "", *serving(banana, delay_ms=30), env=env)
-    wait_for(lambda: answers.exists() and answers.read_bytes().count(b"\n") >= 3, "3 answers", run)
+    run = begin(banana, "", *serving(banana, delay_ms=100), env=env)
+    wait_for(lambda: answers.exists() and answers.read_bytes().count(b"\n") >= 2, "2 answers", run)
     assert spawned(banana)
     run.send_signal(number)
     run.communicate(timeout=60)
