@@ -68,6 +68,22 @@ class Server:
     def _logged(self) -> bytes:
         return self._log.read_bytes()[self._begin :] if self._log.exists() else b""
 
+    def control(self, what: str, body: object = None) -> Any:
+        """Get what it tells of itself (`stats`), or, with a body, post what it is to do (`faults`, `hold`, `reset`)."""
+        url = f"{self.api_base.removesuffix('/v1')}/control/{what}"
+        data = None if body is None else json.dumps(body).encode()
+        with urllib.request.urlopen(urllib.request.Request(url, data=data), timeout=60) as reply:
+            return json.loads(reply.read() or b"null")
+
+    @contextmanager
+    def held(self, answers: int) -> Generator[None]:
+        """Answer so many requests and no more; afterwards go on. What is asked meanwhile waits."""
+        self.control("hold", answers)
+        try:
+            yield
+        finally:
+            self.control("hold", -1)
+
     def settle(self) -> None:
         """Wait until nothing is in flight and nothing more comes in: what a killed client had sent is dealt with."""
         wait_for(self._is_quiet, "a quiet server")
@@ -79,8 +95,7 @@ class Server:
 
     def _counts(self) -> tuple[int, int]:
         """How many requests were received, and how many are in flight."""
-        with urllib.request.urlopen(f"{self.api_base.removesuffix('/v1')}/control/stats", timeout=60) as reply:
-            stats = json.load(reply)
+        stats = self.control("stats")
         return stats["received"], stats["in_flight"]
 
 

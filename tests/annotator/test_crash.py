@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -49,8 +50,9 @@ class Reference(msgspec.Struct, frozen=True):
 
 
 class Stopped(msgspec.Struct, frozen=True):
-    """What a run said on stderr, and the time (seconds, Unix) up to which every answer must be on disk."""
+    """How a run ended, what it said on stderr, and up to when (seconds, Unix) every answer must be on disk."""
 
+    status: int
     said: str
     kept_until: float
 
@@ -93,31 +95,33 @@ def steps_of(answers: list[Answer]) -> Counter[str]:
 
 
 def stop(
-    run: "subprocess.Popen[str]",
     how: signal.Signals,
     root: Path,
     server: Server,
     *,
+    env: Env,
     after: int,
     rested: bool = False,
+    before: Callable[[], object] | None = None,
 ) -> Stopped:
-    """Send a signal to a run once the server has answered that often; wait until both are quiet.
+    """Start a run, send it a signal once the server has answered that often, and wait until both are quiet.
 
-    The signal comes with an answer on its way into the log; `rested`, only when all have had their time to get there.
+    The server answers no more than that. The signal comes with an answer on its way into the log; `rested`, only when
+    all have had their time to get there.
     """
-    lag_s = wait_for(lambda: server.count() >= after, f"{after} answers", run)
-    if rested:
-        server.process.send_signal(signal.SIGSTOP)
-        lag_s += fsync_s(root)
-        time.sleep(2 * (GRACE_S + lag_s))
-    stopped_at = time.time()
-    run.send_signal(how)
-    server.process.send_signal(signal.SIGCONT)
-    if not rested:
-        lag_s += fsync_s(root)
-    _, said = run.communicate()
-    server.settle()
-    return Stopped(said, stopped_at - GRACE_S - lag_s)
+    with server.held(after - server.count()):
+        run = start_sync(root, server.api_base, env=env, before=before)
+        lag_s = wait_for(lambda: server.count() >= after, f"{after} answers", run)
+        if rested:
+            lag_s += fsync_s(root)
+            time.sleep(2 * (GRACE_S + lag_s))
+        stopped_at = time.time()
+        run.send_signal(how)
+        if not rested:
+            lag_s += fsync_s(root)
+        _, said = run.communicate()
+        server.settle()
+    return Stopped(run.returncode, said, stopped_at - GRACE_S - lag_s)
 
 
 def finishes(root: Path, server: Server, env: Env, reference: Reference, kept: list[Answer]) -> None:
@@ -139,9 +143,8 @@ def test_a_run_killed_again_and_again_keeps_every_answer_and_the_next_asks_only_
     known: Counter[str] = Counter()
     for moment in moments:
         before = server.count()
-        run = start_sync(banana, server.api_base, env=env)
-        stopped = stop(run, signal.SIGKILL, banana, server, after=moment, rested=moment % 2 == 0)
-        assert run.returncode == -signal.SIGKILL
+        stopped = stop(signal.SIGKILL, banana, server, env=env, after=moment, rested=moment % 2 == 0)
+        assert stopped.status == -signal.SIGKILL
         answered, kept = server.answers()[before:], kept_steps(banana)
         old = [answer for answer in answered if answer.at < stopped.kept_until]
         assert len(old) >= moment - before or moment % 2, "the moments are mixed up"
@@ -197,9 +200,8 @@ def test_a_run_killed_around_each_rename_of_its_projection_leaves_whole_files_an
 def test_ctrl_c_exits_130_with_a_hint_and_the_next_run_finishes(
     banana: Path, server: Server, env: Env, reference: Reference
 ) -> None:
-    run = start_sync(banana, server.api_base, env=env)
-    stopped = stop(run, signal.SIGINT, banana, server, after=5)
-    assert run.returncode == 130, stopped.said
+    stopped = stop(signal.SIGINT, banana, server, env=env, after=5)
+    assert stopped.status == 130, stopped.said
     assert "interrupted\nhint: every answer that arrived is kept; run the same command to go on" in stopped.said
     assert "Traceback" not in stopped.said
     old = [answer for answer in server.answers() if answer.at < stopped.kept_until]
@@ -212,9 +214,8 @@ def test_ctrl_c_exits_130_with_a_hint_and_the_next_run_finishes(
 def test_a_terminated_run_ends_as_an_interrupted_one_with_143_and_the_next_finishes(
     banana: Path, server: Server, env: Env, reference: Reference
 ) -> None:
-    run = start_sync(banana, server.api_base, env=env)
-    stopped = stop(run, signal.SIGTERM, banana, server, after=6, rested=True)
-    assert run.returncode == 143, stopped.said
+    stopped = stop(signal.SIGTERM, banana, server, env=env, after=6, rested=True)
+    assert stopped.status == 143, stopped.said
     assert "terminated\nhint: every answer that arrived is kept; run the same command to go on" in stopped.said
     assert "Traceback" not in stopped.said
     old = [answer for answer in server.answers() if answer.at < stopped.kept_until]
@@ -226,9 +227,9 @@ def test_a_terminated_run_ends_as_an_interrupted_one_with_143_and_the_next_finis
 
 def test_a_terminated_run_ends_in_order_also_where_ctrl_c_is_ignored(banana: Path, server: Server, env: Env) -> None:
     # As a shell starts a job in the background of a script.
-    run = start_sync(banana, server.api_base, env=env, before=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
-    stopped = stop(run, signal.SIGTERM, banana, server, after=3)
-    assert run.returncode == 143, stopped.said
+    deaf = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    stopped = stop(signal.SIGTERM, banana, server, env=env, after=3, before=deaf)
+    assert stopped.status == 143, stopped.said
     assert "Traceback" not in stopped.said
     assert [row["outcome"] for row in ask_log(banana, "SELECT outcome FROM runs")] == ["interrupted"]
 
@@ -237,10 +238,8 @@ def test_a_server_that_dies_ends_the_run_with_a_clear_message_and_another_one_an
     banana: Path, server: Server, env: Env, reference: Reference, tmp_path: Path
 ) -> None:
     with model_server(tmp_path / "answers", delay_ms=60, env=env) as dying:
-        run = start_sync(banana, dying.api_base, "--vlm.request_max_retries", 1, env=env)
-        wait_for(lambda: dying.count() >= 5, "5 answers", run)
-        dying.process.kill()
-        said = finish(run, status=1)
+        dying.control("faults", [{"fault": "die", "skip": 5}])
+        said = finish(start_sync(banana, dying.api_base, "--vlm.request_max_retries", 1, env=env), status=1)
         first = dying.answers()
     assert re.search(rf"the server cannot be reached, or it hung up – plan\.\w+ at {dying.api_base}", said), said
     assert "what was answered is kept\nhint: is the server up? --vlm.api_base says where it is" in said

@@ -9,6 +9,7 @@ the same answer, from any process. Beside `/v1/models`, `/v1/chat/completions`, 
     GET  /control/requests  the latest requests: their headers and bodies
     POST /control/faults    replace the plan: a JSON list of rules (see `Rule`), as `--faults` takes it
     POST /control/answers   replace what is told: a JSON list (see `Told`); all other answers are made up
+    POST /control/hold      answer so many more, and let what comes after wait: a number, or -1 for all
     POST /control/reset     forget counts, requests, faults and what was told
 
 A request to a model named `fault:<name>` gets that fault every time. `FAULTS` lists the names.
@@ -99,6 +100,7 @@ class Server:
         self.horizon_s: float = options.horizon_s
         self.capacity: int = options.capacity
         self.log = os.open(options.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644) if options.log else None
+        self.more = asyncio.Event()
         self.reset(msgspec.json.decode(options.faults or "[]", type=list[Rule]))
 
     def reset(self, rules: list[Rule]) -> None:
@@ -108,6 +110,7 @@ class Server:
         self.counts = dict.fromkeys(("received", "answered", "aborted", "in_flight", "most_in_flight"), 0)
         self.latest: deque[dict[str, Any]] = deque(maxlen=16)
         self.told: list[Told] = []
+        self.room = -1
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=2**30)
@@ -119,6 +122,7 @@ class Server:
         app.router.add_get("/control/requests", self.requests)
         app.router.add_post("/control/faults", self.set_faults)
         app.router.add_post("/control/answers", self.set_answers)
+        app.router.add_post("/control/hold", self.hold)
         app.router.add_post("/control/reset", self.set_faults)
         return app
 
@@ -146,6 +150,12 @@ class Server:
 
     async def set_answers(self, request: web.Request) -> web.Response:
         self.told = msgspec.json.decode(await request.read(), type=list[Told])
+        return web.Response()
+
+    async def hold(self, request: web.Request) -> web.Response:
+        self.room = msgspec.json.decode(await request.read(), type=int)
+        self.more.set()
+        self.more = asyncio.Event()
         return web.Response()
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
@@ -177,6 +187,9 @@ class Server:
         if rule is None and ask.model not in self.models:
             return _error(404, f"The model `{ask.model}` does not exist.")
         await asyncio.sleep(self.delay_s)
+        while self.room == 0:
+            await self.more.wait()
+        self.room -= self.room > 0
         return await self._answer(request, ask, rule)
 
     async def _answer(self, request: web.Request, ask: Ask, rule: Rule | None) -> web.StreamResponse:

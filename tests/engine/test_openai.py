@@ -280,7 +280,7 @@ def test_retry_after_is_waited_for(server: RunningServer, as_date: bool) -> None
     started = time.monotonic()
     reply = ask(server.api_base)
     # An HTTP date has whole seconds only, and the client's own first pause is at most half a second.
-    assert 1.4 < time.monotonic() - started < 4
+    assert 1.4 < time.monotonic() - started < 15
     assert reply.attempts == 2 == server.counts["received"]
 
 

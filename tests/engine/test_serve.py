@@ -312,13 +312,20 @@ def test_a_port_that_somebody_else_took_first_is_exchanged_for_another(
 # Deaths
 
 
+def in_flight(notes: list[str]) -> int:
+    """How many requests the first server has at the moment."""
+    (base,) = re.findall(r"server 0 is ready at (http://\S+)/v1", "\n".join(notes))
+    with urllib.request.urlopen(f"{base}/control/stats", timeout=30) as reply:
+        return int(json.load(reply)["in_flight"])
+
+
 def test_a_killed_server_is_started_again_and_the_calls_it_had_are_answered(tmp_path: Path) -> None:
     notes: list[str] = []
 
     async def scenario() -> None:
-        async with serving([plan(tmp_path, (*COMMAND, "--delay-ms", "300"))], notes) as engine:
+        async with serving([plan(tmp_path, (*COMMAND, "--delay-ms", "1000"))], notes) as engine:
             calls = [asyncio.create_task(engine.generate(make_request(seed=seed))) for seed in range(4)]
-            await asyncio.sleep(0.1)
+            await asyncio.to_thread(wait_until, lambda: in_flight(notes) == 4)
             (server,) = servers(tmp_path)
             server.send_signal(signal.SIGKILL)
             replies = await asyncio.gather(*calls)

@@ -174,7 +174,7 @@ def test_a_token_that_expires_before_the_job_ends_is_mentioned(hub: RunningHub, 
 def test_waiting_without_a_token_fails_at_once(hub: RunningHub) -> None:
     started = time.monotonic()
     assert "hf auth login" in hub.run("job", "wait", "ada/job0", status=1, HF_TOKEN="").stderr
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 @pytest.mark.usefixtures("watched_closely")

@@ -1,11 +1,9 @@
 """A whole run over servers that die, refuse, talk nonsense, or are the run's own. Real processes throughout."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,7 +56,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory, steady: Server, env: Env
 @pytest.fixture
 def server(steady: Server) -> Server:
     steady.forget()
-    control(steady, "reset", [])
+    steady.control("reset", [])
     return steady
 
 
@@ -69,13 +67,6 @@ def banana(tmp_path: Path) -> Path:
 
 def begin(root: Path, api_base: str, *more: object, env: Env) -> "subprocess.Popen[str]":
     return start_sync(root, api_base, *LIGHT, *more, env=env)
-
-
-def control(server: Server, what: str, body: list[dict[str, Any]] | None = None) -> Any:
-    url = f"{server.api_base.removesuffix('/v1')}/control/{what}"
-    data = None if body is None else json.dumps(body).encode()
-    with urllib.request.urlopen(urllib.request.Request(url, data=data), timeout=30) as reply:
-        return json.loads(reply.read() or b"null")
 
 
 def sent(root: Path) -> int:
@@ -99,7 +90,7 @@ def test_a_run_over_two_servers_survives_the_death_of_one_and_repeats_only_what_
     banana: Path, pair: tuple[Server, Server], env: Env, reference: Path
 ) -> None:
     dying, other = pair
-    control(dying, "faults", [{"fault": "die", "skip": 1}])  # an episode has three requests, and each server an episode
+    dying.control("faults", [{"fault": "die", "skip": 1}])  # an episode has three requests, and each server an episode
     said = finish(begin(banana, f"{dying.api_base},{other.api_base}", env=env))
     kept, answered = kept_steps(banana), dying.count() + other.count()
     assert kept == kept_steps(reference)
@@ -116,7 +107,7 @@ def test_a_run_whose_servers_all_die_says_so_keeps_every_answer_and_ends_with_1(
     banana: Path, pair: tuple[Server, Server], server: Server, env: Env, reference: Path
 ) -> None:
     for one in pair:
-        control(one, "faults", [{"fault": "die", "skip": 3}])
+        one.control("faults", [{"fault": "die", "skip": 3}])
     bases = f"{pair[0].api_base}, {pair[1].api_base}"
     said = finish(begin(banana, bases, "--vlm.request_max_retries", 1, env=env), status=1)
     answers = pair[0].answers() + pair[1].answers()
@@ -146,12 +137,12 @@ PASSING: list[dict[str, Any]] = [
 def test_faults_that_pass_cost_retries_alone_and_the_log_says_how_many(
     banana: Path, server: Server, env: Env, reference: Path
 ) -> None:
-    control(server, "faults", PASSING)
+    server.control("faults", PASSING)
     finish(begin(banana, server.api_base, "--vlm.request_timeout_s", 2, env=env))
     assert kept_steps(banana) == kept_steps(reference)
     assert shown(banana) == shown(reference)
     faults = sum(rule["times"] for rule in PASSING)
-    assert control(server, "stats")["received"] == sent(banana) == kept_steps(reference).total() + faults
+    assert server.control("stats")["received"] == sent(banana) == kept_steps(reference).total() + faults
 
 
 LASTING = (
@@ -172,7 +163,7 @@ def test_a_fault_that_lasts_is_one_recorded_failure_and_the_next_run_asks_for_no
             {"fault": f, "step": "plan_task_rephrasings", "times": 1 + (f in ASKED_TWICE), "seconds": 60}
             for f in faults
         ]
-        control(server, "faults", rules)
+        server.control("faults", rules)
         finish(begin(banana, server.api_base, *flags, env=env), status=1)
         last = "run_id = (SELECT run_id FROM runs ORDER BY started_at DESC LIMIT 1)"
         found = ask_log(banana, f"SELECT coalesce(kind, outcome) AS kind, attempts FROM failures WHERE {last}")
@@ -180,7 +171,7 @@ def test_a_fault_that_lasts_is_one_recorded_failure_and_the_next_run_asks_for_no
         assert Counter(row["kind"] for row in found) == Counter(faults.values()) + Counter(twice)
         assert all(row["attempts"] in (None, 1, 2) for row in found)
         calls = ask_log(banana, f"SELECT step, attempts FROM calls WHERE {last}")
-        assert control(server, "stats")["received"] == sum(row["attempts"] for row in calls)
+        assert server.control("stats")["received"] == sum(row["attempts"] for row in calls)
         # A failed call ends its module: what was still to come in that episode is asked by a later run, nothing else.
         asked = Counter(row["step"] for row in calls)
         assert asked["plan.task_rephrasings"] == 4 + len(twice)
@@ -188,12 +179,12 @@ def test_a_fault_that_lasts_is_one_recorded_failure_and_the_next_run_asks_for_no
 
 
 def test_a_run_stops_asking_after_the_failures_it_was_allowed(banana: Path, server: Server, env: Env) -> None:
-    control(server, "faults", [{"fault": "http_400"}])
+    server.control("faults", [{"fault": "http_400"}])
     off = ("--vocabulary.enabled", "false", "--max_failures", 2)
     said = finish(begin(banana, server.api_base, *off, env=env), status=1)
     assert "asking nothing more in this run: 2 calls failed (--max_failures)" in said
     assert 2 <= failures(banana)["http_400"] <= 1 + IN_FLIGHT, "calls that waited for their turn were sent all the same"
-    assert control(server, "stats")["received"] == sent(banana)
+    assert server.control("stats")["received"] == sent(banana)
 
 
 # Servers of the run's own
