@@ -53,6 +53,7 @@ def _guarded(command: Callable[[list[str]], int], args: list[str]) -> int:
     termination = Termination()
     try:
         with termination:
+            " ".join(args).encode()  # DuckDB and Arrow take no path that is not text
             return command(args)
     except (UsageError, QueryRefused) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -64,9 +65,22 @@ def _guarded(command: Callable[[list[str]], int], args: list[str]) -> int:
         hint = "every answer that arrived is kept; run the same command to go on"
         print(f"{'terminated' if termination.asked else 'interrupted'}\nhint: {hint}", file=sys.stderr)
         return 143 if termination.asked else 130
+    except UnicodeEncodeError as error:
+        print(f"error: {_beyond_locale(error)}", file=sys.stderr)
+        return 1
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+
+
+def _beyond_locale(error: UnicodeEncodeError) -> Problem:
+    """A path was read, or a text is to be written, in a locale that has not all of its characters."""
+    return Problem(
+        "a path or a text has characters that this locale cannot express",
+        where=ascii(error.object[max(error.start - 40, 0) : error.end + 40]),
+        got=f"{error.encoding}: {error.reason}",
+        hint="set PYTHONUTF8=1, or a UTF-8 locale such as LC_ALL=C.UTF-8",
+    )
 
 
 def _version() -> int:

@@ -267,6 +267,22 @@ def test_a_folder_that_is_nothing_is_a_usage_error(tmp_path: Path, capsys: pytes
         assert "hint: annotator sync makes one" in capsys.readouterr().err
 
 
+def test_a_path_that_the_locale_cannot_express_is_one_message(annotated: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "Würfel"
+    folder.symlink_to(annotated)
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for arguments in (("validate", folder), ("query", "SELECT 1", "--root", folder), ("sync", folder, *SYNC)):
+        done = run(*arguments, **ascii_only)
+        assert done.returncode == 1
+        assert done.stdout == ""
+        assert done.stderr.startswith("error: a path or a text has characters that this locale cannot express")
+        assert "hint: set PYTHONUTF8=1" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert run("query", "SELECT 'ü'", "--root", folder, PYTHONUTF8="1", LC_ALL="C").returncode == 0
+    beyond = run("query", "SELECT chr(252)", "--root", annotated, **ascii_only)
+    assert (beyond.returncode, "Traceback" in beyond.stderr) == (1, False)
+
+
 def test_the_log_lists_the_runs(annotated: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["log", str(annotated), "--format", "json"]) == 0
     (run_line,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
