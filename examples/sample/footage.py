@@ -1,7 +1,9 @@
 """Frames become what a dataset stores: one encoded clip per episode, joined into mp4 files, or a PNG per frame."""
 
+import contextlib
 import io
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,6 +23,7 @@ os.environ.setdefault(
 import av
 from av.codec import Codec
 from av.codec.codec import UnknownCodecError
+from av.container import OutputContainer
 from av.video.stream import VideoStream
 
 Frame = npt.NDArray[np.uint8]
@@ -82,10 +85,24 @@ def encode_clip(frames: Sequence[Frame], fps: int, encoder: str) -> bytes:
         assert isinstance(stream, VideoStream)
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuv420p"
+        start_encoding(container)
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
     return clip.getvalue()
+
+
+def start_encoding(container: OutputContainer) -> None:
+    """Open a container's encoders, and keep the process an ordinary one.
+
+    Where root runs it, SVT-AV1 gives the calling thread, and so its own and all that are started later, real-time
+    priority (SCHED_FIFO, 99): whatever else the machine runs then waits for them.
+    """
+    container.start_encoding()
+    if sys.platform == "linux":
+        for thread in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                os.sched_setscheduler(int(thread.name), os.SCHED_OTHER, os.sched_param(0))
 
 
 def join_clips(clips: Sequence[bytes], path: Path) -> None:

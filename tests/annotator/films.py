@@ -15,6 +15,7 @@ import numpy.typing as npt
 from av.container import InputContainer
 
 from annotator.clips import Clip
+from examples.sample.footage import start_encoding
 
 os.environ.setdefault("SVT_LOG", "1")  # libsvtav1 talks on stderr
 
@@ -59,6 +60,7 @@ def film(
         stream.codec_context.thread_count = 1
         if time_base is not None:
             stream.codec_context.time_base = time_base
+        start_encoding(container)
         base = time_base or 1 / rate
         for position, number in enumerate(numbers, first_pts):
             frame = av.VideoFrame.from_ndarray(draw_number(number, block), format="rgb24")

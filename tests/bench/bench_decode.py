@@ -18,10 +18,13 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
 from annotator.clips import Clip
 from annotator.frames import Pixels, scaled_size
 from annotator.sampling import sample
 from annotator.sheets import Drawing, render_all
+from examples.sample.footage import start_encoding
 from store.digest import Digest
 from store.keys import MediaItem, Render
 
@@ -46,6 +49,7 @@ def footage(folder: Path, codec: str, gop: int, seconds: int) -> Path:
     with av.open(str(partial), "w") as container:
         stream = cast("av.VideoStream", container.add_stream(codec, rate=FPS, options=options))
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        start_encoding(container)
         for index in range(seconds * FPS):
             x, y = int(300 + 250 * np.sin(index / 50)), int(200 + 150 * np.cos(index / 35))
             picture = scene[y : y + HEIGHT, x : x + WIDTH] + noise[index % 8]

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from itertools import pairwise
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from examples.sample import motion, scene
+from examples.sample import footage, motion, scene
 from examples.sample.motion import FINGER_TRAVEL_M, IDLE_EPISODE, RETRY_EPISODE, Episode
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +44,13 @@ def image_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = make(out, "--episodes", "2", "--fps", "4", "--image-camera")
     assert done.returncode == 0, done.stderr
     return out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread's policy is not to be read")
+def test_drawing_footage_leaves_every_thread_an_ordinary_one() -> None:
+    footage.encode_clip([np.zeros((64, 64, 3), np.uint8)] * 4, 30, "libsvtav1")
+    policies = {os.sched_getscheduler(int(one.name)) for one in Path("/proc/self/task").iterdir()}
+    assert policies == {os.SCHED_OTHER}, "whatever else the machine runs waits for real-time threads"
 
 
 def info_of(root: Path) -> dict[str, Any]:
