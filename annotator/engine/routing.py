@@ -145,7 +145,7 @@ class Router(Generic[E]):
         """Open a lane, or open it again, perhaps to another address."""
         self._stop_probe(lane)
         lane.endpoint, lane.strikes = endpoint, 0
-        self._set(lane, "up")
+        self._up(lane)
 
     def shut(self, lane: Lane[E], state: Literal["awaited", "gone"]) -> None:
         """Close a lane: it is being brought back, or it does not come back."""
@@ -208,12 +208,23 @@ class Router(Generic[E]):
                 break
         del self._probes[lane]
         lane.strikes = 0
-        self._set(lane, "up")
+        self._up(lane)
 
     def _stop_probe(self, lane: Lane[E]) -> None:
         probe = self._probes.pop(lane, None)
         if probe is not None:
             probe.cancel()
+
+    def _up(self, lane: Lane[E]) -> None:
+        """Let calls in. Where the others took its share while it was away, every episode chooses its home anew."""
+        self._set(lane, "up")
+        up = [one for one in self.lanes if one.state == "up"]
+        if lane.episodes * len(up) * _SHARE >= sum(one.episodes for one in up):
+            return
+        self._homes.clear()
+        for one in up:
+            one.episodes = 0
+            one.window.send_away()
 
     def _set(self, lane: Lane[E], state: State) -> None:
         """Change a lane's state; whoever waits where it is now pointless chooses again."""

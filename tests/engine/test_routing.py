@@ -2,6 +2,7 @@
 
 import asyncio
 import http.server
+import itertools
 import socket
 import threading
 import time
@@ -237,6 +238,35 @@ def test_calls_wait_for_a_server_that_is_being_started_and_fail_once_it_is_given
         with pytest.raises(CallError) as caught:
             await late
         assert (caught.value.kind, caught.value.what) == ("connection", "no server is left")
+        await router.aclose()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("limit", [8, 0], ids=["where calls wait for their turn", "where none waits"])
+def test_a_server_that_is_ready_late_gets_its_share_of_the_episodes_in_progress(limit: int) -> None:
+    async def scenario() -> None:
+        router, asked = Router[Fake](lambda _: None), Counter[str]()
+        first, late = (router.add(f"server {number}", limit, supervised=True) for number in range(2))
+        router.open(first, Fake("http://127.0.0.1:1/v1"))
+
+        async def work(episode: Digest) -> list[str]:
+            used: list[str] = []
+            for _ in range(10):
+                lane = await router.enter(episode, "plan.task")
+                used.append(lane.label)
+                await asyncio.sleep(0.001)
+                router.leave(lane)
+                if not late.endpoint and asked.total() == 20:
+                    router.open(late, Fake("http://127.0.0.1:2/v1"))
+                asked[lane.label] += 1
+            return used
+
+        used = await asyncio.gather(*(work(episode) for episode in episodes(32)))
+        assert asked.total() == 320
+        assert asked["server 1"] >= 100, "a GPU idles"
+        moves = [sum(a != b for a, b in itertools.pairwise(labels)) for labels in used]
+        assert max(moves) == 1, "an episode keeps to its new home"
         await router.aclose()
 
     run(scenario())
