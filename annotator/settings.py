@@ -175,7 +175,7 @@ class VlmSettings(Settings, frozen=True, kw_only=True):
     tensor_parallel_size: int = 1
     """GPUs that one started server, or one model in process, spreads over."""
     max_model_len: int | None = None
-    """Longest prompt and reply together, tokens, of a model that is started here; unset takes the model's own."""
+    """Longest prompt and reply together, tokens, of a model started here; unset takes what fits of the model's own."""
     gpu_memory_utilization: float | None = None
     """Share of a GPU's memory that a model started here may fill; unset leaves it to vLLM."""
     engine_kwargs: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])

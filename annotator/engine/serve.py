@@ -13,6 +13,7 @@ from annotator.engine.routing import Lane
 from annotator.engine.serve_facts import Facts
 from annotator.engine.serve_plan import ServerPlan
 from annotator.engine.serve_process import ServerProcess
+from annotator.engine.vllm_start import hint_for
 from annotator.errors import CallError, NoEngine
 
 _LOOK_EVERY_S, _ASK_EVERY_S = 0.1, 5.0
@@ -128,8 +129,10 @@ class Fleet:
             failed.append(await first)
             if not failed[-1].trouble:
                 return
-        plan, trouble = failed[0].server.plan, failed[0].trouble
-        raise NoEngine("no server got ready", where=plan.label, got=trouble, hint=f"the whole log: {plan.log}")
+        server, trouble = failed[0].server, failed[0].trouble
+        hints = (hint_for(server.cause(), ""), f"the whole log: {server.plan.log}")
+        hint = "; ".join(filter(None, hints))
+        raise NoEngine("no server got ready", where=server.plan.label, got=trouble, hint=hint)
 
     async def stop(self) -> None:
         """Stop all. Safe to call twice."""
@@ -209,7 +212,7 @@ class Fleet:
             else:
                 trouble = ""
             if not trouble and loop.time() > deadline:
-                trouble = f"was not ready after {self._patience.ready_s:g} s"
+                trouble = f"was not ready after {self._patience.ready_s:g} s (--vlm.serve_ready_timeout_s)"
             if trouble:
                 await client.aclose()
                 return trouble

@@ -98,7 +98,8 @@ def default_command(vlm: VlmSettings) -> list[str]:
 
     Guidance is the backend whose JSON always parses. Thinking is off unless an effort is asked for, since a schema
     holds a reply from its first token. Requests may say how their media are read, since the server listens on this
-    machine alone; so the times of a video's frames go along. Prompt-token details say what the prefix cache saved.
+    machine alone; so the times of a video's frames go along. Prompt-token details say what the prefix cache saved. The
+    context is what the memory holds: without a word vLLM wants room for the model's whole context, and does not start.
     Source: vLLM 0.32's `vllm serve --help`.
     """
     words = ["vllm", "serve", vlm.model_id, "--host", "127.0.0.1", "--port", "{port}"]
@@ -109,7 +110,7 @@ def default_command(vlm: VlmSettings) -> list[str]:
         words += ["--default-chat-template-kwargs", '{"enable_thinking":false}']
     chosen = {
         "--revision": vlm.model_revision,
-        "--max-model-len": vlm.max_model_len,
+        "--max-model-len": vlm.max_model_len or "auto",
         "--gpu-memory-utilization": vlm.gpu_memory_utilization,
         "--tensor-parallel-size": vlm.tensor_parallel_size if vlm.tensor_parallel_size > 1 else None,
     }

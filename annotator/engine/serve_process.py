@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import shlex
 import signal
 import socket
@@ -14,7 +15,8 @@ from annotator.engine.serve_keeper import GRACE_S
 from annotator.engine.serve_plan import ServerPlan
 
 KEEPER = Path(__file__).with_name("serve_keeper.py")
-_TAIL_LINES, _TAIL_BYTES, _LINE_CHARACTERS = 15, 16_384, 300
+_TAIL_LINES, _READ_BYTES, _LINE_CHARACTERS = 15, 65_536, 300
+_ERROR = re.compile(r"\b\w*(Error|Exception): \S")
 
 
 class ServerProcess:
@@ -85,16 +87,24 @@ class ServerProcess:
                 os.killpg(int(group), signal.SIGKILL)
 
     def tail(self) -> str:
-        """The last lines of what it said since it was last started."""
+        """The last lines of what it said since it was last started, after the cause if that stands further above."""
+        last, cause = self._said()[-_TAIL_LINES:], self.cause()
+        return "\n".join(f"  {line}" for line in ([cause, "…"] if cause and cause not in last else []) + last)
+
+    def cause(self) -> str:
+        """The last error it named since it was last started; vLLM's server itself only points at its engine's."""
+        named = (line for line in reversed(self._said()) if _ERROR.search(line) and "root cause above" not in line)
+        return next(named, "")
+
+    def _said(self) -> list[str]:
         try:
             with self.plan.log.open("rb") as log:
                 size = log.seek(0, 2)
-                log.seek(max(self._begin, size - _TAIL_BYTES))
+                log.seek(max(self._begin, size - _READ_BYTES))
                 lines = log.read().decode("utf-8", "replace").splitlines()
         except OSError as cause:  # somebody tidied up
             lines = [f"its log cannot be read: {cause.strerror}"]
-        printable = ("".join(c for c in line if c.isprintable()) for line in lines[-_TAIL_LINES:])
-        return "\n".join(f"  {line[:_LINE_CHARACTERS]}" for line in printable)
+        return ["".join(c for c in line if c.isprintable())[:_LINE_CHARACTERS] for line in lines]
 
 
 def free_port() -> int:

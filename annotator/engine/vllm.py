@@ -22,7 +22,7 @@ _SHUTDOWN_S = 30.0
 class VllmEngine:
     """Answer with vLLM's asynchronous engine, held to the answer's JSON schema by its guidance backend.
 
-    `max_model_len` is the context, tokens; None takes the model's. `gpu_memory_utilization` is the part of each GPU
+    `max_model_len` is the context, tokens; None takes what fits. `gpu_memory_utilization` is the part of each GPU
     that the engine may fill; None leaves it to vLLM. `client_concurrency` limits requests in flight; 0 sets no limit.
     `engine_kwargs` are further arguments of vLLM's engine. Several requests are answered in one batch, so a seed gives
     the same text again only where the batch cannot matter: see `batch_invariant` in a reply's versions.

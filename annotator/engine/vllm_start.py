@@ -14,8 +14,12 @@ _SURROUNDINGS = {
 }
 """Set before vLLM is imported, where nobody set them. None of them can change an answer."""
 
+_FITTING = -1
+"""As long a context as the memory holds. Source: vLLM 0.32, ModelConfig.max_model_len."""
+
 _HINTS = (
-    (("gpu_memory_utilization", "kv cache", "out of memory", "max_model_len", "max seq len", "free memory"),
+    (("gpu_memory_utilization", "kv cache", "out of memory", "outofmemory", "max_model_len", "max seq len",
+      "free memory"),
      "lower --vlm.max_model_len, raise --vlm.gpu_memory_utilization, or spread the model over several GPUs with"
      " --vlm.tensor_parallel_size"),
     (("tensor", "world size", "number of gpus"),
@@ -62,7 +66,7 @@ def boot(
             "revision": revision,
             "tokenizer_revision": revision,
             "tensor_parallel_size": tensor_parallel_size,
-            "max_model_len": max_model_len,
+            "max_model_len": max_model_len or _FITTING,
             **({"gpu_memory_utilization": gpu_memory_utilization} if gpu_memory_utilization else {}),
             "enable_prefix_caching": True,
             "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
@@ -71,12 +75,13 @@ def boot(
         return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
     except (RuntimeError, ValueError, TypeError, AssertionError, OSError, ImportError) as cause:
         got = " ".join(str(cause).split())
-        raise NoEngine("vLLM does not start", where=where, got=_short(got), hint=_hint(got)) from cause
+        raise NoEngine("vLLM does not start", where=where, got=_short(got), hint=hint_for(got)) from cause
 
 
-def _hint(got: str) -> str:
+def hint_for(got: str, otherwise: str = _UNKNOWN) -> str:
+    """Choose what helps by the words that vLLM failed with."""
     said = got.lower()
-    return next((hint for words, hint in _HINTS if any(word in said for word in words)), _UNKNOWN)
+    return next((hint for words, hint in _HINTS if any(word in said for word in words)), otherwise)
 
 
 def _short(text: str, limit: int = 400) -> str:

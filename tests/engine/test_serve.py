@@ -222,9 +222,20 @@ def test_a_server_that_ends_before_it_is_ready_is_reported_with_the_end_of_its_l
     all_gone(tmp_path)
 
 
+def test_the_cause_is_shown_and_met_with_a_hint_where_the_end_of_the_log_only_points_at_it(tmp_path: Path) -> None:
+    cause = "(EngineCore pid=7) ValueError: To serve at least one request, 36.00 GiB KV cache is needed"
+    end = "RuntimeError: Engine core initialization failed. See root cause above."
+    script = f"echo '{cause}'; for i in {{1..99}}; do echo line $i; done; echo '{end}'; exit 1"
+    error = no_engine([plan(tmp_path, in_shell(script))])
+    assert f"\n  {cause}\n  …\n  line 86\n" in error.got
+    assert error.got.endswith(f"\n  line 99\n  {end}")
+    assert error.hint.startswith("lower --vlm.max_model_len")
+    assert error.hint.endswith(f"the whole log: {tmp_path / 'serve' / 'server-0.log'}")
+
+
 def test_a_server_that_does_not_get_ready_in_time_is_stopped_and_reported(tmp_path: Path) -> None:
     error = no_engine([plan(tmp_path, ("bash", "-c", "echo loading; sleep 1000"))], Patience(ready_s=0.5))
-    assert error.got == "was not ready after 0.5 s\n  loading"
+    assert error.got == "was not ready after 0.5 s (--vlm.serve_ready_timeout_s)\n  loading"
     all_gone(tmp_path)
 
 
@@ -475,6 +486,8 @@ def test_the_default_command_asks_vllm_for_what_this_project_needs(tmp_path: Pat
     assert (flags["--revision"], flags["--max-model-len"], flags["--tensor-parallel-size"]) == ("abc", "32768", "2")
     assert flags["--gpu-memory-utilization"] == "0.8"
     assert flags["--default-chat-template-kwargs"] == '{"enable_thinking":false}'
+    # Else vLLM wants room for the model's whole context: 36 GiB for one that fits a 24 GB card.
+    assert "--max-model-len auto" in " ".join(default_command(VlmSettings(model_id="me/model")))
     assert {"--enable-prompt-tokens-details", "--trust-request-mm-kwargs"} <= flags.keys()
 
 

@@ -1,3 +1,4 @@
+# pyright: reportMissingImports=false
 """vLLM's own server, with a real, tiny model: started by `serve`, and found running by `openai`. One start for both."""
 
 import asyncio
@@ -15,8 +16,9 @@ import pytest
 from annotator.engine.base import Engine
 from annotator.engine.openai import OpenAIEngine
 from annotator.engine.serve import ServeEngine, serve
-from annotator.engine.serve_plan import ServerPlan
+from annotator.engine.serve_plan import ServerPlan, default_command
 from annotator.engine.wire import PictureParts, request_body
+from annotator.settings import VlmSettings
 from store.keys import Model
 from tests.contracts.engine_contract import ModelContract, make_picture, make_request
 from tests.engine.real.conftest import KeptEngine, server_options
@@ -25,6 +27,20 @@ T = TypeVar("T")
 
 COMMAND = (sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--port", "{port}")
 """What `vllm serve` would run; the CPU build's own does not start."""
+
+
+def test_vllm_itself_takes_every_flag_of_the_default_command() -> None:
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    command = default_command(VlmSettings(model_id="me/model", model_revision="abc", gpu_memory_utilization=0.8))
+    taken = make_arg_parser(FlexibleArgumentParser()).parse_args([*command[2:6], "8001", *command[7:]])
+    assert (taken.port, taken.revision, taken.max_model_len, taken.gpu_memory_utilization) == (8001, "abc", -1, 0.8)
+    assert taken.structured_outputs_config.backend == "guidance"
+    assert taken.limit_mm_per_prompt == {"image": 32, "video": 8}
+    assert taken.default_chat_template_kwargs == {"enable_thinking": False}
+    assert taken.trust_request_mm_kwargs
+    assert taken.enable_prompt_tokens_details
 
 
 @pytest.fixture(scope="module")
