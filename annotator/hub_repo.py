@@ -14,6 +14,7 @@ import msgspec
 
 from annotator.errors import UsageError
 from annotator.hub_client import HubError, at_the_hub
+from annotator.hub_rows import refuse_losses
 from annotator.hub_source import Source, digest_as, read_source, write_source
 from annotator.output import OWN
 from store.errors import StoreError
@@ -158,7 +159,7 @@ def push(folder: Path, repo_id: str, *, origin: Source | None, private: bool | N
     before is taken up where it was. `private`: see `make_repo`. `store` is where its log lies: of that, segments alone.
 
     Raises:
-        HubError: the Hub refused, or the repository holds another dataset or a newer revision.
+        HubError: the Hub refused, or the repository holds another dataset, a newer revision, or rows that are not here.
     """
     home = origin is not None and origin.repo_id == repo_id and origin.commit is not None
     files = dict(_files(folder, store))
@@ -171,6 +172,9 @@ def push(folder: Path, repo_id: str, *, origin: Source | None, private: bool | N
         _refuse_others(repo_id, files, there)
         changed = [name for name, path in files.items() if _differs(name, path, there.get(name), home)]
         size = sum(files[name].stat().st_size for name in changed)
+        if not home:
+            shards = {name: files[name] for name in changed if name.startswith("data/") and name in there}
+            refuse_losses(api, repo_id, head, shards)
         seen = "private" if info.private else "public"
         note(f"pushing {len(changed)} of {len(files)} files, {size / 1e6:.1f} MB, to {repo_id}, which is {seen}")
         parent = _parent(origin, head, files, there) if origin is not None and home else head

@@ -1,6 +1,8 @@
 """A push that breaks off somewhere, what is pushed of a log and to whom, and what is never published."""
 
+import io
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,6 +62,49 @@ def test_a_push_that_could_not_tag_tags_its_own_commit_the_next_time(
     hub.run("push", annotated)
     assert commits(hub, published.repo_id) == made
     assert hub.tags(published.repo_id) == {"v3.0": new} and hub.head(published.repo_id) == new
+
+
+def annotated_episodes(hub: RunningHub, repo_id: str) -> set[int]:
+    """The episodes that have language rows there."""
+    found: set[int] = set()
+    for name in hub.tree(repo_id):
+        if name.startswith("data/"):
+            frames = pq.read_table(io.BytesIO(hub.get(f"/datasets/{repo_id}/resolve/main/{name}"))).to_pylist()
+            found |= {frame["episode_index"] for frame in frames if frame.get("language_persistent")}
+    return found
+
+
+def test_a_push_removes_no_rows_of_episodes_that_it_does_not_bring(
+    hub: RunningHub, published: Published, tmp_path: Path
+) -> None:
+    target = f"{published.repo_id}-annotated"
+    order = ("sync", "--repo_id", published.repo_id, "--new_repo_id", target, "--push_to_hub", *SIGNALS)
+    hub.run(*order, "--root", tmp_path / "one", "--only_episodes", "0")
+    assert annotated_episodes(hub, target) == {0}
+
+    head = hub.head(target)
+    told = hub.run(*order, "--root", tmp_path / "two", "--only_episodes", "1", status=1).stderr
+    assert f"the push would remove rows that are there – {target} – episode 0\nhint: build on what is there" in told
+    assert hub.head(target) == head and annotated_episodes(hub, target) == {0}
+
+    hub.run(
+        *order[:1], "--repo_id", target, "--push_to_hub", *SIGNALS, "--root", tmp_path / "on", "--only_episodes", "1"
+    )
+    assert annotated_episodes(hub, target) == {0, 1}
+    hub.run(*order, "--root", tmp_path / "all")
+    assert annotated_episodes(hub, target) >= {0, 1, 2}
+
+
+def test_a_shard_that_cannot_be_read_there_is_not_replaced_without_a_word(
+    hub: RunningHub, published: Published, tmp_path: Path
+) -> None:
+    target, broken = f"{published.repo_id}-broken", tmp_path / "broken"
+    shutil.copytree(published.root, broken)
+    shard = next(broken.glob("data/**/*.parquet"))
+    shard.write_bytes(b"PAR1 and no more")
+    hub.run("push", broken, "--repo_id", target)
+    told = hub.run("push", published.root, "--repo_id", target, status=1).stderr
+    assert f"a shard cannot be read – {target}: data/" in told and "hint: mend or remove that file" in told
 
 
 @pytest.mark.usefixtures("no_waiting")
