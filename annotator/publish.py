@@ -7,10 +7,11 @@ import msgspec
 
 from annotator import __version__
 from annotator.card import update_card
-from annotator.lock import FILE, Lock, lock_of, prompt_digests, take_stock, write_lock
+from annotator.lock import FILE, Lock, digest_of, lock_of, prompt_digests, read_lock, take_stock, write_lock
 from annotator.prompts import load_prompts
 from annotator.reels import file_stamp
 from store.digest import digest_parts
+from store.errors import StoreError
 from store.ledger import fold_shards
 from store.log import Log
 
@@ -38,10 +39,28 @@ def publish(root: Path, log: Log, basis: Basis, note: Callable[[str], None] | No
     if log.memo_get(_PUBLISHED, [name]).get(name) == (_stamp(root), made_from):
         return False
     lock, rows = lock_now(log, basis)
+    if _tells_more(root / FILE, lock):
+        if note is not None:
+            note(f"{FILE} and the card stay as they are: this log has none of the rows that they tell of")
+        return False
     wrote_lock = write_lock(root / FILE, lock)
     wrote_card = update_card(root / CARD, lock, rows, note)
     log.memo_put(_PUBLISHED, {name: (_stamp(root), made_from)})
     return wrote_lock or wrote_card
+
+
+def _tells_more(path: Path, lock: Lock) -> bool:
+    """Say whether a sound lock pins rows that still stand, of which the log behind a new lock knows none.
+
+    So it is where the log was left behind, or another one was named.
+    """
+    try:
+        held = read_lock(path)
+    except StoreError:
+        return False
+    if held is None or digest_of(held) != held.digest or lock.modules or not held.modules:
+        return False
+    return all(held.shards.get(shard) == language for shard, language in lock.shards.items())
 
 
 def lock_now(log: Log, basis: Basis) -> tuple[Lock, dict[str, int]]:

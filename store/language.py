@@ -63,7 +63,7 @@ class EpisodeLanguage(Keyed, frozen=True, kw_only=True):
                 "the persistent rows change within an episode",
                 where=where,
                 got=f"{len(self.runs)} different lists",
-                hint="every frame of an episode must carry the same list; annotate this episode anew",
+                hint="another tool wrote this; drop the columns language_persistent and language_events from the shard",
             )
         persistent = self.runs[0].rows if self.runs else ()
         return persistent + tuple(row for event in self.events for row in event.rows)

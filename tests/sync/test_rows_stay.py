@@ -1,5 +1,6 @@
 """What a run leaves alone, whoever wrote it; and what a log says of datasets that move, shrink or share it."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,26 @@ def hand_edit(root: Path, text: str) -> None:
         return table.set_column(table.schema.get_field_index(PERSISTENT), PERSISTENT, pa.array(new))
 
     edit_parquet(root / shard_path(0), change)
+
+
+@pytest.mark.parametrize("where", ["the log was left behind", "another store is named"])
+def test_a_run_whose_log_knows_none_of_the_rows_leaves_lock_and_card_as_they_are(
+    where: str, make_dataset: MakeDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_dataset(tmp_path / "a", [A, B, C])
+    run(root)
+    before = {path: path.read_bytes() for path in (root / "meta" / "annotations.lock.json", root / "README.md")}
+    other: tuple[object, ...] = ("--store", tmp_path / "empty")
+    if where == "the log was left behind":
+        shutil.rmtree(root / ".annotator")
+        other = ()
+    for _ in range(2):
+        run(root, "--offline", "--only_episodes", "0", *other)
+        assert {path: path.read_bytes() for path in before} == before
+        assert "this log has none of the rows that they tell of" in capsys.readouterr().err
+    run(root, *other)
+    assert {path: path.read_bytes() for path in before} == before, "asked anew, they say the same"
+    assert "stay as they are" not in capsys.readouterr().err
 
 
 def test_a_module_that_is_off_leaves_its_rows_as_they_are_also_edited_ones(
