@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 COMMIT_FILES = 256
 _SEGMENT = re.compile(r"\.annotator/journal/[0-9a-f]{32}\.parquet")
+_SHARD = re.compile(r"data/.*\.parquet")
 _REWRITTEN = re.compile(r"data/.*|meta/info\.json|meta/annotations\.lock\.json|README\.md|\.annotator/.*")
 """What a run writes itself: a newer revision may replace it, and the next run brings it up to date again."""
 _TOUCHED = re.compile(r"(data|meta|\.annotator)/.*|README\.md")
@@ -173,7 +174,7 @@ def push(folder: Path, repo_id: str, *, origin: Source | None, private: bool | N
         changed = [name for name, path in files.items() if _differs(name, path, there.get(name), home)]
         size = sum(files[name].stat().st_size for name in changed)
         if not home:
-            shards = {name: files[name] for name in changed if name.startswith("data/") and name in there}
+            shards = {one: files[one] for one in changed if one in there and _SHARD.fullmatch(one)}
             refuse_losses(api, repo_id, head, shards)
         seen = "private" if info.private else "public"
         note(f"pushing {len(changed)} of {len(files)} files, {size / 1e6:.1f} MB, to {repo_id}, which is {seen}")

@@ -45,16 +45,18 @@ def _annotated(shard: Path, where: str) -> set[int]:
     """Find the episodes of a shard of which any frame has language rows."""
     try:
         with pq.ParquetFile(shard) as file:
-            language = [name for name in (PERSISTENT, EVENTS) if name in file.schema_arrow.names]
+            # Of each column one leaf: whether there are rows shows in any, and texts may be of any size.
+            leaves = {path.partition(".")[0]: path for path in (column.path for column in file.schema)}
+            language = {name: leaves[name] for name in (PERSISTENT, EVENTS) if name in leaves}
             if not language:
                 return set()
             found: set[int] = set()
-            for batch in file.iter_batches(_FRAMES, columns=["episode_index", *language]):
+            for batch in file.iter_batches(_FRAMES, columns=["episode_index", *language.values()]):
                 episodes = batch["episode_index"].to_numpy(zero_copy_only=False)
                 for name in language:
                     found.update(np.unique(episodes[_has_rows(batch[name])]).tolist())
             return found
-    except (pa.ArrowException, KeyError) as cause:
+    except (pa.ArrowException, OSError, KeyError) as cause:  # pyarrow calls a damaged page an OSError
         hint = "mend or remove that file, or push to another name with --new_repo_id"
         raise HubError("a shard cannot be read", where=where, got=str(cause).splitlines()[0], hint=hint) from cause
 

@@ -2,7 +2,6 @@
 
 import io
 import shlex
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,16 +94,43 @@ def test_a_push_removes_no_rows_of_episodes_that_it_does_not_bring(
     assert annotated_episodes(hub, target) >= {0, 1, 2}
 
 
-def test_a_shard_that_cannot_be_read_there_is_not_replaced_without_a_word(
-    hub: RunningHub, published: Published, tmp_path: Path
-) -> None:
-    target, broken = f"{published.repo_id}-broken", tmp_path / "broken"
-    shutil.copytree(published.root, broken)
-    shard = next(broken.glob("data/**/*.parquet"))
+def cut_short(shard: Path) -> None:
+    """Leave a shard no footer."""
     shard.write_bytes(b"PAR1 and no more")
-    hub.run("push", broken, "--repo_id", target)
+
+
+def damage_a_page(shard: Path) -> None:
+    """Leave a shard its footer, and of its language nothing that can be decoded."""
+    group = pq.read_metadata(shard).row_group(0)
+    columns = [group.column(index) for index in range(group.num_columns)]
+    content = bytearray(shard.read_bytes())
+    for one in columns:
+        if one.path_in_schema.startswith("language_persistent"):
+            start = one.dictionary_page_offset or one.data_page_offset
+            content[start : start + 16] = b"\xff" * 16
+    shard.write_bytes(content)
+
+
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize("damage", [cut_short, damage_a_page])
+def test_a_shard_that_cannot_be_read_there_is_not_replaced_without_a_word(
+    hub: RunningHub, published: Published, annotated: Path, damage: Callable[[Path], None]
+) -> None:
+    target = f"{published.repo_id}-broken"
+    damage(next(annotated.glob("data/**/*.parquet")))
+    hub.run("push", annotated, "--repo_id", target)
+    head = hub.head(target)
     told = hub.run("push", published.root, "--repo_id", target, status=1).stderr
     assert f"a shard cannot be read – {target}: data/" in told and "hint: mend or remove that file" in told
+    assert "again" not in told and hub.head(target) == head
+
+
+def test_a_file_beside_the_shards_is_no_shard_and_is_replaced(hub: RunningHub, published: Published) -> None:
+    target, notes = f"{published.repo_id}-notes", published.root / "data" / "notes.txt"
+    for said in ("first", "then"):
+        notes.write_text(said)
+        hub.run("push", published.root, "--repo_id", target)
+    assert hub.get(f"/datasets/{target}/resolve/main/data/notes.txt") == b"then"
 
 
 @pytest.mark.usefixtures("no_waiting")
