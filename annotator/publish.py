@@ -30,8 +30,8 @@ def publish(root: Path, log: Log, basis: Basis, note: Callable[[str], None] | No
     """Bring the lock and the card of the dataset written at `root` up to date; say whether one had to be written.
 
     Call it when every `ShardWritten` of the run is recorded. What was published from the same before is remembered:
-    then no annotation is read, and neither file is opened. Where this log knows none of the rows that a sound lock pins, both
-    stay as they are. `note` is told of that, and where the card had to be left alone.
+    then no annotation is read, and neither file is opened. Where this log knows none of the rows that a sound lock
+    pins, both stay as they are. `note` is told of that, and where the card had to be left alone.
 
     Raises:
         StoreError: a file cannot be written, or the log has lost an annotation.
