@@ -41,7 +41,7 @@ bench: setup
 # vLLM for the CPU, transformers and torch, for the tests of the real engines: 2.8 GB, Python 3.11 on Linux. Without it
 # `make test` leaves those tests out, and says so.
 engines-env:
-	@$(PYTHON) tests/engine/engines_env.py .venv-engines
+	@$(PYTHON) tests/vlm/engines_env.py .venv-engines
 
 # LeRobot itself reads the result: needs Python 3.12 and several GB; see docs/check_lerobot.md.
 check-lerobot: setup

@@ -1,6 +1,6 @@
 """Errors of the making side.
 
-Problem (store.errors)
+Problem (annotator_store.errors)
 └── AnnotatorError
     ├── UsageError           a flag, a setting, a path: exit status 2
     │   ├── PromptError      a prompt file is wrong: refused before the first call
@@ -17,7 +17,7 @@ Problem (store.errors)
         └── Rejected         the engine replied, twice, and neither reply fits the step's answer
 """
 
-from store.errors import Problem
+from annotator_store.errors import Problem
 
 
 class AnnotatorError(Problem):

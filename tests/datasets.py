@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-from tests.annotator.films import film, join
+from tests.media.films import film, join
 
 TOP = "observation.images.top"
 WRIST = "observation.images.wrist"

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from annotator.cli import COMMANDS, main
-from annotator.describe import COMMANDS as DESCRIBED
-from annotator.describe import describe_commands, options_of
+from annotator.cli.main import COMMANDS, main
+from scripts.generate_cli_docs import COMMANDS as DESCRIBED
+from scripts.generate_cli_docs import describe_commands, options_of
 
 CLI = Path(__file__).parents[1] / "docs" / "cli.md"
 
 
 def test_the_page_of_the_command_line_is_as_the_code_has_it() -> None:
-    assert CLI.read_text(encoding="utf-8") == describe_commands(), "python -m annotator.describe > docs/cli.md"
+    assert CLI.read_text(encoding="utf-8") == describe_commands(), "python scripts/generate_cli_docs.py > docs/cli.md"
 
 
 def test_every_command_is_described() -> None:

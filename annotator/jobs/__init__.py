@@ -1,1 +1,1 @@
-"""Annotation as a batch job on machines that are rented for it."""
+"""Annotation as a batch job on Hugging Face Jobs."""

@@ -5,23 +5,23 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from annotator.agenda import Job, agenda_of, jobs_of
-from annotator.dataset import Dataset
-from annotator.desk import Desk
-from annotator.engine.base import Engine
-from annotator.office import Office
-from annotator.recipe import kitchens
-from annotator.registry import module_named
-from annotator.report import Report
-from annotator.run import prepare
-from annotator.settings import SyncSettings
-from annotator.settle import settle
-from annotator.survey import Surveyed, survey
-from annotator.tally import Tally
-from annotator.work import Workshop
-from store.digest import Digest
-from store.events import AnyEvent, VocabularyEdited
-from store.log import Log
+from annotator.config.settings import SyncSettings
+from annotator.dataset.episodes import Surveyed, survey
+from annotator.dataset.metadata import Dataset
+from annotator.modules.registry import module_named
+from annotator.pipeline.executor import Workshop
+from annotator.pipeline.fingerprints import kitchens
+from annotator.pipeline.progress import Report
+from annotator.pipeline.resolve_vocabulary import settle
+from annotator.pipeline.run import prepare
+from annotator.pipeline.run_stats import Tally
+from annotator.pipeline.work_plan import Job, agenda_of, jobs_of
+from annotator.vlm.base import Engine
+from annotator.vlm.client import Desk
+from annotator.vlm.office import Office
+from annotator_store.digests import Digest
+from annotator_store.log.events import AnyEvent, VocabularyEdited
+from annotator_store.log.log import Log
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,14 +7,14 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from annotator.answers import Answer
-from annotator.ask import A, Asked
 from annotator.errors import Declined, Rejected
-from annotator.vocabulary import Vocabulary
-from store.digest import Digest
-from store.events import AnnotatedRow, Gap
-from store.keys import MediaItem
-from store.rows import Row
+from annotator.modules.vocabulary.entries import Vocabulary
+from annotator.prompting.answers import Answer
+from annotator.vlm.session import A, Asked
+from annotator_store.digests import Digest
+from annotator_store.keys import MediaItem
+from annotator_store.log.events import AnnotatedRow, Gap
+from annotator_store.rows import Row
 
 
 class CameraView(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,7 +71,7 @@ class ModuleRows(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ask(Protocol):
-    """The only way to a model; see `annotator.ask.Asker`."""
+    """The only way to a model; see `annotator.vlm.session.Asker`."""
 
     async def __call__(
         self,

@@ -13,17 +13,17 @@ from typing import get_args
 import msgspec
 import numpy as np
 
-from annotator.answers import InitialSpeech, Interjection, Scenario
-from annotator.draws import choose, pick
+from annotator.config.settings import SyncSettings
+from annotator.media.sampling import nearest
 from annotator.modules.base import Ask, EpisodeView, Gaps, ModuleRows
-from annotator.modules.spans import tidy
+from annotator.modules.plan.timeline import tidy
+from annotator.modules.rng import choose, pick
 from annotator.modules.views import NO_FOOTAGE
-from annotator.sampling import nearest
-from annotator.settings import SyncSettings
-from store.digest import Digest
-from store.events import AnnotatedRow
-from store.keys import MediaItem, Render
-from store.rows import Row, order_key
+from annotator.prompting.answers import InitialSpeech, Interjection, Scenario
+from annotator_store.digests import Digest
+from annotator_store.keys import MediaItem, Render
+from annotator_store.log.events import AnnotatedRow
+from annotator_store.rows import Row, order_key
 
 NAME = "interjections"
 VERSION = 1

@@ -7,11 +7,11 @@ from itertools import pairwise
 import msgspec
 import numpy as np
 
-from annotator.answers import Span
+from annotator.config.settings import PlanSettings
+from annotator.media.sampling import sample, windows
 from annotator.modules.base import CameraView, EpisodeView
-from annotator.sampling import sample, windows
-from annotator.settings import PlanSettings
-from store.keys import MediaItem, Render
+from annotator.prompting.answers import Span
+from annotator_store.keys import MediaItem, Render
 
 NO_FOOTAGE = "There is no footage of this recording; go by the text alone."
 

@@ -21,9 +21,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.engine.real.conftest import vllm_server
-from tests.engine.real_engines import OFFLINE
-from tests.engine.tiny_model import make_tiny_model
+from tests.vlm.real.conftest import vllm_server
+from tests.vlm.real_engines import OFFLINE
+from tests.vlm.tiny_model import make_tiny_model
 
 BANANA = Path(__file__).parents[1] / "data" / "cr5_banana"
 EPISODES = "0-5"
@@ -60,7 +60,7 @@ def _measured(model: Path, folder: Path, describe: bool) -> dict[str, float]:
     with vllm_server(model, folder / "log") as api_base:
         asked = ("--vlm.backend", "openai", "--vlm.api_base", api_base, "--vlm.model_id", "tiny")
         how = ("--only_episodes", EPISODES, "--plan.subtask_describe_first", str(describe).lower())
-        command = [sys.executable, "-m", "annotator.cli", "sync", str(root), *asked, *how, *PLAN_ALONE, *SHORT]
+        command = [sys.executable, "-m", "annotator", "sync", str(root), *asked, *how, *PLAN_ALONE, *SHORT]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         metrics = urllib.request.urlopen(api_base.removesuffix("/v1") + "/metrics").read().decode()
     calls = re.search(r"calls +(\d+) answered", done.stderr)

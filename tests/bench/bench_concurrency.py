@@ -29,7 +29,7 @@ import msgspec
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from store.query import run_query
+from annotator_store.log.query import run_query
 from tests.bench.recordings import Size, record
 
 REPO = Path(__file__).parents[2]
@@ -50,9 +50,9 @@ import cProfile, json, os, pstats, sys, threading, time
 core, report, profiled, *arguments = sys.argv[1:]
 if core:
     os.sched_setaffinity(0, {int(core)})
-import annotator.engine.openai, annotator.pictures  # imports are no part of the phase
-from annotator.cli import main
-from annotator.work import Workshop
+import annotator.vlm.openai.engine, annotator.media.render_pool  # imports are no part of the phase
+from annotator.cli.main import main
+from annotator.pipeline.executor import Workshop
 
 def now():
     """Wall, CPU of all threads, CPU of this thread, time this thread stood ready to run: seconds."""
@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def servers(folder: Path) -> Generator[dict[float, str]]:
     """Run a server that answers at once and one that takes its time, on the second core; their base URLs by delay."""
     core = cores()[1]
-    script = [sys.executable, str(REPO / "tests" / "engine" / "server.py"), "--leave-with-parent"]
+    script = [sys.executable, str(REPO / "tests" / "fakes" / "openai_server.py"), "--leave-with-parent"]
     processes = {
         delay_ms: subprocess.Popen(
             [*script, "--horizon-s", str(EPISODE_S), "--delay-ms", str(delay_ms)],

@@ -20,13 +20,13 @@ from av.video.reformatter import VideoReformatter
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from annotator.clips import Clip
-from annotator.frames import Pixels, scaled_size
-from annotator.sampling import sample
-from annotator.sheets import Drawing, render_all
+from annotator.media.clips import Clip
+from annotator.media.contact_sheet import Drawing, render_all
+from annotator.media.decode import Pixels, scaled_size
+from annotator.media.sampling import sample
+from annotator_store.digests import Digest
+from annotator_store.keys import MediaItem, Render
 from examples.sample.footage import start_encoding
-from store.digest import Digest
-from store.keys import MediaItem, Render
 
 LIMIT = 1.05
 """Ours may take this many times the better floor: at least as fast, but for the noise of a shared machine."""

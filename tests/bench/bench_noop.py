@@ -21,19 +21,19 @@ import msgspec
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from store.query import run_query
+from annotator_store.log.query import run_query
 from tests.bench.recordings import Size, record
 
 ROUNDS = 5
 LIMIT_S = 2.0
-IMPORTS = "import annotator.arguments, annotator.report, annotator.sync"
+IMPORTS = "import annotator.cli.parsing, annotator.pipeline.progress, annotator.pipeline.sync"
 LAST_RUN = """
 SELECT outcome, episodes, episodes_skipped, calls_answered, calls_hit, frames_decoded, shards_written
 FROM runs ORDER BY finished_at DESC, id LIMIT 1
 """
 PROFILED = """
 import cProfile, pstats, sys, time
-from annotator.cli import main
+from annotator.cli.main import main
 profile = cProfile.Profile(time.thread_time)
 profile.runcall(main, sys.argv[1:])
 for order in ("cumulative", "tottime"):
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         env = environment(Path(folder) / "bytecode")
         root = record(Path(folder) / "dataset", size)
-        sync = [sys.executable, "-m", "annotator.cli", "sync", str(root), "--vlm.backend", "signals"]
+        sync = [sys.executable, "-m", "annotator", "sync", str(root), "--vlm.backend", "signals"]
         costs = {
             "the first run": run(sync, env),
             "an interpreter alone": best([sys.executable, "-c", "pass"], env),

@@ -27,10 +27,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from store.language import EpisodeRows
-from store.parallel import ShardJob, prepare_shards
-from store.rows import Row
-from store.shards import expected_digest, language_digest, prepare_shard
+from annotator_store.parquet.episode_language import EpisodeRows
+from annotator_store.parquet.parallel import ShardJob, prepare_shards
+from annotator_store.parquet.rewrite import expected_digest, language_digest, prepare_shard
+from annotator_store.rows import Row
 
 JOINTS = 14
 PERSISTENT_ROWS = 30

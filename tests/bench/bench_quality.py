@@ -23,11 +23,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from annotator.answers import Segmentation
-from annotator.engine.base import Request, Signals
-from annotator.engine.signals import MODEL_ID, SignalsEngine
-from store.digest import Digest
-from store.keys import Model
+from annotator.prompting.answers import Segmentation
+from annotator.vlm.base import Request, Signals
+from annotator.vlm.signals.engine import MODEL_ID, SignalsEngine
+from annotator_store.digests import Digest
+from annotator_store.keys import Model
 
 REPO = Path(__file__).resolve().parents[2]
 TOLERANCES_S = (0.5, 1.0, 2.0)

@@ -30,15 +30,15 @@ import msgspec
 import numpy as np
 import pyarrow.parquet as pq
 
-from store.columns import LANGUAGE_COLUMNS
-from store.events import AnnotatedRow
-from store.language import EpisodeRows
-from store.parallel import ShardJob, prepare_shards
-from store.rows import Row
-from store.rule_tables import FRAMES
-from store.rules import load_rules
-from store.validate import CameraSize, Known, check_rows, check_shards
-from store.verdict import Verdict
+from annotator_store.log.events import AnnotatedRow
+from annotator_store.parquet.columns import LANGUAGE_COLUMNS
+from annotator_store.parquet.episode_language import EpisodeRows
+from annotator_store.parquet.parallel import ShardJob, prepare_shards
+from annotator_store.rows import Row
+from annotator_store.validation.report import Verdict
+from annotator_store.validation.rules import load_rules
+from annotator_store.validation.run import CameraSize, Known, check_rows, check_shards
+from annotator_store.validation.tables import FRAMES
 from tests.bench.bench_projection import Size, cpu_seconds, make, sources
 
 CAMERAS = ("observation.images.top", "observation.images.wrist")

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from annotator import answers
-from annotator.engine.base import Engine, Picture, Reply, Request, Signals
-from annotator.engine.text import json_part
 from annotator.errors import CallError, Declined
-from store.digest import Digest, digest_parts
-from store.keys import Message, Model, Slot, Text
+from annotator.prompting import answers
+from annotator.vlm.base import Engine, Picture, Reply, Request, Signals
+from annotator.vlm.reply_text import json_part
+from annotator_store.digests import Digest, digest_parts
+from annotator_store.keys import Message, Model, Slot, Text
 
 T = TypeVar("T")
 

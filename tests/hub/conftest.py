@@ -18,8 +18,8 @@ from typing import Any, NamedTuple, TypeVar
 import pyarrow.parquet as pq
 import pytest
 
-from annotator.cli import main
-from tests.engine.conftest import RunningServer
+from annotator.cli.main import main
+from tests.vlm.conftest import RunningServer
 
 REPO = Path(__file__).parents[2]
 TOKEN = "hf_PlantedTokenThatNobodyMaySee0123"
@@ -158,7 +158,7 @@ class RunningHub:
 def running_hub(folder: Path) -> Generator[RunningHub, None, None]:
     """Run the stand-in until the block is left."""
     folder.mkdir(parents=True)
-    command = [sys.executable, str(Path(__file__).with_name("hub_server.py")), "--folder", str(folder)]
+    command = [sys.executable, str(Path(__file__).parents[1] / "fakes" / "hub_server.py"), "--folder", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -192,13 +192,13 @@ class Published(NamedTuple):
 @pytest.fixture
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """A push that is tried again is tried at once."""
-    monkeypatch.setattr("annotator.hub.PUSH_AGAIN_AFTER_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("annotator.hub.sync.PUSH_AGAIN_AFTER_S", (0.0, 0.0, 0.0))
 
 
 @pytest.fixture
 def watched_closely(monkeypatch: pytest.MonkeyPatch) -> None:
     """`job wait` looks ten times a second."""
-    from annotator.jobs import watch
+    from annotator.jobs import monitor as watch
 
     monkeypatch.setattr(watch.wait, "__kwdefaults__", {"every_s": 0.1, "patience_s": watch.PATIENCE_S})
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from store.segments import list_segments
-from tests.engine.conftest import running_server
+from annotator_store.log.segments import list_segments
 from tests.hub.conftest import Published, RunningHub
+from tests.vlm.conftest import running_server
 
 SIGNALS = ("--vlm.backend", "signals")
 MODEL = (
@@ -150,9 +150,9 @@ def test_a_push_that_broke_off_between_two_commits_goes_on_where_it_was(
     (annotated / "extra").mkdir()
     for name in ("a", "b"):
         (annotated / "extra" / name).write_text(name)
-    monkeypatch.setattr("annotator.hub_repo.COMMIT_FILES", 1)
+    monkeypatch.setattr("annotator.hub.repo.COMMIT_FILES", 1)
     hub.refuse(f"POST /api/datasets/{published.repo_id}/commit/", 500, after=True)
-    monkeypatch.setattr("annotator.hub.PUSH_AGAIN_AFTER_S", ())
+    monkeypatch.setattr("annotator.hub.sync.PUSH_AGAIN_AFTER_S", ())
     hub.run("push", annotated, status=1)
     assert {"extra/a", "extra/b"} & set(hub.tree(published.repo_id)) == {"extra/a"}
     hub.run("push", annotated)

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.engine.conftest import running_server
+from tests.vlm.conftest import running_server
 
 SUBTASKS = ("reach for the object", "grip the object", "carry the object over", "put the object down")
 MEMORIES = ("I reached the object.", "I gripped the object.", "I carried the object over.")
@@ -28,7 +28,7 @@ def annotate(root: Path, *flags: str) -> None:
     Raises:
         CalledProcessError: the command said no.
     """
-    command = [sys.executable, "-m", "annotator.cli", "sync", str(root), "--vlm.model_id", "test-model"]
+    command = [sys.executable, "-m", "annotator", "sync", str(root), "--vlm.model_id", "test-model"]
     with running_server() as server:
         server.tell(*story(_span_s(root)))
         done = subprocess.run([*command, "--vlm.api_base", server.api_base, *flags], capture_output=True, check=False)

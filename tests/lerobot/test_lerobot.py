@@ -40,7 +40,7 @@ def test_lerobot_reads_and_renders_every_style(tmp_path: Path, cameras: str) -> 
     subprocess.run([sys.executable, str(REPO / "examples/make_sample.py"), str(root), *made], check=True)
     annotate(root)
     staging = str(tmp_path / "staging")
-    subprocess.run([sys.executable, "-m", "annotator.cli", "export", str(root), "--staging", staging], check=True)
+    subprocess.run([sys.executable, "-m", "annotator", "export", str(root), "--staging", staging], check=True)
     command = [sys.executable, str(REPO / "tests/lerobot/check_lerobot.py"), str(root), "--full", "--staging", staging]
     done = subprocess.run(
         command, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False

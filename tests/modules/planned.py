@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from annotator.config.settings import PlanSettings, SyncSettings
 from annotator.errors import StepError
 from annotator.modules.base import CameraView, EpisodeView, ModuleRows
-from annotator.modules.plan import annotate
-from annotator.settings import PlanSettings, SyncSettings
-from annotator.vocabulary import Vocabulary
-from store.digest import Digest, digest_parts
+from annotator.modules.plan.module import annotate
+from annotator.modules.vocabulary.entries import Vocabulary
+from annotator_store.digests import Digest, digest_parts
 from tests.modules.scripted_ask import Script, ScriptedAsk
 
 FOOTAGE = digest_parts("footage", [b"x"])

@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from annotator.answers import (
+from annotator.errors import Rejected
+from annotator.prompting.answers import (
     Answer,
     AxisRephrasings,
     Description,
@@ -20,10 +21,9 @@ from annotator.answers import (
     Span,
     Task,
 )
-from annotator.ask import A, Asked
-from annotator.errors import Rejected
-from store.digest import Digest, digest_parts
-from store.keys import MediaItem
+from annotator.vlm.session import A, Asked
+from annotator_store.digests import Digest, digest_parts
+from annotator_store.keys import MediaItem
 
 Reply = Answer | Exception
 Script = Mapping[str, Reply | Callable[["Question"], Reply]]

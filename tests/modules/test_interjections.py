@@ -14,17 +14,17 @@ from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from annotator.answers import Answer, InitialSpeech, Interjection, schema_of
-from annotator.engine.sample_json import sample_text
+from annotator.config.settings import InterjectionsSettings, PlanSettings, SyncSettings
 from annotator.errors import CallError, Declined, Rejected, StepError
 from annotator.modules.base import CameraView, EpisodeView, ModuleRows
 from annotator.modules.interjections import KINDS, NAME, STEPS, STYLES, annotate, moments, say
 from annotator.modules.views import NO_FOOTAGE
-from annotator.prompts import load_prompts
-from annotator.settings import InterjectionsSettings, PlanSettings, SyncSettings
-from store.digest import Digest, digest_parts
-from store.keys import Render, Text
-from store.rows import Row
+from annotator.prompting.answers import Answer, InitialSpeech, Interjection, schema_of
+from annotator.prompting.loader import load_prompts
+from annotator.vlm.scripted.schema_sampler import sample_text
+from annotator_store.digests import Digest, digest_parts
+from annotator_store.keys import Render, Text
+from annotator_store.rows import Row
 from tests.modules.scripted_ask import Question, Script, ScriptedAsk
 
 SPEECH, INTERJECTION = STEPS

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from annotator.answers import MOST_MILESTONES, Memory, Milestones
 from annotator.errors import Rejected
 from annotator.modules.base import EpisodeView
-from annotator.prompts import load_prompts
-from annotator.vocabulary import Vocabulary
+from annotator.modules.vocabulary.entries import Vocabulary
+from annotator.prompting.answers import MOST_MILESTONES, Memory, Milestones
+from annotator.prompting.loader import load_prompts
 from tests.modules.planned import CALL, episode, refused, run, shown, vocabulary
 from tests.modules.scripted_ask import Question, Script, spans
 

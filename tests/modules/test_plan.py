@@ -9,13 +9,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from annotator.answers import Description, Memory, Observation, Rephrasings, Segmentation, Span, Task
+from annotator.config.settings import PlanSettings, SyncSettings
 from annotator.errors import CallError, Declined, Rejected, StepError
 from annotator.modules.base import GripperTime
-from annotator.modules.plan import STEPS, STYLES, annotate
-from annotator.modules.wordings import is_placeholder
-from annotator.settings import PlanSettings, SyncSettings
-from store.keys import Render
+from annotator.modules.plan.module import STEPS, STYLES, annotate
+from annotator.modules.plan.task_paraphrases import is_placeholder
+from annotator.prompting.answers import Description, Memory, Observation, Rephrasings, Segmentation, Span, Task
+from annotator_store.keys import Render
 from tests.modules.planned import CALL, FOOTAGE, episode, refused, run, shown
 from tests.modules.scripted_ask import Question, Script, ScriptedAsk, spans
 

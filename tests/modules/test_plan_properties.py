@@ -12,7 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotator.answers import (
+from annotator.config.settings import PlanSettings, SyncSettings, TaskAugAxesSettings
+from annotator.errors import Rejected
+from annotator.modules.base import EpisodeView, ModuleRows
+from annotator.modules.plan.module import STYLES, annotate
+from annotator.modules.plan.task_paraphrases import AXES
+from annotator.modules.plan.timeline import LEAST_SECONDS
+from annotator.modules.vocabulary.entries import Vocabulary
+from annotator.prompting.answers import (
     AxisRephrasings,
     Description,
     Memory,
@@ -23,13 +30,6 @@ from annotator.answers import (
     Segmentation,
     Span,
 )
-from annotator.errors import Rejected
-from annotator.modules.base import EpisodeView, ModuleRows
-from annotator.modules.plan import STYLES, annotate
-from annotator.modules.spans import LEAST_SECONDS
-from annotator.modules.wordings import AXES
-from annotator.settings import PlanSettings, SyncSettings, TaskAugAxesSettings
-from annotator.vocabulary import Vocabulary
 from tests.modules.planned import episode
 from tests.modules.scripted_ask import Question, Script, ScriptedAsk
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from annotator.answers import RelabelledSpan
 from annotator.errors import CallError, Declined, Rejected, StepError
 from annotator.modules.base import EpisodeView, ModuleRows
-from store.digest import digest_parts
+from annotator.prompting.answers import RelabelledSpan
+from annotator_store.digests import digest_parts
 from tests.modules.planned import CALL, FOOTAGE, camera, episode, refused, run, shown
 from tests.modules.scripted_ask import Question, Script, ScriptedAsk, spans
 

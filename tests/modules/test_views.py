@@ -5,10 +5,10 @@ from typing import Literal
 
 import pytest
 
+from annotator.config.settings import PlanSettings
 from annotator.modules.base import CameraView
 from annotator.modules.views import NO_FOOTAGE, Window, windows_of
-from annotator.settings import PlanSettings
-from store.digest import digest_parts
+from annotator_store.digests import digest_parts
 from tests.modules.planned import FOOTAGE, camera, episode
 
 WRIST, SIDE = (digest_parts("footage", [name.encode()]) for name in ("wrist", "side"))

@@ -2,10 +2,10 @@
 
 import pytest
 
-from annotator.answers import RelabelledSpan
 from annotator.errors import Rejected
 from annotator.modules.base import EpisodeView
-from annotator.vocabulary import Vocabulary
+from annotator.modules.vocabulary.entries import Vocabulary
+from annotator.prompting.answers import RelabelledSpan
 from tests.modules.planned import episode, run, shown, vocabulary
 from tests.modules.scripted_ask import Script, spans
 

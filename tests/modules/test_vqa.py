@@ -14,20 +14,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotator import answers
-from annotator.answers import AttributeAnswer, BboxAnswer, CountAnswer, Detection, KeypointAnswer, SpatialAnswer
-from annotator.engine.base import Picture
+from annotator.config.settings import SyncSettings, VlmSettings, VqaSettings
 from annotator.errors import CallError, Declined, FootageError, Rejected, StepError
+from annotator.media.render_pool import Pictures, Studio
 from annotator.modules.base import CameraView, EpisodeView, ModuleRows
-from annotator.modules.foci import FOCI
-from annotator.modules.vqa import BATCH, LANES, MOST_FAILURES, STEPS, Place, annotate, frames_asked, places_of
-from annotator.pictures import Pictures, Studio
-from annotator.prompts import load_prompts
-from annotator.settings import SyncSettings, VlmSettings, VqaSettings
-from store.digest import Digest, digest_parts
-from store.keys import Render
-from store.rows import order_key
-from tests.annotator.films import clip, film
+from annotator.modules.vqa.module import BATCH, LANES, MOST_FAILURES, STEPS, Place, annotate, frames_asked, places_of
+from annotator.modules.vqa.topics import FOCI
+from annotator.prompting import answers
+from annotator.prompting.answers import (
+    AttributeAnswer,
+    BboxAnswer,
+    CountAnswer,
+    Detection,
+    KeypointAnswer,
+    SpatialAnswer,
+)
+from annotator.prompting.loader import load_prompts
+from annotator.vlm.base import Picture
+from annotator_store.digests import Digest, digest_parts
+from annotator_store.keys import Render
+from annotator_store.rows import order_key
+from tests.media.films import clip, film
 from tests.modules.scripted_ask import Question, Script, ScriptedAsk
 
 DIGEST = digest_parts("episode", [b"x"])

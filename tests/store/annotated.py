@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from store.columns import language_field
-from store.events import AnnotatedRow
-from store.rows import EVENTS, PERSISTENT, PERSISTENT_STYLES, Column, Row
-from store.validate import CameraSize, Known
+from annotator_store.log.events import AnnotatedRow
+from annotator_store.parquet.columns import language_field
+from annotator_store.rows import EVENTS, PERSISTENT, PERSISTENT_STYLES, Column, Row
+from annotator_store.validation.run import CameraSize, Known
 
 TOP, WRIST = "observation.images.top", "observation.images.wrist"
 WIDTH, HEIGHT = 32, 24

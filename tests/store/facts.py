@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from store.digest import Digest
-from store.events import (
+from annotator_store.digests import Digest
+from annotator_store.log.events import (
     AnnotatedRow,
     AnswerRejected,
     CallAnswered,
@@ -21,7 +21,7 @@ from store.events import (
     VocabularyDiscovered,
     VocabularyEdited,
 )
-from store.rows import Row
+from annotator_store.rows import Row
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

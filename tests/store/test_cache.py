@@ -9,12 +9,12 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from store import cache as cache_module
-from store import rebuild as rebuild_module
-from store.cache import Cache, CacheDamaged
-from store.events import AnyEvent
-from store.lines import entry_of
-from store.log import Log
+from annotator_store.log import cache as cache_module
+from annotator_store.log import rebuild as rebuild_module
+from annotator_store.log.cache import Cache, CacheDamaged
+from annotator_store.log.events import AnyEvent
+from annotator_store.log.lines import entry_of
+from annotator_store.log.log import Log
 from tests.store.facts import annotated, answered, digest, seen
 
 EVENTS: list[AnyEvent] = [

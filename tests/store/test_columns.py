@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store import columns
-from store.columns import Spread, broadcast, language_field, physical_field, with_language
-from store.rows import Column, Row
+from annotator_store.parquet import columns
+from annotator_store.parquet.columns import Spread, broadcast, language_field, physical_field, with_language
+from annotator_store.rows import Column, Row
 
 SAY = '{"type":"function"}'
 

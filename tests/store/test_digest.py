@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.digest import Keyed, as_uuid, canonical, digest_parts, digest_struct
+from annotator_store.digests import Keyed, as_uuid, canonical, digest_parts, digest_struct
 
 
 class Thing(Keyed, frozen=True):

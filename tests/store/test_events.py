@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store.digest import Digest
-from store.errors import JournalDamaged, NewerEvent
-from store.events import (
+from annotator_store.digests import Digest
+from annotator_store.errors import JournalDamaged, NewerEvent
+from annotator_store.log.events import (
     KNOWN_TYPES,
     AnyEvent,
     CallAnswered,
@@ -28,7 +28,7 @@ from store.events import (
     event_id,
     event_type,
 )
-from store.lines import entry_of, parse_lines, render_line
+from annotator_store.log.lines import entry_of, parse_lines, render_line
 from tests.store.facts import answered
 
 WIRE = Path(__file__).parents[1] / "wire"

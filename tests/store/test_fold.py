@@ -7,9 +7,9 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store.cache import Cache
-from store.digest import Digest
-from store.events import (
+from annotator_store.digests import Digest
+from annotator_store.log.cache import Cache
+from annotator_store.log.events import (
     AnyEvent,
     CallAnswered,
     CallDeclined,
@@ -18,7 +18,7 @@ from store.events import (
     VocabularyEdited,
     decode_event,
 )
-from store.fold import (
+from annotator_store.log.folds import (
     Answered,
     Current,
     DeclinedBefore,
@@ -32,7 +32,7 @@ from store.fold import (
     outcome_of,
     rows_digest,
 )
-from store.lines import entry_of
+from annotator_store.log.lines import entry_of
 from tests.store.facts import NOON, annotated, answered, declined, digest, discovered, edited, rejected, row
 
 # Few keys, few times: collisions and ties are the rule.

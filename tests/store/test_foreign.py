@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from store.errors import ShardError
-from store.language import EpisodeRows
-from store.rows import Row
-from store.shards import expected_digest, language_digest, prepare_shard, read_rows
+from annotator_store.errors import ShardError
+from annotator_store.parquet.episode_language import EpisodeRows
+from annotator_store.parquet.rewrite import expected_digest, language_digest, prepare_shard, read_rows
+from annotator_store.rows import Row
 
 CALL = {"type": "function", "function": {"name": "say", "arguments": {"text": "hi"}}}
 ROW: dict[str, Any] = {

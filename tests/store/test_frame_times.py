@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store.frame_times import frames_at, repeats_of
+from annotator_store.parquet.frame_times import frames_at, repeats_of
 
 few_times = st.lists(st.sampled_from([0.0, 0.1, 0.2, 1.0, 1e9]), max_size=12)
 

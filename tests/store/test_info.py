@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from store.errors import StoreError
-from store.info import declare_language, update_info
-from store.replace import LEFTOVER_SUFFIX
+from annotator_store.atomic_files import LEFTOVER_SUFFIX
+from annotator_store.errors import StoreError
+from annotator_store.parquet.info_json import declare_language, update_info
 
 CR5 = Path(__file__).parents[1] / "data" / "cr5_banana" / "meta" / "info.json"
 LANGUAGE = {"dtype": "language", "shape": [1], "names": None}

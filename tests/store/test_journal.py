@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store.digest import Digest
-from store.errors import JournalDamaged, StoreError
-from store.events import AnyEvent
-from store.journal import Journal
-from store.lines import entry_of, parse_lines, render_line
-from store.segments import list_actives, list_segments, read_journal, recover
+from annotator_store.digests import Digest
+from annotator_store.errors import JournalDamaged, StoreError
+from annotator_store.log.events import AnyEvent
+from annotator_store.log.journal import Journal
+from annotator_store.log.lines import entry_of, parse_lines, render_line
+from annotator_store.log.segments import list_actives, list_segments, read_journal, recover
 from tests.store.facts import answered, at, rendered
 
 LINES = [render_line(entry_of(answered(1, call, reply="é" * call))) for call in range(4)]
@@ -286,8 +286,8 @@ def test_durable_events_are_announced_before_their_future_is_done(folder: Path) 
 CHILD = """
 import itertools, sys
 from pathlib import Path
-from store.journal import Journal
-from store.lines import entry_of
+from annotator_store.log.journal import Journal
+from annotator_store.log.lines import entry_of
 from tests.store.facts import answered
 
 journal = Journal(Path(sys.argv[1]), seal_bytes=20_000)

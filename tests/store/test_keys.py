@@ -5,8 +5,21 @@ from typing import Any
 import msgspec
 import pytest
 
-from store.digest import Digest, Keyed, digest_struct
-from store.keys import Call, Evidence, Frames, Media, MediaItem, Message, Model, Prompt, Render, Slot, Text, call_key
+from annotator_store.digests import Digest, Keyed, digest_struct
+from annotator_store.keys import (
+    Call,
+    Evidence,
+    Frames,
+    Media,
+    MediaItem,
+    Message,
+    Model,
+    Prompt,
+    Render,
+    Slot,
+    Text,
+    call_key,
+)
 
 A, B = Digest("a" * 32), Digest("b" * 32)
 RENDER = Render(kind="frame")

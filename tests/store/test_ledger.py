@@ -5,9 +5,9 @@ from itertools import permutations
 import msgspec
 import pytest
 
-from store.digest import Digest
-from store.events import EpisodeSources, ShardWritten
-from store.ledger import fold_shards, says_more
+from annotator_store.digests import Digest
+from annotator_store.log.events import EpisodeSources, ShardWritten
+from annotator_store.log.shard_history import fold_shards, says_more
 from tests.store import facts
 
 PLAN, SPEECH, NEWER = facts.digest("plan"), facts.digest("speech"), facts.digest("newer")

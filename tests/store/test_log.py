@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from store import recent
-from store.cache import NO_EXTENSIONS, Cache
-from store.digest import Digest
-from store.errors import NewerEvent, StoreError
-from store.events import event_id
-from store.fold import Answered, DeclinedBefore, Followed, rows_digest
-from store.lines import Entry, entry_of, render_line
-from store.log import Log
-from store.segments import list_actives, list_segments, read_journal
+from annotator_store.digests import Digest
+from annotator_store.errors import NewerEvent, StoreError
+from annotator_store.log import pending as recent
+from annotator_store.log.cache import NO_EXTENSIONS, Cache
+from annotator_store.log.events import event_id
+from annotator_store.log.folds import Answered, DeclinedBefore, Followed, rows_digest
+from annotator_store.log.lines import Entry, entry_of, render_line
+from annotator_store.log.log import Log
+from annotator_store.log.segments import list_actives, list_segments, read_journal
 from tests.store.facts import annotated, answered, declined, digest, discovered, edited, rejected, row, seen
 
 ROOT = Path(__file__).parents[2]
@@ -174,7 +174,7 @@ def test_memos_are_kept_and_replaced(tmp_path: Path) -> None:
 HOLDING = """
 import sys
 from pathlib import Path
-from store.log import Log
+from annotator_store.log.log import Log
 
 with Log.open(Path(sys.argv[1])):
     print("open", flush=True)
@@ -208,9 +208,9 @@ def test_a_run_that_records_nothing_leaves_the_journal_untouched(tmp_path: Path)
 KILLED = """
 import itertools, sys
 from pathlib import Path
-from store import recent
-from store.lines import entry_of
-from store.log import Log
+from annotator_store import recent
+from annotator_store.log.lines import entry_of
+from annotator_store.log.log import Log
 from tests.store.facts import answered
 
 recent._INGEST_EVENTS = 64
@@ -298,7 +298,7 @@ def test_the_store_imports_without_the_heavy_libraries(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "for name in ('av', 'PIL', 'openai', 'vllm', 'torch', 'transformers', 'annotator'): sys.modules[name] = None\n"
-        "import store.log, store.query, store.cache, store.journal, store.describe\n"
+        "import annotator_store.log.log, annotator_store.log.query, annotator_store.log.cache, annotator_store.log.journal\n"
         "print('pyarrow' in sys.modules)"
     )
     with python(code) as child:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from store.digest import Digest
-from store.naming import alike_at, name_in_log
+from annotator_store.digests import Digest
+from annotator_store.log.dataset_names import alike_at, name_in_log
 from tests.store.test_ledger import NOTES, written
 
 SHARD = "data/a.parquet"

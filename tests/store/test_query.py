@@ -14,13 +14,13 @@ import msgspec
 import pyarrow as pa
 import pytest
 
-from store import query as query_module
-from store.errors import JournalDamaged, QueryRefused
-from store.events import AnyEvent, EpisodeSources, ShardWritten
-from store.lines import entry_of
-from store.log import Log
-from store.query import VIEWS, columns_query, run_query
-from store.sql import FOLDER
+from annotator_store.errors import JournalDamaged, QueryRefused
+from annotator_store.log import query as query_module
+from annotator_store.log.events import AnyEvent, EpisodeSources, ShardWritten
+from annotator_store.log.lines import entry_of
+from annotator_store.log.log import Log
+from annotator_store.log.query import VIEWS, columns_query, run_query
+from annotator_store.sql import FOLDER
 from tests.store.facts import (
     annotated,
     answered,
@@ -500,8 +500,8 @@ def test_a_query_answers_without_a_usable_cache(tmp_path: Path, ruin: Callable[[
 RUNNING = """
 import itertools, sys
 from pathlib import Path
-from store import recent
-from store.log import Log
+from annotator_store import recent
+from annotator_store.log.log import Log
 from tests.store.facts import answered, seen
 
 recent._INGEST_EVENTS = 32

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from store.errors import StoreError
-from store.log import CACHE, Log
-from store.reading import ReadingLog
+from annotator_store.errors import StoreError
+from annotator_store.log.log import CACHE, Log
+from annotator_store.log.read_only import ReadingLog
 from tests.store import facts
 
 

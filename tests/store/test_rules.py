@@ -10,12 +10,12 @@ import msgspec
 import pyarrow.parquet as pq
 import pytest
 
-from store.declared import DATASET_RULES
-from store.errors import RuleError
-from store.rows import EVENTS, PERSISTENT, Row
-from store.rules import SHIPPED, digest_rules, load_rules
-from store.validate import check_rows, check_shards, try_rules
-from store.verdict import Verdict
+from annotator_store.errors import RuleError
+from annotator_store.rows import EVENTS, PERSISTENT, Row
+from annotator_store.validation.dataset_rules import DATASET_RULES
+from annotator_store.validation.report import Verdict
+from annotator_store.validation.rules import SHIPPED, digest_rules, load_rules
+from annotator_store.validation.run import check_rows, check_shards, try_rules
 from tests.store.annotated import (
     FRAMES,
     HEIGHT,

@@ -8,11 +8,19 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from store import segments
-from store.errors import JournalDamaged, StoreError
-from store.events import decode_event
-from store.lines import Entry, entry_of, render_line
-from store.segments import list_actives, list_segments, read_journal, read_segment, recover, seal, write_segment
+from annotator_store.errors import JournalDamaged, StoreError
+from annotator_store.log import segments
+from annotator_store.log.events import decode_event
+from annotator_store.log.lines import Entry, entry_of, render_line
+from annotator_store.log.segments import (
+    list_actives,
+    list_segments,
+    read_journal,
+    read_segment,
+    recover,
+    seal,
+    write_segment,
+)
 from tests.store.facts import annotated, answered, rendered, seen
 
 ENTRIES = [entry_of(event) for event in (answered(1, 1, 3), annotated(1, 2), seen(1, 1), rendered(1, 0))]

@@ -22,13 +22,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from store import parallel, shards
-from store.errors import ShardError
-from store.language import EpisodeRows
-from store.parallel import ShardJob, prepare_shards
-from store.replace import LEFTOVER_SUFFIX, sweep_leftovers
-from store.rows import Row
-from store.shards import expected_digest, language_digest, prepare_shard, read_rows
+from annotator_store.atomic_files import LEFTOVER_SUFFIX, sweep_leftovers
+from annotator_store.errors import ShardError
+from annotator_store.parquet import parallel
+from annotator_store.parquet import rewrite as shards
+from annotator_store.parquet.episode_language import EpisodeRows
+from annotator_store.parquet.parallel import ShardJob, prepare_shards
+from annotator_store.parquet.rewrite import expected_digest, language_digest, prepare_shard, read_rows
+from annotator_store.rows import Row
 
 CR5 = Path(__file__).parents[1] / "data" / "cr5_banana" / "data" / "chunk-000" / "file-000.parquet"
 SAY = json.dumps({"function": {"arguments": {"text": "hi"}, "name": "say"}, "type": "function"})
@@ -564,9 +565,9 @@ def test_a_shard_damaged_inside_is_refused(tmp_path: Path) -> None:
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from store.errors import ShardError
-from store.language import EpisodeRows
-from store.shards import prepare_shard
+from annotator_store.errors import ShardError
+from annotator_store.parquet.episode_language import EpisodeRows
+from annotator_store.parquet.rewrite import prepare_shard
 path, limit = Path(sys.argv[1]), int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 try:

@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store import validate
-from store.errors import ShardError
-from store.language import EpisodeRows
-from store.rows import EVENTS, PERSISTENT
-from store.rule_tables import DraftRow, evidence_of_shard, first_change
-from store.rules import load_rules
-from store.shards import prepare_shard
-from store.validate import check_rows, check_shards
-from store.verdict import Verdict, merged
+from annotator_store.errors import ShardError
+from annotator_store.parquet.episode_language import EpisodeRows
+from annotator_store.parquet.rewrite import prepare_shard
+from annotator_store.rows import EVENTS, PERSISTENT
+from annotator_store.validation import run as validate
+from annotator_store.validation.report import Verdict, merged
+from annotator_store.validation.rules import load_rules
+from annotator_store.validation.run import check_rows, check_shards
+from annotator_store.validation.tables import DraftRow, evidence_of_shard, first_change
 from tests.store.annotated import (
     FRAMES,
     KNOWN,

@@ -14,21 +14,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from annotator.cli import main
-from annotator.dataset import open_dataset
-from annotator.lock import FILE
-from annotator.publish import Basis, publish
-from annotator.verify import verify_dataset
-from store.audit import Audit, Finding
-from store.columns import language_field
-from store.events import AnswerRejected, CallAnswered, EpisodeAnnotated, ShardWritten, decode_event, event_id
-from store.keys import Call, call_key
-from store.language import EpisodeRows
-from store.lines import Entry, entry_of, render_line
-from store.log import Log
-from store.rows import Row
-from store.segments import list_segments, read_segment, segment_name, write_segment
-from store.shards import language_digest, prepare_shard, read_rows
+from annotator.cli.main import main
+from annotator.dataset.metadata import open_dataset
+from annotator.provenance.lock import FILE
+from annotator.provenance.publish import Basis, publish
+from annotator.verify.run import verify_dataset
+from annotator_store.keys import Call, call_key
+from annotator_store.log.events import (
+    AnswerRejected,
+    CallAnswered,
+    EpisodeAnnotated,
+    ShardWritten,
+    decode_event,
+    event_id,
+)
+from annotator_store.log.lines import Entry, entry_of, render_line
+from annotator_store.log.log import Log
+from annotator_store.log.segments import list_segments, read_segment, segment_name, write_segment
+from annotator_store.parquet.columns import language_field
+from annotator_store.parquet.episode_language import EpisodeRows
+from annotator_store.parquet.rewrite import language_digest, prepare_shard, read_rows
+from annotator_store.rows import Row
+from annotator_store.verify.findings import Audit, Finding
 from tests.datasets import Recording, shard_path, write_dataset
 from tests.store import facts
 
@@ -157,7 +164,7 @@ class Refuse(importlib.abc.MetaPathFinder):
             raise ImportError(f"{name} is not installed here")
 
 sys.meta_path.insert(0, Refuse())
-from annotator.cli import main
+from annotator.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 

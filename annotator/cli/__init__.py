@@ -1,0 +1,1 @@
+"""The command line: one file a command, its options, its call and its printing."""

@@ -1,0 +1,1 @@
+"""Settings: the structs, how they are read, and how they are spelled as flags."""

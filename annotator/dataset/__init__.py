@@ -1,0 +1,1 @@
+"""A LeRobot v3 dataset as it lies on disk: metadata, episodes, footage, signals."""

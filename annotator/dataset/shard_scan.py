@@ -1,0 +1,223 @@
+"""Scan a data shard's columns: where its episodes lie, and the digests that identify them.
+
+An episode is identified by what the robot did, never by its index, path or task (see docs/keys.md).
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from annotator.dataset.metadata import Dataset, damaged
+from annotator.errors import DatasetError
+from annotator.vlm.base import Signals
+from annotator_store.digests import Digest, digest_parts
+
+STATE, ACTION = "observation.state", "action"
+Array = npt.NDArray[np.generic]
+
+
+class ScannedEpisode(msgspec.Struct, frozen=True, kw_only=True):
+    """One episode inside its shard.
+
+    Rows `start` to `stop` of the shard. `motion` digests timestamps and the first of state and action that moves;
+    it is None where neither does, and the footage must identify the episode. `signals` digests all an engine may read.
+    """
+
+    index: int
+    start: int
+    stop: int
+    duration_s: float
+    task_indices: tuple[int, ...]
+    clock: Digest
+    motion: Digest | None
+    signals: Digest
+
+
+def scan_shard(dataset: Dataset, shard: str) -> list[ScannedEpisode]:
+    """Scan one shard, in row order; memory is bounded by the shard's narrow columns.
+
+    Raises:
+        DatasetError: missing, damaged, or not one ascending clock per episode.
+    """
+    path = dataset.root / shard
+    with open_shard(path) as file:
+        wanted = ["episode_index", "timestamp", "task_index", STATE, ACTION]
+        have = set(file.schema_arrow.names)
+        for column in wanted[:3]:
+            if column not in have:
+                hint = "copy or download the dataset again; LeRobot writes this column into every shard"
+                raise DatasetError("a data shard lacks a column", where=str(path), got=f"no {column}", hint=hint)
+        table = _read(path, file, [c for c in wanted if c in have])
+    return list(_episodes(dataset, path, table))
+
+
+def _episodes(dataset: Dataset, path: Path, table: pa.Table) -> Iterator[ScannedEpisode]:
+    owner = _vector(table, "episode_index")
+    clock = _vector(table, "timestamp").astype(np.float32, copy=False)
+    cuts = np.flatnonzero(np.diff(owner)) + 1
+    starts, stops = np.concatenate([[0], cuts]), np.concatenate([cuts, [len(owner)]])
+    if len(owner) == 0:
+        return
+    _check_clock(path, owner, clock, cuts)
+    _check_owners(path, owner[starts])
+    task = _vector(table, "task_index")
+    state, action = (_matrix(path, table, name) for name in (STATE, ACTION))
+    names = "\0".join((*dataset.names_of(STATE), "\1", *dataset.names_of(ACTION))).encode()
+    for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+        part = slice(start, stop)
+        yield ScannedEpisode(
+            index=int(owner[start]),
+            start=start,
+            stop=stop,
+            duration_s=float(clock[stop - 1] - clock[start]),
+            task_indices=tuple(dict.fromkeys(task[part].tolist())),
+            clock=digest_parts("clock.v1", [clock[part].tobytes()]),
+            motion=_motion(clock[part], (_cut(state, part), _cut(action, part))),
+            signals=digest_parts("signals.v1", [names, *_buffers(clock[part], _cut(state, part), _cut(action, part))]),
+        )
+
+
+def _motion(clock: Array, candidates: tuple[Array | None, ...]) -> Digest | None:
+    for name, values in zip(("state", "action"), candidates, strict=True):
+        if values is not None and len(values) > 1 and bool((values != values[:1]).any()):
+            return digest_parts(f"episode.v1:{name}", _buffers(clock, values))
+    return None
+
+
+def footage_identity(clock: Digest, footage: tuple[Digest, ...]) -> Digest:
+    """Identify an episode in which no signal moves: by its clock and what its cameras saw."""
+    return digest_parts("episode.v1:footage", [clock.encode(), *(f.encode() for f in footage)])
+
+
+def _cut(values: Array | None, part: slice) -> Array | None:
+    return None if values is None else values[part]
+
+
+def _buffers(*arrays: Array | None) -> Iterator[bytes]:
+    """Name each array's dtype and shape before its bytes, so that equal bytes of another shape differ."""
+    for values in arrays:
+        if values is None:
+            yield b"none"
+            continue
+        little = values.astype(values.dtype.newbyteorder("<"), copy=False)
+        yield f"{little.dtype.str}{little.shape[1:]}".encode()
+        yield np.ascontiguousarray(little).tobytes()
+
+
+def _check_clock(path: Path, owner: Array, clock: npt.NDArray[np.float32], cuts: npt.NDArray[np.int64]) -> None:
+    bad = np.flatnonzero(~np.isfinite(clock))
+    if not len(bad):
+        steps = np.diff(clock)
+        steps[cuts - 1] = 1.0
+        bad = np.flatnonzero(~(steps > 0))
+    if len(bad):
+        row = int(bad[0])
+        near = ", ".join(f"{t:g}" for t in clock[row : row + 2].tolist())
+        raise DatasetError(
+            "timestamps do not ascend",
+            where=f"{path} episode {owner[row]} row {row}",
+            got=f"{near} s",
+            hint="within an episode each frame needs a later timestamp; LeRobot itself writes frame_index / fps",
+        )
+
+
+def _check_owners(path: Path, owners: Array) -> None:
+    values, counts = np.unique(owners, return_counts=True)
+    if (counts > 1).any():
+        hint = "an episode is one run of rows in one shard; LeRobot's own tools write it so"
+        got = f"episode {values[counts > 1][0]} in {counts[counts > 1][0]} places"
+        raise DatasetError("an episode's frames do not lie together", where=str(path), got=got, hint=hint)
+
+
+def read_frames_table(root: Path, shard: str, start: int, stop: int, columns: list[str]) -> pa.Table:
+    """Read some columns of rows `start` to `stop`, touching only the row groups that hold them.
+
+    Raises:
+        DatasetError: missing or damaged.
+    """
+    path = root / shard
+    with open_shard(path) as file:
+        groups, first, row = [], 0, 0
+        for index in range(file.metadata.num_row_groups):
+            rows = file.metadata.row_group(index).num_rows
+            if row < stop and row + rows > start:
+                first = row if not groups else first
+                groups.append(index)
+            row += rows
+        have = [c for c in columns if c in file.schema_arrow.names]
+        return _read(path, file, have, groups).slice(start - first, stop - start)
+
+
+def timestamps_of(root: Path, shard: str, scanned: ScannedEpisode) -> npt.NDArray[np.float32]:
+    """Read an episode's clock: (T,) float32 seconds, as stored."""
+    table = read_frames_table(root, shard, scanned.start, scanned.stop, ["timestamp"])
+    return _vector(table, "timestamp").astype(np.float32, copy=False)
+
+
+def signals_of(dataset: Dataset, shard: str, scanned: ScannedEpisode) -> Signals:
+    """Read what the robot's sensors recorded over an episode."""
+    table = read_frames_table(dataset.root, shard, scanned.start, scanned.stop, ["timestamp", STATE, ACTION])
+    clock = _vector(table, "timestamp").astype(np.float64)
+    state, action = (_matrix(dataset.root / shard, table, name) for name in (STATE, ACTION))
+    return Signals(
+        timestamps=clock,
+        state=None if state is None else state.astype(np.float32),
+        action=None if action is None else action.astype(np.float32),
+        state_names=dataset.names_of(STATE),
+        action_names=dataset.names_of(ACTION),
+    )
+
+
+def open_shard(path: Path) -> pq.ParquetFile:
+    """Open a data shard.
+
+    Raises:
+        DatasetError: missing or damaged.
+    """
+    try:
+        return pq.ParquetFile(path)
+    except FileNotFoundError as cause:
+        hint = "copy or download the dataset again; meta/episodes names this file"
+        raise DatasetError("a data shard is missing", where=str(path), hint=hint) from cause
+    except (pa.ArrowException, OSError) as cause:
+        raise damaged(path, cause) from cause
+
+
+def _read(path: Path, file: pq.ParquetFile, columns: list[str], groups: list[int] | None = None) -> pa.Table:
+    try:
+        if groups is None:
+            return file.read(columns=columns)
+        return file.read_row_groups(groups, columns=columns)
+    except (pa.ArrowException, OSError) as cause:
+        raise damaged(path, cause) from cause
+
+
+def _vector(table: pa.Table, name: str) -> Array:
+    return table[name].combine_chunks().to_numpy(zero_copy_only=False)
+
+
+def _matrix(path: Path, table: pa.Table, name: str) -> Array | None:
+    """Turn a column of numbers or (nested) lists of numbers into (T, D), or None where there is none.
+
+    Raises:
+        DatasetError: rows differ in length, are missing, or hold no numbers.
+    """
+    if name not in table.column_names or not table.num_rows:
+        return None
+    flat = column = table[name].combine_chunks()
+    even = not column.null_count
+    while isinstance(flat, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
+        even = even and (isinstance(flat, pa.FixedSizeListArray) or len(flat.value_lengths().unique()) <= 1)
+        flat = flat.flatten()
+    numbers = pa.types.is_floating(flat.type) or pa.types.is_integer(flat.type) or pa.types.is_boolean(flat.type)
+    if not (even and numbers and not flat.null_count):
+        hint = "each frame has one vector of the size that meta/info.json declares"
+        raise DatasetError(
+            "a signal is not one vector a frame", where=f"{path} {name}", got=str(column.type), hint=hint
+        )
+    return flat.to_numpy(zero_copy_only=False).reshape(len(column), -1)

@@ -1,0 +1,105 @@
+"""What is ordered of a job, and which orders are refused, since no job could carry them out."""
+
+import math
+import re
+from pathlib import Path
+
+import msgspec
+
+from annotator.config.settings import SyncSettings
+from annotator.errors import UsageError
+from annotator.hub.sync import check_hub
+from annotator.pipeline.run import shareable
+
+_LOOPBACK = re.compile(r"(?i)https?://(localhost|127\.[\d.]+|\[::1\])([:/]|$)")
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be submitted. `timeout` as in 90m or 6h."""
+
+    settings: SyncSettings
+    flavor: str
+    timeout: str | None = None
+    image: str
+    code: str | None = None
+    namespace: str | None = None
+    count: bool = True
+    again: bool = False
+
+
+class Hardware(msgspec.Struct, frozen=True):
+    """A machine that can be rented. `cost` is in US dollars a minute; 0 where it is not known."""
+
+    gpus: int
+    cost: float
+
+
+def check_order(order: Order) -> SyncSettings:
+    """Refuse what no job could do, or what everybody who sees the job could read; else give the run's settings.
+
+    Raises:
+        UsageError: naming the setting and what was found.
+    """
+    settings = order.settings
+    if settings.repo_id is None:
+        hint = "--repo_id ORG/NAME; one that is only here: annotator push DATASET --repo_id ORG/NAME"
+        raise UsageError("a job downloads its dataset from the Hub", where="--repo_id", got="nothing", hint=hint)
+    for name in ("output", "store"):
+        if getattr(settings, name) is not None:
+            got = str(getattr(settings, name))
+            raise UsageError("a job has no such folder", where=f"--{name}", got=got, hint="leave it out")
+    if not order.count and order.timeout is None:
+        hint = "--timeout 6h"
+        raise UsageError("without a count there is no estimate", where="--timeout", got="nothing", hint=hint)
+    check_hub(settings)
+    _refuse_secrets(settings)
+    _refuse_places_here(settings)
+    return settings
+
+
+def _refuse_secrets(settings: SyncSettings) -> None:
+    vlm, shown = settings.vlm, shareable(settings).vlm
+    bases = None if vlm.api_base is None else ",".join(one.rstrip("/") for one in vlm.api_base.split(","))
+    given = {"api_base": bases, "serve_command": vlm.serve_command, "engine_kwargs": vlm.engine_kwargs}
+    for name, value in given.items():
+        got = getattr(shown, name)
+        if value != got:
+            hint = "a secret in it would be readable in the job's command: name a variable with --vlm.api_key_env"
+            raise UsageError("the setting may hold a secret", where=f"--vlm.{name}", got=str(got), hint=hint)
+
+
+def _refuse_places_here(settings: SyncSettings) -> None:
+    vlm = settings.vlm
+    for base in (vlm.api_base or "").split(","):
+        if _LOOPBACK.match(base.strip()):
+            hint = "leave it out, and the job starts servers of its own; or name an endpoint that the job can reach"
+            raise UsageError("a job cannot reach a server on this machine", where="--vlm.api_base", got=base, hint=hint)
+    if vlm.api_base is None and Path(vlm.model_id).expanduser().exists():
+        hint = "name a model of the Hub, ORG/NAME"
+        raise UsageError("a job has no folder of this machine", where="--vlm.model_id", got=vlm.model_id, hint=hint)
+
+
+def check_hardware(order: Order, hardware: Hardware) -> None:
+    """Refuse hardware on which the run could start no model.
+
+    Raises:
+        UsageError: it has no GPU.
+    """
+    vlm = order.settings.vlm
+    local = vlm.api_base is None and vlm.backend in ("auto", "serve", "vllm", "transformers")
+    if local and not hardware.gpus and vlm.serve_command is None:
+        hint = "--flavor h200, or name an endpoint that the job can reach: --vlm.api_base"
+        raise UsageError("a job that runs a model needs a GPU", where="--flavor", got=order.flavor, hint=hint)
+
+
+def parse_duration(text: str) -> int:
+    """Read `90m`, `6h`, `1d` or seconds as seconds.
+
+    Raises:
+        UsageError: it is no such time.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
+    seconds = float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]] if found else 0.0
+    if seconds < 1:
+        raise UsageError("no duration", where="--timeout", got=text, hint="write 90m, 6h or 1d")
+    return math.ceil(seconds)

@@ -1,0 +1,1 @@
+"""Pictures: demuxing, decoding, sampling, contact sheets. The home of PyAV and Pillow."""

@@ -1,0 +1,1 @@
+"""The `plan` module: subtasks, plan, memory and rephrasings of the task."""

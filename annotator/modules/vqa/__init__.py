@@ -1,0 +1,1 @@
+"""The `vqa` module: questions about single frames, with typed answers."""

@@ -1,0 +1,1 @@
+"""The run: from settings to shards, in the order of `sync.py`."""

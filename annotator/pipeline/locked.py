@@ -1,0 +1,65 @@
+"""`--locked`: change nothing, and say what would have to change."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from annotator.errors import OutOfDate
+from annotator.pipeline.run import Run
+from annotator.pipeline.work_plan import Job
+from annotator.provenance.card import read_card, with_section
+from annotator.provenance.lock import FILE, Lock, read_lock, render_lock
+from annotator.provenance.publish import CARD, Basis, lock_now
+from annotator_store.log.log import Log
+from annotator_store.parquet.info_json import declares_language
+
+_HINT = "annotator sync without --locked brings it up to date"
+
+
+def refuse_unannotated(run: Run) -> None:
+    """Refuse a dataset without a log, before one is made for it.
+
+    Raises:
+        OutOfDate: it has none.
+    """
+    if not run.store.is_dir():
+        raise OutOfDate("nothing was annotated here", where=str(run.target_root), got=f"no {run.store}", hint=_HINT)
+
+
+def refuse_work(run: Run, jobs: Sequence[Job]) -> None:
+    """Refuse a run that would have to annotate.
+
+    Raises:
+        OutOfDate: always, with what is left, by module.
+    """
+    left = Counter(name for job in jobs for name in job.todo for _ in job.copies)
+    got = ", ".join(f"{name}: {count} episode{'s' * (count > 1)}" for name, count in left.items())
+    raise OutOfDate("annotations are missing or out of date", where=str(run.target_root), got=got, hint=_HINT)
+
+
+def refuse_changes(run: Run, log: Log, basis: Basis, shards: Sequence[str]) -> None:
+    """Refuse a run that would have to write `shards`, or anything that goes with them.
+
+    Raises:
+        OutOfDate: naming them.
+    """
+    if shards:
+        where, got = str(run.target_root), ", ".join(shards)
+        raise OutOfDate("shards would have to be written", where=where, got=got, hint=_HINT)
+    info = run.target_root / "meta" / "info.json"
+    if not declares_language(info):
+        raise OutOfDate("the language columns would have to be declared", where=str(info), hint=_HINT)
+    path, (lock, rows) = run.target_root / FILE, lock_now(log, basis)
+    held = read_lock(path)
+    if held is None or path.read_bytes() != render_lock(lock):
+        got = "no lock" if held is None else ", ".join(_differences(held, lock)) or "another form"
+        raise OutOfDate("the lock would have to be written", where=str(path), got=got, hint=_HINT)
+    card = read_card(run.target_root / CARD)
+    if with_section(card, lock, rows) not in (card, None):
+        where = str(run.target_root / CARD)
+        raise OutOfDate("the section of the dataset card would have to be written", where=where, hint=_HINT)
+
+
+def _differences(held: Lock, lock: Lock) -> list[str]:
+    """Name the fields that differ; the digest, which covers all others, only where none of them does."""
+    differ = [name for name in lock.__struct_fields__ if getattr(held, name) != getattr(lock, name)]
+    return [f"another {name}" for name in differ if name != "digest" or len(differ) == 1]

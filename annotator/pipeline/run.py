@@ -1,0 +1,176 @@
+"""A run: what it is about, once its settings, prompts and dataset are read and found good; and its record."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+import msgspec
+
+from annotator import __version__
+from annotator.cli.show_validate import usable_rules
+from annotator.config.load import check, parse_episodes
+from annotator.config.settings import SyncSettings
+from annotator.dataset.episodes import Cast, cast_of
+from annotator.dataset.linked_copy import refuse_overlap
+from annotator.dataset.metadata import Dataset, open_dataset
+from annotator.dataset.origin import read_source
+from annotator.modules.registry import MODULES, Module
+from annotator.pipeline.run_stats import Tally
+from annotator.prompting.loader import Prompts, load_prompts
+from annotator.provenance.lock import pinned_shards
+from annotator.vlm.models import model_of, reads_evidence
+from annotator.vlm.redact import shown_command, shown_endpoint, shown_values
+from annotator_store.keys import Model
+from annotator_store.log.dataset_names import alike_at, name_in_log
+from annotator_store.log.events import RunFinished, utc_now
+from annotator_store.log.log import Log
+from annotator_store.validation.rules import Rule
+
+Outcome = Literal["done", "incomplete", "interrupted", "failed"]
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """What one run is about. `modules` are those it runs; `notes` says why others that are on are left out."""
+
+    run_id: str
+    started_at: datetime
+    settings: SyncSettings
+    dataset: Dataset
+    target_root: Path
+    episodes: frozenset[int]
+    prompts: Prompts
+    model: Model
+    cast: Cast
+    modules: tuple[Module, ...]
+    notes: tuple[str, ...]
+    rules: tuple[Rule, ...]
+
+    @property
+    def store(self) -> Path:
+        """Where its log lives."""
+        return self.settings.store or self.target_root / ".annotator"
+
+    def labelled(self, log: Log) -> "Run":
+        """Name the dataset in the log as `annotator_store.log.dataset_names` finds it there; one that is new there has its path.
+
+        Where the log lies inside it, its folder's name is enough; a dataset of the Hub has a name that is its own. A
+        bucket may have brought other datasets' events, and a dataset that still stands at its path was not moved here.
+        """
+        writings = log.shards_written()
+        names = {name for _, name, _ in log.seen_episodes()} | {event.dataset for _, event in writings}
+        root, given = self.dataset.root, self.settings.repo_id
+        alike = alike_at(self.target_root, self.dataset.shards, writings, lambda: pinned_shards(self.target_root))
+        known = name_in_log(
+            names, root, self.store, given=given, shared=self.settings.bucket is not None,
+            alike=lambda name: not (Path(name).is_absolute() and Path(name).exists()) and alike(name),
+        )  # fmt: skip
+        inside = self.store.resolve().is_relative_to(root.resolve())
+        name = known or given or (self.dataset.name if inside else str(root.resolve()))
+        return msgspec.structs.replace(self, dataset=msgspec.structs.replace(self.dataset, name=name))
+
+
+def prepare(settings: SyncSettings) -> Run:
+    """Read and check everything that a run can be refused for before it opens its log.
+
+    Raises:
+        UsageError, PromptError, DatasetError: the settings, a prompt or the dataset cannot be used.
+    """
+    check(settings)
+    prompts = load_prompts(settings.prompts)
+    dataset = _opened(settings.root)
+    if settings.output is not None:
+        refuse_overlap(settings.root, settings.output)
+    chosen = parse_episodes(settings.only_episodes, [e.index for e in dataset.episodes])
+    model, cast = model_of(settings.vlm), cast_of(dataset, settings)
+    modules, notes = _modules(settings, dataset, model, cast)
+    return Run(
+        run_id=uuid4().hex,
+        started_at=utc_now(),
+        settings=settings,
+        dataset=dataset,
+        target_root=settings.output or settings.root,
+        episodes=frozenset(chosen),
+        prompts=prompts,
+        model=model,
+        cast=cast,
+        modules=modules,
+        notes=notes,
+        rules=usable_rules(settings.validation.rules),
+    )
+
+
+def _opened(root: Path) -> Dataset:
+    dataset, source = open_dataset(root), read_source(root)
+    return msgspec.structs.replace(dataset, revision=source.commit if source else None)
+
+
+def _modules(
+    settings: SyncSettings, dataset: Dataset, model: Model, cast: Cast
+) -> tuple[tuple[Module, ...], tuple[str, ...]]:
+    """Choose the modules that this dataset and this engine allow, and say what is left out."""
+    notes = [f"{camera.key}: left out, it shows depth" for camera in dataset.cameras if camera.depth]
+    modules = [module for module in MODULES if module.enabled(settings)]
+    if settings.vqa.enabled and not cast.asked:
+        notes.append("vqa: left out, the dataset has no camera to ask about")
+        modules = [module for module in modules if module.name != "vqa"]
+    elif settings.vqa.enabled and reads_evidence(model):
+        notes.append("vqa: left out, the signals engine sees no pixels")
+        modules = [module for module in modules if module.name != "vqa"]
+    crowded = settings.vqa.vqa_emission_hz * settings.vqa.K * len(cast.asked) / dataset.fps
+    if crowded > 1 and any(module.name == "vqa" for module in modules):
+        cameras = f"{len(cast.asked)} camera{'s' * (len(cast.asked) > 1)}"
+        asked = f"{cameras} × K {settings.vqa.K} at {settings.vqa.vqa_emission_hz:g} Hz"
+        hint = "a lower --vqa.vqa_emission_hz or --vqa.K leaves room for all frames"
+        notes.append(
+            f"vqa: {asked} need more than {dataset.fps:g} frames a second; what does not fit is left out\nhint: {hint}"
+        )
+    if modules and not cast.all:
+        notes.append("the dataset has no camera: prompts are text only")
+    return tuple(modules), tuple(notes)
+
+
+def shareable(settings: SyncSettings) -> SyncSettings:
+    """Give the settings as they may be recorded, since a log is shared: without what may be a secret."""
+    vlm = settings.vlm
+    bases = None if vlm.api_base is None else ",".join(shown_endpoint(one) for one in vlm.api_base.split(","))
+    command = None if vlm.serve_command is None else shown_command(vlm.serve_command)
+    more = shown_values(vlm.engine_kwargs)
+    shown = msgspec.structs.replace(vlm, api_base=bases, serve_command=command, engine_kwargs=more)
+    return msgspec.structs.replace(settings, vlm=shown)
+
+
+def record_run(run: Run, log: Log, tally: Tally, engine: str, outcome: Outcome, elapsed_s: float) -> None:
+    """Record how a run ended."""
+    arguments: dict[str, Any] = msgspec.to_builtins(shareable(run.settings), enc_hook=str)
+    if run.settings.prompts is not None:
+        arguments["prompts"] = str(run.settings.prompts.absolute())  # whoever verifies stands elsewhere
+    log.record(
+        RunFinished(
+            recorded_at=utc_now(),
+            run_id=run.run_id,
+            started_at=run.started_at,
+            dataset=run.dataset.name,
+            arguments=arguments,
+            engine=engine,
+            model_id=run.model.model_id,
+            dataset_episodes=len(run.dataset.episodes),
+            episodes=tally.episodes_total,
+            episodes_skipped=tally.episodes_skipped,
+            calls_answered=tally.calls["answered"],
+            calls_hit=tally.calls["hit"],
+            calls_failed=tally.calls["failed"],
+            calls_declined=tally.calls["declined"],
+            answers_rejected=tally.calls["rejected"],
+            answered_by_step=dict(tally.answered_by_step),
+            tokens_in=tally.tokens_in,
+            tokens_out=tally.tokens_out,
+            frames_decoded=tally.frames_decoded,
+            shards_written=tally.shards_written,
+            elapsed_s=round(elapsed_s, 3),
+            outcome=outcome,
+            versions={"annotator": __version__},
+            broken_rules=dict(tally.broken_rules),
+            quarantined=dict(tally.quarantined),
+        )
+    ).result()

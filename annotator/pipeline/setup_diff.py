@@ -1,0 +1,141 @@
+"""Contrast what a run asks for with what the rows that stand in the dataset were made with, as its lock pins it."""
+
+import shlex
+from collections.abc import Callable, Collection, Generator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from annotator.config.flags import changed, spell_flags
+from annotator.errors import NotInLog, OutOfDate
+from annotator.modules.registry import Module
+from annotator.pipeline.resolve_vocabulary import is_wanted
+from annotator.pipeline.run import Run
+from annotator.pipeline.run_stats import Tally
+from annotator.provenance.card import recipe_flags
+from annotator.provenance.lock import FILE, Lock, digest_of, read_lock
+from annotator.provenance.setups import Made
+from annotator.verify.sources import other_prompts
+from annotator_store.digests import digest_struct
+from annotator_store.errors import StoreError
+
+
+class Contrast(msgspec.Struct, frozen=True, kw_only=True):
+    """How a run differs from the rows that stand: one line, and a command line of the run that would not.
+
+    `anew`: it asks another model, or with another seed, so that every call is a new one.
+    """
+
+    anew: bool
+    line: str
+    command: str
+
+
+def contrast(run: Run, flag: str) -> Contrast | None:
+    """Say how a run differs from what stands here; None where it does not, or there is no sound lock that tells.
+
+    `flag` (`--offline`, `--locked`) goes into the command.
+    """
+    lock = _sound_lock(run)
+    if lock is None or lock.model is None:
+        return None
+    here = [module for module in run.modules if module.name in lock.modules]
+    anew = _other_model(lock, run, here)
+    line = anew or "; ".join(_others(lock, run, here))
+    return Contrast(anew=bool(anew), line=line, command=_command(lock, run, flag)) if line else None
+
+
+def _sound_lock(run: Run) -> Lock | None:
+    try:
+        lock = read_lock(run.target_root / FILE)
+    except StoreError:
+        return None
+    return lock if lock is not None and digest_of(lock) == lock.digest else None
+
+
+def _made(lock: Lock, module: Module) -> list[Made]:
+    """What one module's rows were made with, where that is not what leads."""
+    return [one.made for one in lock.others if one.module == module.name]
+
+
+def _other_model(lock: Lock, run: Run, modules: Collection[Module]) -> str:
+    assert lock.model is not None
+    asked, lead = (digest_struct(run.model), run.settings.seed), (lock.model.digest, lock.seed)
+    made = [{lead, *((m.model.digest, m.seed) for m in _made(lock, module) if m.model)} for module in modules]
+    if all(asked in pairs for pairs in made):
+        return ""
+    if (lock.model.model_id, lock.seed) == (run.model.model_id, run.settings.seed):
+        return (
+            f"this run asks {run.model.model_id} with other settings, or in another revision, than the rows come from"
+        )
+    asks = f"this run asks {run.model.model_id}, seed {run.settings.seed}"
+    return f"the rows come from {lock.model.model_id}, seed {lock.seed}; {asks}"
+
+
+def _others(lock: Lock, run: Run, modules: Collection[Module]) -> Iterator[str]:
+    steps = {step for module in modules for step in module.steps} | {"system", "retry"}
+    prompts = sorted(step for step in other_prompts(lock, run.prompts) if step in steps)
+    if prompts:
+        yield f"another prompt than the rows come from: {', '.join(prompts)}"
+    plans = [module for module in modules if module.name == "plan"]
+    words = {lock.vocabulary, *(made.vocabulary for plan in plans for made in _made(lock, plan))}
+    if plans and is_wanted(run) != bool(words - {None}) and len(words) == 1:
+        yield "the rows are worded freely, this run's are not" if is_wanted(run) else "this run words them freely"
+    names = sorted({name for module in modules for name in _unequal(lock, run, module)})
+    if names:
+        yield f"other settings than the rows come from: {', '.join(names)}"
+
+
+def _unequal(lock: Lock, run: Run, module: Module) -> set[str]:
+    """The settings in which this run differs from every setup that the module's rows were made with."""
+    mine = changed(run.settings, module.depends_on(run.settings))
+    held: list[dict[str, Any]] = [lock.settings.get(module.name, {}), *(made.settings for made in _made(lock, module))]
+    if mine in held:
+        return set()
+    return {name for name in mine.keys() | held[0].keys() if mine.get(name) != held[0].get(name)}
+
+
+def _command(lock: Lock, run: Run, flag: str) -> str:
+    places = {"output": run.settings.output, "store": run.settings.store}
+    flags = {name: str(path) for name, path in places.items() if path is not None} | recipe_flags(lock)
+    return f"annotator sync {shlex.quote(str(run.settings.root))} {flag} {spell_flags(flags)}".rstrip()
+
+
+@contextmanager
+def explained(run: Run) -> Generator[None]:
+    """Let what `--locked` refuses, and what `--offline` lacks, say where this run differs from the rows that stand."""
+    try:
+        yield
+    except OutOfDate as error:
+        found = contrast(run, "--locked")
+        if found is not None:
+            error.got = "; ".join(filter(None, [error.got, found.line]))
+            hint = "annotator sync without --locked asks every call anew" if found.anew else error.hint
+            error.hint = f"{hint}\n      {found.command} checks what stands here"
+        raise
+    except NotInLog as error:
+        error.hint = _offline_hint(run, contrast(run, "--offline"))
+        raise
+
+
+def note_missing(run: Run, tally: Tally, note: Callable[[str], None]) -> None:
+    """Say once, with counts by step, which calls `--offline` did not find in the log."""
+    if not tally.missing_by_step:
+        return
+    found = contrast(run, "--offline")
+    steps = ", ".join(f"{step} {count}" for step, count in sorted(tally.missing_by_step.items()))
+    count = tally.missing_by_step.total()
+    line = f"failed: {count} call{'s are' if count > 1 else ' is'} not in the log, and nobody was asked – {steps}"
+    told = f"{line}; {found.line}" if found else line
+    note(f"{told}\nhint: {_offline_hint(run, found)}")
+
+
+def _offline_hint(run: Run, found: Contrast | None) -> str:
+    anew = "run once without --offline, with the same settings"
+    if run.settings.vlm.backend == "offline":
+        anew = "run once with another --vlm.backend than offline"
+    if found is None:
+        return anew
+    calls = "every call" if found.anew else "what is missing"
+    return f"{found.command} finds what stands here\n      without --offline this run asks {calls} anew"

@@ -1,0 +1,1 @@
+"""Prompts: the template files, and the shape of every answer."""

@@ -1,0 +1,1 @@
+"""What the rows were made with: lock, dataset card, staging export."""

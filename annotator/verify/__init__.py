@@ -1,0 +1,1 @@
+"""Re-derive what a run recorded, and report what differs."""

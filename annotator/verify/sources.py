@@ -1,0 +1,75 @@
+"""Hold what rows were made from, as a lock pins it, against what is there now: prompts, vocabulary, modules."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from annotator.errors import PromptError, VocabularyError
+from annotator.modules.registry import MODULES
+from annotator.modules.vocabulary import discovery as discover
+from annotator.modules.vocabulary.file import FILE, read_vocabulary
+from annotator.prompting.loader import Prompts, load_prompts
+from annotator.provenance.lock import Lock, prompt_digests
+from annotator.provenance.setups import VOCABULARY
+from annotator_store.digests import Digest
+from annotator_store.verify.findings import Audit
+
+
+def check_sources(root: Path, lock: Lock, folders: Sequence[Path | None], audit: Audit) -> None:
+    """Report prompts, a vocabulary and modules that are others than those pinned.
+
+    `folders` are those of own prompts to look in, the likeliest first: that some of a dataset's runs had other prompts
+    is no fault while one of them has those that the rows come from.
+    """
+    _check_prompts(lock, folders, audit)
+    _check_vocabulary(root, lock, audit)
+    versions = {module.name: module.version for module in MODULES} | {VOCABULARY: discover.VERSION}
+    for name, version in lock.modules.items():
+        others = {one.made.version for one in lock.others if one.module == name}
+        if version is not None and name in versions and versions[name] not in {version, *others}:
+            audit.report("module", f"{name}, its version in this release", version, versions[name])
+
+
+def _check_prompts(lock: Lock, folders: Sequence[Path | None], audit: Audit) -> None:
+    gone = [folder for folder in folders if folder is not None and not folder.is_dir()]
+    loaded = [prompts for folder in folders if folder not in gone and (prompts := _load(folder, audit)) is not None]
+    if any(not other_prompts(lock, prompts) for prompts in loaded):
+        return
+    if gone and folders[0] in gone:
+        audit.note(f"own prompts at {gone[0]} not found: no prompt was compared; --prompts names another folder")
+        return
+    for step, got in other_prompts(lock, loaded[0]).items() if loaded else ():
+        expected = f"{step} with the digest {lock.prompts[step]}"
+        audit.report("prompt", loaded[0][step].where, expected, got)
+
+
+def _load(folder: Path | None, audit: Audit) -> Prompts | None:
+    try:
+        return load_prompts(folder)
+    except PromptError as error:
+        audit.report("prompt", error.where, "a prompt that can be read", f"{error.what}: {error.got}")
+        return None
+
+
+def other_prompts(lock: Lock, prompts: Prompts) -> Mapping[str, Digest]:
+    """Find the prompts that are none of those pinned, by step, with their digests."""
+    here = prompt_digests(prompts)
+    pinned = {step: {digest} for step, digest in lock.prompts.items()}
+    for one in lock.others:
+        for step, digest in one.made.prompts.items():
+            pinned.setdefault(step, set()).add(digest)
+    return {step: here[step] for step in lock.prompts if step in here and here[step] not in pinned[step]}
+
+
+def _check_vocabulary(root: Path, lock: Lock, audit: Audit) -> None:
+    """Where rows were held to a vocabulary, the file is one of those; worded freely, whatever file there is is not."""
+    pinned = {lock.vocabulary, *(one.made.vocabulary for one in lock.others)} - {None}
+    if not pinned:
+        return
+    try:
+        found = read_vocabulary(root / FILE)
+    except VocabularyError as error:
+        audit.report("vocabulary", error.where, "a vocabulary that can be read", f"{error.what}: {error.got}")
+        return
+    digest = found.digest if found else None
+    if digest not in pinned:
+        audit.report("vocabulary", str(FILE), lock.vocabulary, digest)

@@ -1,0 +1,31 @@
+"""No engine at all: what is not in the log stays unanswered, and says so."""
+
+from annotator.errors import NotInLog
+from annotator.vlm.base import Reply, Request
+
+
+class OfflineEngine:
+    """Refuse every request: a run under --offline answers from the log alone."""
+
+    name = "offline"
+    looks = False
+    reads_evidence = False
+
+    async def generate(self, request: Request) -> Reply:
+        """Refuse.
+
+        Raises:
+            NotInLog: always, of kind `offline`.
+        """
+        raise NotInLog(
+            "a call is not in the log, and --offline allows no new ones",
+            kind="offline",
+            retryable=False,
+            where=request.step,
+            got=f"key {request.key}",
+            hint="run once without --offline, with the same settings",
+            attempts=0,
+        )
+
+    async def aclose(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,152 @@
+"""Any OpenAI-compatible server, or several with the same model, through the official client."""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from annotator.errors import CallError
+from annotator.vlm.base import Reply, Request
+from annotator.vlm.openai.client import Client
+from annotator.vlm.openai.probe import probe, require, require_any, served_at
+from annotator.vlm.openai.router import LONGEST_WAIT_S, Lane, Router, Stopped
+from annotator.vlm.openai.wire import Part, PictureParts
+
+__all__ = ["OpenAIEngine", "probe", "require", "require_any", "served_at"]
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 8.0
+
+
+class OpenAIEngine:
+    """Answer through `POST <api_base>/chat/completions`, with the answer's JSON schema as response format.
+
+    `request_timeout_s` is how long the server may stay silent, per attempt. Lost connections, time-outs, 408, 409, 425,
+    429 and 5xx are asked again up to `request_max_retries` times, after the server's `Retry-After` (up to 120 s) or
+    0.5, 1, 2, … 8 s less up to a quarter at random. `client_concurrency` limits requests in flight at each endpoint;
+    0 sets no limit. With several endpoints an episode keeps to one while that one is well; a call whose connection was
+    lost goes on at another at once, which is no retry.
+    `pictures_as_video` sends a video block as vLLM's `video_url`; off, as a run of images, for servers without video.
+    `video_times` sends the times of its frames along, which a vLLM server takes with `--trust-request-mm-kwargs`.
+
+    Raises:
+        UsageError: an `api_base` is no http(s) URL, or the key holds characters no header can carry.
+    """
+
+    name = "openai"
+    looks = True
+    reads_evidence = False
+
+    def __init__(
+        self,
+        *,
+        api_base: str | Sequence[str],
+        api_key: str | None = None,
+        request_timeout_s: float = 600.0,
+        request_max_retries: int = 2,
+        client_concurrency: int = 16,
+        pictures_as_video: bool = True,
+        video_times: bool = False,
+        note: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.router: Router[Client] = Router(note)
+        self._api_key = api_key
+        self._timeout_s = request_timeout_s
+        self._retries = request_max_retries
+        self._concurrency = client_concurrency
+        self._video_times = video_times
+        self._parts = PictureParts(pictures_as_video=pictures_as_video)
+        for base in dict.fromkeys([api_base] if isinstance(api_base, str) else api_base):
+            client = self.connect(base)
+            self.router.add(client.endpoint, client_concurrency, client)
+
+    def connect(self, api_base: str) -> Client:
+        """Make a client for an endpoint."""
+        return Client(
+            api_base,
+            self._api_key,
+            timeout_s=self._timeout_s,
+            connections=self._concurrency,
+            video_times=self._video_times,
+        )
+
+    def await_server(self, label: str) -> Lane[Client]:
+        """Add a lane for a server that somebody is about to start, and starts again when it is down."""
+        return self.router.add(label, self._concurrency, supervised=True)
+
+    async def generate(self, request: Request) -> Reply:
+        """Send one request, again where that can help, and wait for its reply; cancelling closes its connection.
+
+        Raises:
+            CallError: no usable reply. `kind` is `connection`, `timeout`, `http_<status>`, `bad_reply` or `refused`.
+        """
+        pictures = [await self._parts.get(picture) for picture in request.pictures]
+        attempts = retries = moves = 0
+        last: CallError | None = None
+        while True:
+            try:
+                reply = await self._send(request, pictures)
+                return msgspec.structs.replace(reply, attempts=attempts + 1)
+            except Stopped as error:
+                raise _after(last or error, attempts) from error
+            except CallError as error:
+                attempts += 1 if error.endpoint else 0
+                moves_on = self._moves_on(error, moves)
+                if not moves_on and (retries >= self._retries or not _can_help(error)):
+                    raise _after(error, attempts, last) from error.__cause__
+                last = error
+                if moves_on:
+                    moves += 1
+                    continue
+                retries += 1
+                if error.retry_after_s is None:
+                    await asyncio.sleep(_pause_s(retries))
+
+    def stop(self) -> None:
+        """Send nothing more: calls that wait for their turn fail with `attempts` 0."""
+        self.router.stop()
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self.router.aclose()
+
+    async def _send(self, request: Request, pictures: Sequence[Sequence[Part]]) -> Reply:
+        lane = await self.router.enter(request.episode, request.step)
+        sent_at, client = asyncio.get_running_loop().time(), lane.endpoint
+        try:
+            assert client is not None, "a lane without an endpoint is not entered"
+            reply = await client.send(request, pictures)
+            self.router.succeeded(lane)
+            return reply
+        except CallError as error:
+            assert client is not None
+            self.router.failed(lane, client, error, sent_at)
+            raise
+        finally:
+            self.router.leave(lane)
+
+    def _moves_on(self, error: CallError, moves: int) -> bool:
+        """A lost connection says nothing of the call itself: it goes on at once where another endpoint is up."""
+        return error.kind == "connection" and moves + 1 < len(self.router.lanes) and self.router.any_up()
+
+
+def _can_help(error: CallError) -> bool:
+    """Say whether asking the same again may help: not where a server answered nonsense, or wants to be left alone."""
+    if not error.retryable or error.kind == "bad_reply" or not error.endpoint:
+        return False
+    return error.retry_after_s is None or error.retry_after_s <= LONGEST_WAIT_S
+
+
+def _pause_s(retries: int) -> float:
+    """How long to wait before the n-th retry; at random, so that calls that failed together do not come together."""
+    return min(_FIRST_PAUSE_S * 2 ** (retries - 1), _LONGEST_PAUSE_S) * (1 - random.random() / 4)
+
+
+def _after(error: CallError, attempts: int, before: CallError | None = None) -> CallError:
+    """Say how often it was asked, and who was asked last where the last try found nobody to ask."""
+    error.attempts = attempts
+    if error.endpoint is None and before is not None:
+        error.endpoint = before.endpoint
+    if attempts > 1:
+        error.got = f"{error.got} (after {attempts} attempts)" if error.got else f"after {attempts} attempts"
+    return error

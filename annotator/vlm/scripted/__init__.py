@@ -1,0 +1,1 @@
+"""Deterministic answers derived from the request, for tests and examples."""

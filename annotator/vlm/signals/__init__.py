@@ -1,0 +1,1 @@
+"""Answers from gripper and motion signals alone, without a model."""

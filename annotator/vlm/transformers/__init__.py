@@ -1,0 +1,1 @@
+"""A model loaded by transformers, without vLLM."""

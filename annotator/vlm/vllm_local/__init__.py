@@ -1,0 +1,1 @@
+"""vLLM loaded into a process of the run."""

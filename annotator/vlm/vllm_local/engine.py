@@ -1,0 +1,224 @@
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
+"""vLLM in this process: no server, no HTTP; its engine's own process and its GPUs belong to the run."""
+
+import asyncio
+import contextlib
+import importlib.metadata
+import itertools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from annotator.errors import CallError
+from annotator.vlm.base import Reply, Request
+from annotator.vlm.openai.router import Stopped
+from annotator.vlm.vllm_local.messages import rendered, sampling
+from annotator.vlm.vllm_local.processes import EngineProcesses
+from annotator.vlm.vllm_local.startup import boot
+
+_SHUTDOWN_S = 30.0
+
+
+class VllmEngine:
+    """Answer with vLLM's asynchronous engine, held to the answer's JSON schema by its guidance backend.
+
+    `max_model_len` is the context, tokens; None takes what fits. `gpu_memory_utilization` is the part of each GPU
+    that the engine may fill; None leaves it to vLLM. `client_concurrency` limits requests in flight; 0 sets no limit.
+    `engine_kwargs` are further arguments of vLLM's engine. Several requests are answered in one batch, so a seed gives
+    the same text again only where the batch cannot matter: see `batch_invariant` in a reply's versions.
+    """
+
+    name = "vllm"
+    looks = True
+    reads_evidence = False
+
+    def __init__(
+        self,
+        *,
+        model_id: str,
+        revision: str | None = None,
+        tensor_parallel_size: int = 1,
+        max_model_len: int | None = None,
+        gpu_memory_utilization: float | None = None,
+        client_concurrency: int = 0,
+        engine_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._model_id = model_id
+        self._revision = revision
+        self._boot_arguments: dict[str, Any] = {
+            "revision": revision,
+            "tensor_parallel_size": tensor_parallel_size,
+            "max_model_len": max_model_len,
+            "gpu_memory_utilization": gpu_memory_utilization,
+            "more": dict(engine_kwargs or {}),
+        }
+        self._lanes = asyncio.Semaphore(client_concurrency) if client_concurrency else contextlib.nullcontext()
+        self._starting: asyncio.Task[Any] | None = None
+        self._processes: EngineProcesses | None = None
+        self._stopped = False
+        self._numbers = itertools.count()
+        self._versions: Mapping[str, str] = {}
+
+    async def start(self) -> Any:
+        """Start vLLM, unless it runs, and give its `AsyncLLM`.
+
+        Raises:
+            NoEngine: it does not come up.
+        """
+        if self._starting is None:
+            # A task of its own: a caller that is cancelled leaves it to the others.
+            self._processes = EngineProcesses()
+            self._starting = asyncio.create_task(self._start(self._processes))
+        llm = await asyncio.shield(self._starting)
+        if not self._versions:
+            self._versions = _versions(llm)
+        return llm
+
+    async def generate(self, request: Request) -> Reply:
+        """Answer one request; cancelling takes it out of the batch.
+
+        Raises:
+            CallError: no usable reply. `kind` is `bad_request`, `engine_failed` or `engine_dead`.
+            Stopped: its turn came after `stop`.
+            NoEngine: vLLM does not come up.
+        """
+        llm = await self.start()
+        from vllm.exceptions import VLLMClientError, VLLMError
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        async with self._lanes:
+            self._refuse_stopped(request)
+            started = time.monotonic()
+            try:
+                output = await self._output(llm, request)
+            except (VLLMClientError, ValueError, TypeError) as cause:
+                # The renderer refuses pictures and arguments with plain ValueErrors.
+                raise self._refused(request, cause) from cause
+            except EngineDeadError as cause:
+                raise self._failed(request, "vLLM's engine has died", "engine_dead", cause) from cause
+            except VLLMError as cause:
+                raise self._failed(request, "vLLM failed", "engine_failed", cause.__cause__ or cause) from cause
+            return self._reply(request, output, time.monotonic() - started)
+
+    def stop(self) -> None:
+        """Begin nothing more: a call that still waits for its turn fails, those in the batch end as they would."""
+        self._stopped = True
+
+    async def aclose(self) -> None:
+        """Stop vLLM's processes, also where they are being started; requests in flight end with an error."""
+        starting, self._starting = self._starting, None
+        processes, self._processes = self._processes, None
+        if starting is None or processes is None:
+            return
+        if not starting.done():
+            processes.abandon()
+        # A start that failed was told to whoever waited for it.
+        (llm,) = await asyncio.gather(starting, return_exceptions=True)
+        if not isinstance(llm, BaseException):
+            await self._shut_down(llm)
+        await asyncio.to_thread(processes.close)
+
+    async def _start(self, processes: EngineProcesses) -> Any:
+        def load(abandoned: Callable[[], bool]) -> Any:
+            return boot(self._model_id, abandoned=abandoned, **self._boot_arguments)
+
+        try:
+            # In a thread, since it blocks for minutes.
+            return await asyncio.to_thread(processes.load, load)
+        except asyncio.CancelledError:
+            # The thread goes on, and the interpreter's end waits for it.
+            processes.abandon()
+            raise
+
+    async def _shut_down(self, llm: Any) -> None:
+        if llm.output_handler is not None and not llm.get_num_unfinished_requests():
+            # Else it takes the end of the engine for its death, and says so at length.
+            llm.output_handler.cancel()
+        await asyncio.to_thread(llm.shutdown, timeout=_SHUTDOWN_S)
+        # Its finalizer shuts down once more, at the interpreter's end, when the modules it needs are gone.
+        llm.shutdown = _nothing
+        if llm.output_handler is not None:
+            await asyncio.gather(llm.output_handler, return_exceptions=True)
+
+    async def _output(self, llm: Any, request: Request) -> Any:
+        prompt = await rendered(llm, request)
+        self._refuse_stopped(request)
+        last: Any = None
+        parameters = sampling(llm, request, prompt_tokens=len(prompt["prompt_token_ids"]))
+        async for output in llm.generate(prompt, parameters, f"{request.key}-{next(self._numbers)}"):
+            last = output
+        return last
+
+    def _reply(self, request: Request, output: Any, elapsed_s: float) -> Reply:
+        said = output.outputs[0]
+        if said.finish_reason not in ("stop", "length"):
+            got = f"finish_reason {said.finish_reason}"
+            raise self._failed(request, "vLLM ended the reply", "engine_failed", got)
+        return Reply(
+            text=said.text,
+            finish_reason=said.finish_reason,
+            tokens_in=len(output.prompt_token_ids),
+            tokens_out=len(said.token_ids),
+            elapsed_s=elapsed_s,
+            model_revision=self._versions.get("model_revision") or self._revision,
+            versions={name: value for name, value in self._versions.items() if name != "model_revision"},
+        )
+
+    def _refuse_stopped(self, request: Request) -> None:
+        if self._stopped:
+            where = self._where(request)
+            raise Stopped("the run asks nothing more", kind="stopped", retryable=True, where=where, attempts=0)
+
+    def _where(self, request: Request) -> str:
+        return f"{request.step} at {self._model_id}"
+
+    def _refused(self, request: Request, cause: Exception) -> CallError:
+        got = " ".join(str(cause).split())[:400]
+        return CallError(
+            "vLLM refused the request",
+            kind="bad_request",
+            retryable=False,
+            where=self._where(request),
+            got=got,
+            hint=_hint(got.lower()),
+        )
+
+    def _failed(self, request: Request, what: str, kind: str, cause: object) -> CallError:
+        return CallError(
+            what,
+            kind=kind,
+            retryable=True,
+            where=self._where(request),
+            got=" ".join(str(cause).split())[:400],
+            hint="what vLLM printed says why; the next run asks again",
+        )
+
+
+def _nothing(timeout: float | None = None) -> None:
+    """There is nothing left to shut down."""
+
+
+def _hint(got: str) -> str:
+    if "context length" in got or "max_model_len" in got or "maximum model length" in got:
+        return (
+            "raise --vlm.max_model_len, or lower --vlm.max_new_tokens, --plan.max_frames_per_prompt or"
+            " --plan.contact_sheet_frame_width"
+        )
+    if "at most" in got:
+        return '--vlm.engine_kwargs \'{"limit_mm_per_prompt": {"image": 32}}\', or lower --plan.max_frames_per_prompt'
+    return "--vlm.mm_processor_kwargs, --vlm.chat_template_kwargs and the pictures are what a model may refuse"
+
+
+def _versions(llm: Any) -> dict[str, str]:
+    import vllm
+    from vllm import envs
+    from vllm.platforms import current_platform
+
+    found = {
+        "vllm": vllm.__version__,
+        "torch": importlib.metadata.version("torch"),
+        "hardware": str(current_platform.get_device_name()),
+        "batch_invariant": str(bool(envs.VLLM_BATCH_INVARIANT)).lower(),
+    }
+    revision = getattr(llm.model_config.hf_config, "_commit_hash", None)
+    return {**found, "model_revision": revision} if revision else found

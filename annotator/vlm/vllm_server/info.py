@@ -1,0 +1,52 @@
+"""What is known of servers that a run starts, beside what they say of themselves; recorded with every answer."""
+
+import importlib.util
+import platform
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from annotator.config.settings import VlmSettings
+from annotator.vlm.vllm_server.command import gpu_names
+
+BATCH_INVARIANT = "VLLM_BATCH_INVARIANT"
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """The commit of the model that was loaded, where it has one, and what else a reply's `versions` are to say."""
+
+    model_revision: str | None = None
+    versions: dict[str, str] = {}
+
+
+def facts_of(vlm: VlmSettings, environment: Mapping[str, str]) -> Facts:
+    """Gather what is known once a server has loaded its model. Of another command's model nothing is known."""
+    versions = {"hardware": hardware(environment)}
+    if vlm.serve_command is not None:
+        return Facts(versions=versions)
+    invariant = environment.get(BATCH_INVARIANT, "0").strip().lower() in ("1", "true")
+    versions["batch_invariant"] = str(invariant).lower()
+    return Facts(model_revision=commit_of(vlm.model_id, vlm.model_revision), versions=versions)
+
+
+def hardware(environment: Mapping[str, str]) -> str:
+    """Name the GPUs of this machine ("2 × NVIDIA H200"), or its kind of processor where there are none."""
+    counted = Counter(gpu_names(environment))
+    return ", ".join(f"{number} × {name}" for name, number in counted.items()) or f"cpu {platform.machine()}"
+
+
+def commit_of(model_id: str, revision: str | None) -> str | None:
+    """Look up which commit of a Hub model lies in the local cache, where vLLM has just put it; None for a folder."""
+    if Path(model_id).exists() or importlib.util.find_spec("huggingface_hub") is None:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(model_id, "config.json", revision=revision)
+    except HFValidationError:  # no name that the Hub could have
+        return None
+    # …/snapshots/<commit>/config.json
+    return Path(found).parent.name if isinstance(found, str) else None

@@ -1,1 +1,0 @@
-"""The shipped prompt files, one per step. Read by `annotator.prompts`."""

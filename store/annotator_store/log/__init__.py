@@ -1,0 +1,1 @@
+"""The append-only log of events, its cache and the folds over it."""

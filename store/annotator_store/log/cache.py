@@ -1,0 +1,294 @@
+"""The cache: DuckDB tables over the journal. Deleting it costs a rebuild and nothing else.
+
+DuckDB's own errors are translated here: `CacheDamaged` and `CacheBusy` are answered in `annotator_store.log.rebuild`.
+"""
+
+import threading
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import msgspec
+
+from annotator_store.digests import Digest
+from annotator_store.errors import StoreError
+from annotator_store.log.events import AnyEvent, EpisodeAnnotated, decode_event
+from annotator_store.log.folds import Current, as_utc, rows_digest
+from annotator_store.log.lines import Entry
+from annotator_store.sql import read_sql
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMAT = 2
+"""Raise it whenever a table, or how one is filled, changes: every cache is then rebuilt on opening."""
+
+Config = dict[str, str | bool | int | float | list[str]]
+NO_EXTENSIONS: Config = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
+# At the default of 16 MB, checkpoints take more than half of the time of ingesting.
+_WRITING: Config = {**NO_EXTENSIONS, "wal_autocheckpoint": "64MB"}
+_BUSY_PATIENCE_S = 5.0
+_STREAMED_ROWS = 1024
+
+
+class CacheDamaged(StoreError):
+    """The cache cannot be read; it must be rebuilt."""
+
+
+class CacheOutdated(CacheDamaged):
+    """Another release made the cache."""
+
+
+class CacheBusy(StoreError):
+    """Another process has the cache open."""
+
+
+class _Columns(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of an insert batch; digests as hex."""
+
+    id: Digest
+    type: str
+    recorded_at: datetime
+    run_id: str
+    key: Digest | None
+    episode: Digest | None
+    module: str | None
+    recipe: Digest | None
+    rows_digest: Digest | None
+    body: str
+
+
+class Cache:
+    """One DuckDB database with the tables of `create_tables.sql`. Reading and ingesting may go on at the same time."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self.connection = connection
+        self._writer = connection.cursor()
+        self._reader = connection.cursor()
+        self._reading = threading.Lock()
+        self._writing = threading.Lock()
+
+    @classmethod
+    def in_memory(cls, config: Config = NO_EXTENSIONS) -> "Cache":
+        """Make an empty cache that no file holds."""
+        cache = cls(duckdb.connect(":memory:", config=config))
+        cache._create()
+        return cache
+
+    @classmethod
+    def open(cls, path: Path) -> "Cache":
+        """Open the cache to write, or make an empty one.
+
+        Raises:
+            CacheDamaged: it cannot be read, or another release made it.
+            CacheBusy: another process kept it open for seconds.
+        """
+        fresh = not path.exists()
+        cache = cls(_connect_patiently(path))
+        if fresh:
+            cache._create()
+        else:
+            cache._check_format()
+        return cache
+
+    @classmethod
+    def open_read_only(cls, path: Path, config: Config) -> "Cache":
+        """Open the cache to read, without waiting.
+
+        Raises:
+            CacheDamaged: it cannot be read, or another release made it.
+            CacheBusy: another process is writing it.
+        """
+        cache = cls(_connect(path, read_only=True, config=config))
+        cache._check_format()
+        return cache
+
+    def close(self) -> None:
+        """Close it; DuckDB then folds its write-ahead log into the file.
+
+        Raises:
+            CacheDamaged: it could not.
+        """
+        with self._reading, self._writing, _damage_named():
+            self._reader.close()
+            self._writer.close()
+            self.connection.close()
+
+    def discard(self) -> None:
+        """Close it, whatever state it is in: it is no longer needed, or about to be deleted."""
+        with suppress(CacheDamaged):
+            self.close()
+
+    def ingest(self, entries: Sequence[Entry], *, files: Sequence[str] = (), gone: Sequence[str] = ()) -> None:
+        """Add events, in one transaction with the news that `files` are now wholly in, and `gone` are no more.
+
+        Raises:
+            CacheDamaged: DuckDB could not.
+            NewerEvent, JournalDamaged: an event cannot be read.
+        """
+        batch = _batch(entries) if entries else None
+        with self._writing, _damage_named():
+            self._writer.execute("BEGIN")
+            if batch is not None:
+                self._insert(batch, "insert_events", "upsert_outcomes", "insert_annotations")
+            if gone:
+                self._writer.execute(read_sql("delete_ingested"), {"files": list(gone)})
+            if files:
+                self._writer.execute(read_sql("insert_ingested"), {"files": list(files)})
+            self._writer.execute("COMMIT")
+
+    def ingested(self) -> set[str]:
+        """Name the journal files that are wholly in the cache."""
+        return {name for (name,) in self.select("select_ingested")}
+
+    def select(self, name: str, parameters: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
+        """Run one of the project's own SQL files and fetch all rows.
+
+        Raises:
+            CacheDamaged: DuckDB could not.
+        """
+        with self._reading, _damage_named():
+            return self._reader.execute(read_sql(name), parameters).fetchall()
+
+    def stream(self, name: str) -> Iterator[tuple[Any, ...]]:
+        """Run one of the project's own SQL files and give its rows one by one, of a bounded number in memory.
+
+        Raises:
+            CacheDamaged: DuckDB could not.
+        """
+        with _damage_named(), self.connection.cursor() as cursor:
+            cursor.execute(read_sql(name))
+            while batch := cursor.fetchmany(_STREAMED_ROWS):
+                yield from batch
+
+    def current(self) -> dict[tuple[Digest, str], Current]:
+        """Read the annotation that counts of every (episode, module)."""
+        return {
+            (episode, module): Current(episode, module, recipe, event_id, as_utc(recorded_at), digest)
+            for episode, module, recipe, event_id, recorded_at, digest in self.select("select_current")
+        }
+
+    def put_memo(self, namespace: str, items: Mapping[str, tuple[str, str]]) -> None:
+        """Keep memos: name → (stamp, value).
+
+        Raises:
+            CacheDamaged: DuckDB could not.
+        """
+        import pyarrow as pa
+
+        columns = {
+            "namespace": [namespace] * len(items),
+            "name": list(items),
+            "stamp": [stamp for stamp, _ in items.values()],
+            "value": [value for _, value in items.values()],
+        }
+        with self._writing, _damage_named():
+            self._insert(
+                pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()}), "upsert_memo"
+            )
+
+    def _insert(self, batch: "pa.Table", *statements: str) -> None:
+        self._writer.register("batch", batch)
+        for name in statements:
+            self._writer.execute(read_sql(name))
+        self._writer.unregister("batch")
+
+    def _create(self) -> None:
+        with _damage_named():
+            self._writer.execute("BEGIN")
+            self._writer.execute(read_sql("create_tables"))
+            self._writer.execute("INSERT INTO cache_format VALUES (?)", [FORMAT])
+            self._writer.execute("COMMIT")
+
+    def _check_format(self) -> None:
+        try:
+            with self._reading, _damage_named():
+                found = self._reader.execute("SELECT version FROM cache_format").fetchall()
+            if found != [(FORMAT,)]:
+                raise CacheOutdated("the cache is of another format", got=str(found))
+        except CacheDamaged:
+            self.discard()
+            raise
+
+
+def _connect_patiently(path: Path) -> duckdb.DuckDBPyConnection:
+    deadline = time.monotonic() + _BUSY_PATIENCE_S
+    while True:
+        try:
+            return _connect(path, read_only=False, config=_WRITING)
+        except CacheBusy:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def _connect(path: Path, *, read_only: bool, config: Config) -> duckdb.DuckDBPyConnection:
+    try:
+        return duckdb.connect(str(path), read_only=read_only, config=config)
+    except duckdb.Error as cause:
+        if "lock on file" in str(cause) or "different configuration" in str(cause):
+            raise CacheBusy("the cache is open elsewhere", where=str(path), got=_first_line(cause)) from cause
+        raise CacheDamaged("the cache cannot be opened", where=str(path), got=_first_line(cause)) from cause
+
+
+@contextmanager
+def _damage_named() -> Generator[None]:
+    try:
+        yield
+    except duckdb.Error as cause:
+        raise CacheDamaged("the cache cannot be used", got=_first_line(cause)) from cause
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _batch(entries: Sequence[Entry]) -> "pa.Table":
+    import pyarrow as pa
+
+    # Unique within the batch: ON CONFLICT looks at what is in the table, not at its own rows.
+    rows = [_columns(entry) for entry in {entry.id: entry for entry in entries}.values()]
+
+    def uuids(values: Sequence[Digest | None]) -> pa.Array:
+        raw = pa.array([None if value is None else bytes.fromhex(value) for value in values], pa.binary(16))
+        return pa.ExtensionArray.from_storage(pa.uuid(), raw)
+
+    return pa.table(
+        {
+            "id": uuids([row.id for row in rows]),
+            "type": pa.array([row.type for row in rows], pa.string()),
+            "recorded_at": pa.array([row.recorded_at.replace(tzinfo=None) for row in rows], pa.timestamp("us")),
+            "run_id": pa.array([row.run_id for row in rows], pa.string()),
+            "key": uuids([row.key for row in rows]),
+            "episode": uuids([row.episode for row in rows]),
+            "module": pa.array([row.module for row in rows], pa.string()),
+            "recipe": uuids([row.recipe for row in rows]),
+            "rows_digest": uuids([row.rows_digest for row in rows]),
+            "body": pa.array([row.body for row in rows], pa.string()),
+        }
+    )
+
+
+def _columns(entry: Entry) -> _Columns:
+    event = decode_event(entry.body, where=f"event {entry.id}")
+    annotated = event if isinstance(event, EpisodeAnnotated) else None
+    return _Columns(
+        id=entry.id,
+        type=_tag(event),
+        recorded_at=as_utc(event.recorded_at),
+        run_id=event.run_id,
+        key=getattr(event, "key", None),
+        episode=getattr(event, "episode", None),
+        module=annotated.module if annotated else None,
+        recipe=annotated.recipe if annotated else None,
+        rows_digest=rows_digest(annotated) if annotated else None,
+        body=entry.body.decode(),
+    )
+
+
+def _tag(event: AnyEvent) -> str:
+    return str(type(event).__struct_config__.tag)

@@ -1,0 +1,162 @@
+"""The folds: what events say together. Each takes its events in any order and any number of times.
+
+    known     key → what is known of that call: the first answer kept, else the first refusal
+    current   (episode, module) → the annotation that counts: the last one recorded
+    vocabulary   dataset → the vocabulary that counts: the last one recorded, found or edited
+    discovered   recipe → the vocabulary that was first found by following it
+
+Ties in time are broken by event id, so two machines with the same events agree.
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import ClassVar
+
+import msgspec
+
+from annotator_store.digests import Digest, Keyed, digest_struct
+from annotator_store.log.events import (
+    AnyEvent,
+    CallAnswered,
+    CallDeclined,
+    EpisodeAnnotated,
+    VocabularyDiscovered,
+    VocabularyEdited,
+)
+from annotator_store.rows import Row, order_key
+
+
+class Answered(msgspec.Struct, frozen=True):
+    """A call that has its answer: the raw reply, and who gave it."""
+
+    key: Digest
+    reply: str
+    finish_reason: str
+    engine: str
+    model_id: str
+
+
+class DeclinedBefore(msgspec.Struct, frozen=True):
+    """A call that an engine refused for good, and why."""
+
+    key: Digest
+    reason: str
+    engine: str
+
+
+Known = Answered | DeclinedBefore
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """One event that says how a call ended. The least of a key's outcomes is the one that counts."""
+
+    declined: bool
+    recorded_at: datetime
+    event_id: Digest
+    episode: Digest
+    known: Known
+
+
+class Current(msgspec.Struct, frozen=True):
+    """The annotation of one module that counts for one episode. `rows_digest` covers its rows and nothing else."""
+
+    episode: Digest
+    module: str
+    recipe: Digest
+    event_id: Digest
+    recorded_at: datetime
+    rows_digest: Digest
+
+
+class Followed(msgspec.Struct, frozen=True):
+    """The annotation that followed a recipe: its event, and the digest of its rows and nothing else."""
+
+    event_id: Digest
+    rows_digest: Digest
+
+
+class _Rows(Keyed, frozen=True, kw_only=True):
+    tag_v: ClassVar[str] = "rows.v2"
+    rows: tuple[Row, ...]
+    task: str | None
+
+
+def outcome_of(event_id: Digest, event: AnyEvent) -> Outcome | None:
+    """Read off an event how its call ended; None where it says nothing that is kept."""
+    known: Known
+    match event:
+        case CallAnswered():
+            known = Answered(event.key, event.reply, event.finish_reason, event.engine, event.model_id)
+        case CallDeclined():
+            known = DeclinedBefore(event.key, event.reason, event.engine)
+        case _:
+            return None
+    return Outcome(isinstance(known, DeclinedBefore), as_utc(event.recorded_at), event_id, event.episode, known)
+
+
+def fold_known(outcomes: Iterable[Outcome]) -> dict[Digest, Known]:
+    """Fold outcomes to one per key: an answer before a refusal, then the earliest, then the smallest id."""
+    least: dict[Digest, Outcome] = {}
+    for outcome in outcomes:
+        key = outcome.known.key
+        if key not in least or _rank(outcome) < _rank(least[key]):
+            least[key] = outcome
+    return {key: outcome.known for key, outcome in least.items()}
+
+
+def current_of(event_id: Digest, event: EpisodeAnnotated) -> Current:
+    """Describe an annotation as a candidate for the one that counts."""
+    return Current(event.episode, event.module, event.recipe, event_id, as_utc(event.recorded_at), rows_digest(event))
+
+
+def fold_current(candidates: Iterable[Current]) -> dict[tuple[Digest, str], Current]:
+    """Fold annotations to one per (episode, module): the latest, then the largest id."""
+    latest: dict[tuple[Digest, str], Current] = {}
+    for candidate in candidates:
+        place = candidate.episode, candidate.module
+        if place not in latest or _recency(candidate) > _recency(latest[place]):
+            latest[place] = candidate
+    return latest
+
+
+def fold_vocabulary(events: Iterable[tuple[Digest, AnyEvent]]) -> dict[str, VocabularyDiscovered | VocabularyEdited]:
+    """Fold events, each with its id, to one vocabulary per dataset: the latest, then the largest id."""
+    latest: dict[str, tuple[datetime, Digest, VocabularyDiscovered | VocabularyEdited]] = {}
+    for event_id, event in events:
+        if isinstance(event, VocabularyDiscovered | VocabularyEdited):
+            found = as_utc(event.recorded_at), event_id, event
+            if event.dataset not in latest or found[:2] > latest[event.dataset][:2]:
+                latest[event.dataset] = found
+    return {dataset: event for dataset, (_, _, event) in latest.items()}
+
+
+def fold_discovered(events: Iterable[tuple[Digest, AnyEvent]]) -> dict[Digest, VocabularyDiscovered]:
+    """Fold events, each with its id, to one discovery per recipe: the earliest, then the smallest id."""
+    first: dict[Digest, tuple[datetime, Digest, VocabularyDiscovered]] = {}
+    for event_id, event in events:
+        if isinstance(event, VocabularyDiscovered):
+            found = as_utc(event.recorded_at), event_id, event
+            if event.recipe not in first or found[:2] < first[event.recipe][:2]:
+                first[event.recipe] = found
+    return {recipe: event for recipe, (_, _, event) in first.items()}
+
+
+def rows_digest(event: EpisodeAnnotated) -> Digest:
+    """Digest an annotation's rows in their total order and its task, without the calls they came from.
+
+    It is all that a module which follows this one can depend on.
+    """
+    return digest_struct(_Rows(rows=tuple(sorted((item.row for item in event.rows), key=order_key)), task=event.task))
+
+
+def as_utc(moment: datetime) -> datetime:
+    """Give a time its UTC zone; one without a zone is UTC already."""
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _rank(outcome: Outcome) -> tuple[bool, datetime, Digest]:
+    return outcome.declined, outcome.recorded_at, outcome.event_id
+
+
+def _recency(candidate: Current) -> tuple[datetime, Digest]:
+    return candidate.recorded_at, candidate.event_id

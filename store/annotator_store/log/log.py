@@ -1,0 +1,284 @@
+"""The log: record events, ask what is known. The journal keeps them, DuckDB answers.
+
+An event counts as kept when its journal line is fsynced. It reaches DuckDB in batches, in the background; what has not
+reached it yet is held here, so an answer is known from the moment its future is done.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from msgspec import json
+
+from annotator_store.digests import Digest
+from annotator_store.errors import StoreError
+from annotator_store.log.cache import Cache, CacheDamaged
+from annotator_store.log.events import (
+    AnyEvent,
+    CallAnswered,
+    EpisodeAnnotated,
+    ModelDescribed,
+    ShardWritten,
+    VocabularyDiscovered,
+    VocabularyEdited,
+    decode_event,
+)
+from annotator_store.log.folds import (
+    Answered,
+    Current,
+    DeclinedBefore,
+    Followed,
+    Known,
+    fold_discovered,
+    fold_known,
+    fold_vocabulary,
+    outcome_of,
+)
+from annotator_store.log.journal import Journal, Recorded
+from annotator_store.log.pending import Recent
+from annotator_store.log.rebuild import open_or_rebuild, rebuild
+from annotator_store.log.writer_lock import recovered, writer_lock
+
+T = TypeVar("T")
+
+__all__ = ["Answered", "Current", "DeclinedBefore", "Followed", "Known", "Log"]
+
+JOURNAL = "journal"
+CACHE = "cache.duckdb"
+_READ_AT_ONCE = 128
+
+
+class Log:
+    """One store, open to record. There is one writer per store; readers use `annotator_store.log.query`."""
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Open or make a store: lock it, seal what a crashed writer left, bring the cache up to the journal.
+
+        Raises:
+            StoreError: another process is writing it, or the folder cannot be used.
+            JournalDamaged, NewerEvent: the journal cannot be read.
+        """
+        return cls(folder)
+
+    def __init__(self, folder: Path) -> None:
+        journal = folder / JOURNAL
+        with ExitStack() as undo:
+            self._lock_file = undo.enter_context(writer_lock(folder))
+            self._path, self._folder = folder / CACHE, journal
+            self._cache = open_or_rebuild(self._path, journal, recovered(journal))
+            undo.pop_all()
+        self._recent = Recent()
+        self._ingesting = ThreadPoolExecutor(1, "store-ingest")
+        self._journal = Journal(journal, on_durable=self._on_durable, on_sealed=self._recent.add_sealed)
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def record(self, *events: AnyEvent) -> "Future[None]":
+        """Record events; the future is done when they are durable. From any thread.
+
+        Raises:
+            StoreError: the log is closed. What the disk refuses comes through the future.
+        """
+        return self._journal.append(events)
+
+    def seal(self) -> "Future[None]":
+        """Make a segment of what was recorded so far, to be shared while recording goes on; done when it is one.
+
+        Raises:
+            StoreError: the log is closed.
+        """
+        return self._journal.seal()
+
+    def known(self, episode: Digest) -> dict[Digest, Known]:
+        """Find how every call made for an episode ended, by key: answers and refusals."""
+        # First what is held here, then DuckDB: an event that moves between the two is then seen twice, not never.
+        recent = self._recent.outcomes(episode)
+        kept = self._select("select_known", {"episode": episode})
+        outcomes = [outcome_of(event_id, _decode(event_id, body)) for event_id, body in kept]
+        return fold_known([*recent, *(outcome for outcome in outcomes if outcome is not None)])
+
+    def rejected_keys(self, episode: Digest) -> set[Digest]:
+        """Find the calls of an episode whose reply did not fit its answer."""
+        recent = self._recent.rejected(episode)
+        return {key for (key,) in self._select("select_rejected", {"episode": episode})} | recent
+
+    def current(self) -> dict[tuple[Digest, str], Current]:
+        """Find, for every (episode, module), the annotation that counts."""
+        self._flush()
+        return self._with_cache(lambda cache: cache.current())
+
+    def recipes(self, wanted: Collection[Digest]) -> dict[Digest, Followed]:
+        """Find, for those of these recipes that were followed before, the newest annotation."""
+        self._flush()
+        found = self._select("select_recipes", {"recipes": list(wanted)}) if wanted else []
+        return {recipe: Followed(event_id, rows) for recipe, event_id, rows in found}
+
+    def annotation(self, event_id: Digest) -> EpisodeAnnotated:
+        """Read one annotation.
+
+        Raises:
+            StoreError: there is none with this id.
+        """
+        return next(self.annotations([event_id]))
+
+    def annotations(self, event_ids: Sequence[Digest]) -> Iterator[EpisodeAnnotated]:
+        """Read annotations in the order asked for, a bounded number at once.
+
+        Raises:
+            StoreError: there is none with one of these ids.
+        """
+        self._flush()
+        for start in range(0, len(event_ids), _READ_AT_ONCE):
+            ids = event_ids[start : start + _READ_AT_ONCE]
+            bodies = dict(self._select("select_bodies", {"ids": list(ids)}))
+            for event_id in ids:
+                yield _annotation(event_id, bodies.get(event_id))
+
+    def vocabulary(self, dataset: str) -> VocabularyDiscovered | VocabularyEdited | None:
+        """Find the vocabulary of a dataset that was last recorded, found or edited."""
+        found = self._events("select_vocabulary", {"dataset": dataset})
+        return fold_vocabulary(found).get(dataset)
+
+    def discovered(self, recipe: Digest) -> VocabularyDiscovered | None:
+        """Find the vocabulary that was first found by following a recipe, in whichever dataset."""
+        return fold_discovered(self._events("select_discovered", {"recipe": recipe})).get(recipe)
+
+    def answers(self, keys: Collection[Digest]) -> list[CallAnswered]:
+        """Read the answer that counts of each of these calls, by key; a call that has none is left out."""
+        return [e for _, e in self._events("select_answers", {"keys": list(keys)}) if isinstance(e, CallAnswered)]
+
+    def discoveries(self, dataset: str) -> list[tuple[Digest, VocabularyDiscovered]]:
+        """Read every vocabulary that was found for a dataset, with its event id, oldest first."""
+        found = self._events("select_discoveries", {"dataset": dataset})
+        return [(event_id, event) for event_id, event in found if isinstance(event, VocabularyDiscovered)]
+
+    def models(self, digests: Collection[Digest]) -> dict[Digest, str]:
+        """Find how these models were described, as canonical JSON; one that never was is left out."""
+        found = self._events("select_models", {"models": list(digests)}) if digests else []
+        return {event.model: event.text for _, event in found if isinstance(event, ModelDescribed)}
+
+    def shards_written(self) -> list[tuple[Digest, ShardWritten]]:
+        """Read every note that a shard was written, with its event id; `annotator_store.log.shard_history` folds them."""
+        return [(i, e) for i, e in self._events("select_shards_written", {}) if isinstance(e, ShardWritten)]
+
+    def seen_episodes(self) -> set[tuple[Digest, str, int]]:
+        """Find which episode was last seen where: (episode, dataset, episode_index)."""
+        self._flush()
+        return {(episode, dataset, index) for episode, dataset, index in self._select("select_seen")}
+
+    def unreadable(self, dataset: str) -> dict[tuple[Digest, int], dict[str, str]]:
+        """Find what could not be read of episodes when they were last seen: (episode, index) → camera → why."""
+        self._flush()
+        found = self._select("select_unreadable", {"dataset": dataset})
+        return {(episode, index): json.decode(cameras, type=dict[str, str]) for episode, index, cameras in found}
+
+    def footage(self, dataset: str) -> dict[tuple[Digest, int], dict[str, Digest]]:
+        """Find what was last seen of episodes' footage: (episode, index) → camera → digest."""
+        self._flush()
+        found: dict[tuple[Digest, int], dict[str, Digest]] = {}
+        for episode, index, camera, footage in self._select("select_footage", {"dataset": dataset}):
+            found.setdefault((episode, index), {})[camera] = footage
+        return found
+
+    def memo_get(self, namespace: str, names: Sequence[str]) -> dict[str, tuple[str, str]]:
+        """Look up memos: name → (stamp, value). They are this machine's own, and may be lost."""
+        found = self._select("select_memo", {"namespace": namespace, "names": list(names)}) if names else []
+        return {name: (stamp, value) for name, stamp, value in found}
+
+    def memo_put(self, namespace: str, items: Mapping[str, tuple[str, str]]) -> None:
+        """Keep memos, replacing those of the same names."""
+        if items:
+            self._with_cache(lambda cache: cache.put_memo(namespace, items))
+
+    def close(self) -> None:
+        """Seal the journal, ingest what is left, let go of the store.
+
+        Raises:
+            StoreError: the journal could not be sealed; nothing is lost, the next writer seals it.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        with ExitStack() as last:
+            last.enter_context(self._lock_file)
+            last.callback(self._discard_cache)
+            last.callback(self._ingesting.shutdown)
+            # The journal is whole whatever becomes of the cache: the next writer brings it up.
+            last.callback(self._flush_or_leave)
+            self._journal.close()
+
+    def _events(self, name: str, parameters: Mapping[str, object]) -> list[tuple[Digest, AnyEvent]]:
+        self._flush()
+        return [(event_id, _decode(event_id, body)) for event_id, body in self._select(name, parameters)]
+
+    def _on_durable(self, active: str, recorded: Sequence[Recorded]) -> None:
+        if self._recent.add(active, recorded):
+            self._ingesting.submit(self._ingest)
+
+    def _flush(self) -> None:
+        """Bring DuckDB up to everything that is durable."""
+        if self._recent:
+            self._ingesting.submit(self._ingest).result()
+
+    def _flush_or_leave(self) -> None:
+        with suppress(CacheDamaged):
+            self._flush()
+
+    def _discard_cache(self) -> None:
+        self._cache.discard()
+
+    def _ingest(self) -> None:
+        batch = self._recent.take()
+        try:
+            self._cache.ingest(batch.entries, files=batch.files, gone=batch.gone)
+        except CacheDamaged:
+            self._cache.discard()
+            self._cache = rebuild(self._path, self._folder)
+            self._cache.ingest(batch.entries, files=batch.files, gone=batch.gone)
+        self._recent.drop(batch)
+
+    def _select(self, name: str, parameters: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
+        return self._with_cache(lambda cache: cache.select(name, parameters))
+
+    def _with_cache(self, use: Callable[[Cache], T]) -> T:
+        """Use the cache; if it turns out damaged, rebuild it and use that."""
+        if self._closed:
+            raise StoreError("the log is closed", where=str(self._folder.parent), got="a question")
+        cache = self._cache
+        try:
+            return use(cache)
+        except CacheDamaged:
+            self._ingesting.submit(self._replace, cache).result()
+            return use(self._cache)
+
+    def _replace(self, damaged: Cache) -> None:
+        # In the one thread that writes the cache; another reader may have asked for it already.
+        if self._cache is damaged:
+            damaged.discard()
+            self._cache = rebuild(self._path, self._folder)
+
+
+def _annotation(event_id: Digest, body: str | None) -> EpisodeAnnotated:
+    event = None if body is None else _decode(event_id, body)
+    if isinstance(event, EpisodeAnnotated):
+        return event
+    raise StoreError(
+        "the log has no such annotation",
+        where=f"event {event_id}",
+        got="nothing" if event is None else type(event).__name__,
+    )
+
+
+def _decode(event_id: Digest, body: str) -> AnyEvent:
+    return decode_event(body.encode(), where=f"event {event_id}")

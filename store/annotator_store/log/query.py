@@ -1,0 +1,211 @@
+"""Read-only SQL over the log: the views of `store/annotator_store/sql/views/`, from the cache when it is free, else from the journal.
+
+A user's SQL may read the views and nothing else: one SELECT, no files, no network, no extensions, no settings.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Union
+
+import duckdb
+
+from annotator_store.errors import QueryRefused
+from annotator_store.log.cache import (
+    NO_EXTENSIONS,
+    Cache,
+    CacheBusy,
+    CacheDamaged,
+    Config,
+)
+from annotator_store.log.rebuild import fill
+from annotator_store.log.segments import list_actives, list_segments
+from annotator_store.sql import read_sql
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+JOURNAL = "journal"
+CACHE = "cache.duckdb"
+VIEWS = ("episodes", "rows", "calls", "failures", "prompts", "runs", "vocabulary")
+"""In the order in which they are made: a view may read those before it."""
+
+_FRAMES_AT_ONCE = 65_536
+
+Parameters = Sequence[object] | Mapping[str, object]
+Frames = Union["pa.Table", Iterable[Union["pa.Table", "pa.RecordBatch"]]]
+Columns = Callable[[], Frames | None]
+
+_CLOSED_IN: Config = {
+    **NO_EXTENSIONS,
+    "enable_external_access": False,
+    "python_enable_replacements": False,
+    "temp_directory": "",
+}
+# What is wrong with a query. All else that DuckDB raises may be the file: damage comes even as a bare `duckdb.Error`.
+_WRONG_QUERY = (duckdb.ProgrammingError, duckdb.DataError, duckdb.NotSupportedError, duckdb.PermissionException)
+_UNKNOWN_NAME = (duckdb.CatalogException, duckdb.BinderException)
+
+
+def run_query(
+    folder: Path | None, sql: str, parameters: Parameters | None = None, *, columns: Columns | None = None
+) -> "pa.Table":
+    """Answer one SELECT over the views of the store in `folder`, also while another process is writing it.
+
+    `parameters` fill `?` or `$name`. Without a folder, or where there is no store yet, the views are empty.
+    While no shard has rows of the store, `rows` are what `columns` gives, if anything, as `columns_query` has it.
+
+    Raises:
+        QueryRefused: the SQL is wrong, or asks for more than reading the views.
+        JournalDamaged, NewerEvent: the journal cannot be read.
+    """
+    _refuse_all_but_select(sql)
+    cache = _free_cache(folder) if folder is not None else None
+    if cache is not None:
+        try:
+            return _answer(cache, sql, parameters, columns)
+        except _WRONG_QUERY as cause:
+            raise _refused(cause, VIEWS) from cause
+        except duckdb.Error:
+            pass  # the journal has it all
+        finally:
+            cache.discard()
+    with _in_memory(folder) as cache, _refusals_named(VIEWS):
+        return _answer(cache, sql, parameters, columns)
+
+
+def columns_query(
+    frames: Frames,
+    sql: str,
+    parameters: Parameters | None = None,
+    *,
+    dataset: str = "",
+) -> "pa.Table":
+    """Answer one SELECT over `rows` as they stand in a dataset's own language columns, with no store.
+
+    `frames`, whole or in parts, has a row per frame: episode_index, timestamp, language_persistent, language_events.
+    Persistent rows count once per episode; engine and model are 'unknown', and what only a store knows is null.
+
+    Raises:
+        QueryRefused: the SQL is wrong or asks for more than reading, or a column is missing.
+    """
+    _refuse_all_but_select(sql)
+    connection = duckdb.connect(":memory:", config=_CLOSED_IN)
+    try:
+        _add_rows(connection, frames, dataset)
+        with _refusals_named(("rows",)):
+            return _select(connection, sql, parameters)
+    finally:
+        connection.close()
+
+
+def _free_cache(folder: Path) -> Cache | None:
+    path = folder / CACHE
+    if not path.exists():
+        return None
+    try:
+        cache = Cache.open_read_only(path, _CLOSED_IN)
+    except (CacheBusy, CacheDamaged):
+        return None
+    if _is_up_to_date(cache, folder / JOURNAL):
+        return cache
+    cache.discard()
+    return None
+
+
+def _is_up_to_date(cache: Cache, journal: Path) -> bool:
+    try:
+        return not list_actives(journal) and cache.ingested() == set(list_segments(journal))
+    except CacheDamaged:
+        return False
+
+
+@contextmanager
+def _in_memory(folder: Path | None) -> Generator[Cache]:
+    cache = Cache.in_memory(_CLOSED_IN)
+    try:
+        if folder is not None:
+            fill(cache, folder / JOURNAL)
+        yield cache
+    finally:
+        cache.discard()
+
+
+def _answer(cache: Cache, sql: str, parameters: Parameters | None, columns: Columns | None) -> "pa.Table":
+    views = VIEWS
+    shown = columns is None or cache.connection.sql(read_sql("select_annotated_shard")).fetchall()
+    frames = None if columns is None or shown else columns()
+    if frames is not None:
+        _add_rows(cache.connection, frames, "")
+        views = tuple(view for view in VIEWS if view != "rows")
+    for view in views:
+        cache.connection.execute(f"CREATE TEMP VIEW {view} AS {read_sql(f'views/{view}')}")
+    return _select(cache.connection, sql, parameters)
+
+
+def _select(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Parameters | None) -> "pa.Table":
+    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("SET lock_configuration = true")
+    return connection.sql(sql, params=parameters).to_arrow_table()
+
+
+@contextmanager
+def _refusals_named(views: Iterable[str]) -> Generator[None]:
+    try:
+        yield
+    except duckdb.Error as cause:
+        raise _refused(cause, views) from cause
+
+
+def _refused(cause: duckdb.Error, views: Iterable[str]) -> QueryRefused:
+    if isinstance(cause, duckdb.PermissionException):
+        hint = "a query reads the store's own views; no files, no network"
+    elif isinstance(cause, _UNKNOWN_NAME):
+        hint = f"the views are {', '.join(sorted(views))}; `DESCRIBE <view>` lists a view's columns"
+    else:
+        hint = "the message is DuckDB's own; its SQL is described at https://duckdb.org/docs/sql/introduction"
+    return QueryRefused("the query was refused", got=str(cause).strip(), hint=hint)
+
+
+def _refuse_all_but_select(sql: str) -> None:
+    with _refusals_named(VIEWS):
+        statements = duckdb.extract_statements(sql)  # parses, and runs nothing
+    kinds = [statement.type.name for statement in statements]
+    if kinds != ["SELECT"]:
+        raise QueryRefused(
+            "a query is one SELECT",
+            got=", ".join(kinds) or "no statement",
+            hint="SELECT, WITH, FROM, VALUES, DESCRIBE and SUMMARIZE read; nothing else is run. "
+            "To keep a result, write it from the command line: `annotator query ... > FILE`",
+        )
+
+
+def _add_rows(connection: duckdb.DuckDBPyConnection, frames: Frames, dataset: str) -> None:
+    """Make the table `rows` of what language columns say."""
+    connection.execute(read_sql("create_column_rows"))
+    for batch in _batches(frames):
+        _add_frames(connection, batch)
+    connection.execute(read_sql("finish_column_rows"), {"dataset": dataset})
+
+
+def _batches(frames: Frames) -> "Generator[pa.RecordBatch]":
+    import pyarrow as pa
+
+    parts: Iterable[Any] = [frames] if isinstance(frames, pa.Table) else frames
+    for part in parts:
+        yield from part.to_batches(_FRAMES_AT_ONCE) if isinstance(part, pa.Table) else (part,)
+
+
+def _add_frames(connection: duckdb.DuckDBPyConnection, batch: "pa.RecordBatch") -> None:
+    import pyarrow as pa
+
+    try:
+        connection.register("batch", pa.Table.from_batches([batch]))
+        connection.execute(read_sql("insert_column_rows"))
+        connection.unregister("batch")
+    except duckdb.Error as cause:
+        raise QueryRefused(
+            "the language columns are not as LeRobot has them",
+            got=str(cause).strip(),
+            hint="needed: episode_index, timestamp, language_persistent, language_events, one row per frame",
+        ) from cause

@@ -1,0 +1,81 @@
+"""A log that is open to read and nothing else: the store stays as it is, to the byte, and may lie on a read-only disk.
+
+What readers remember goes no further than this process. A cache that is missing, in use or behind the journal is made
+anew, in a folder that goes with it.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from annotator_store.errors import StoreError
+from annotator_store.log.cache import NO_EXTENSIONS, Cache, CacheBusy, CacheDamaged
+from annotator_store.log.events import AnyEvent
+from annotator_store.log.log import CACHE, JOURNAL, Log
+from annotator_store.log.pending import Recent
+from annotator_store.log.rebuild import rebuild
+from annotator_store.log.segments import list_actives, list_segments
+
+
+class ReadingLog(Log):
+    """One store, open to read; another process may be writing it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._memos: dict[tuple[str, str], tuple[str, str]] = {}
+        self._folder, self._recent, self._closed = folder / JOURNAL, Recent(), False
+        with ExitStack() as undo:
+            self._path = Path(undo.enter_context(TemporaryDirectory(prefix="annotator-"))) / CACHE
+            self._ingesting = undo.enter_context(ThreadPoolExecutor(1, "store-ingest"))
+            self._cache = _up_to_date(folder) or rebuild(self._path, self._folder)
+            self._last = undo.pop_all()
+
+    def record(self, *events: AnyEvent) -> "Future[None]":
+        """Refuse.
+
+        Raises:
+            StoreError: always.
+        """
+        got = ", ".join(type(event).__name__ for event in events)
+        raise StoreError("the log is open to read only", where=str(self._folder.parent), got=got)
+
+    def seal(self) -> "Future[None]":
+        """Nothing is recorded, so that there is nothing to seal."""
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    def memo_get(self, namespace: str, names: Sequence[str]) -> dict[str, tuple[str, str]]:
+        """Look up memos: name → (stamp, value)."""
+        own = {name: self._memos[namespace, name] for name in names if (namespace, name) in self._memos}
+        return super().memo_get(namespace, names) | own
+
+    def memo_put(self, namespace: str, items: Mapping[str, tuple[str, str]]) -> None:
+        """Remember them for as long as the log is open."""
+        self._memos |= {(namespace, name): memo for name, memo in items.items()}
+
+    def close(self) -> None:
+        """Let go of the store."""
+        if not self._closed:
+            self._closed = True
+            self._cache.discard()
+            self._last.close()
+
+
+def _up_to_date(folder: Path) -> Cache | None:
+    """Open the store's own cache to read, where it is there, free, and has all that the journal has."""
+    path, journal = folder / CACHE, folder / JOURNAL
+    if not path.exists():
+        return None
+    try:
+        cache = Cache.open_read_only(path, NO_EXTENSIONS)
+    except (CacheBusy, CacheDamaged):
+        return None
+    try:
+        if not list_actives(journal) and cache.ingested() == set(list_segments(journal)):
+            return cache
+    except CacheDamaged:
+        pass
+    cache.discard()
+    return None

@@ -1,0 +1,1 @@
+"""Data shards: reading and rewriting the two language columns."""

@@ -1,0 +1,185 @@
+"""What the two language columns say about one episode, without Arrow: checked, in order, and with a digest.
+
+    rows -> EpisodeLanguage -> columns of a shard -> EpisodeLanguage -> rows
+
+Both directions meet in `EpisodeLanguage`, so "is this shard already right" and "was it written as meant"
+are one comparison of frozen values.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+import msgspec
+
+from annotator_store.digests import Digest, Keyed, digest_parts
+from annotator_store.errors import ShardError
+from annotator_store.rows import PERSISTENT, VIEW_DEPENDENT_STYLES, Row, column_for_style, order_key
+
+
+class EpisodeRows(msgspec.Struct, frozen=True, kw_only=True):
+    """Which rows an episode is to have; `start` and `stop` are its row offsets in the shard.
+
+    `rows=None` leaves what the shard has for this episode as it is: empty lists where it has no language columns.
+    """
+
+    start: int
+    stop: int
+    rows: tuple[Row, ...] | None
+
+
+class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The same list of persistent rows on `frames` consecutive frames."""
+
+    frames: int
+    rows: tuple[Row, ...]
+
+
+class FrameEvents(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The event rows of one frame, never empty; their `timestamp` is the frame's.
+
+    `repeat` counts the earlier frames of the episode with that very timestamp: 0 in every sound dataset.
+    """
+
+    repeat: int
+    rows: tuple[Row, ...]
+
+
+class EpisodeLanguage(Keyed, frozen=True, kw_only=True):
+    """Both columns of one episode. A sound episode has one run; events are in order of (timestamp, repeat)."""
+
+    tag_v = "episode_language.v1"
+    runs: tuple[Run, ...]
+    events: tuple[FrameEvents, ...]
+
+    def rows(self, where: str = "") -> tuple[Row, ...]:
+        """List the rows: the persistent ones in their order, then the events.
+
+        Raises:
+            ShardError: the persistent list changes within the episode, so it has no one list.
+        """
+        if len(self.runs) > 1:
+            raise ShardError(
+                "the persistent rows change within an episode",
+                where=where,
+                got=f"{len(self.runs)} different lists",
+                hint="another tool wrote this; drop the columns language_persistent and language_events from the shard",
+            )
+        persistent = self.runs[0].rows if self.runs else ()
+        return persistent + tuple(row for event in self.events for row in event.rows)
+
+
+_encoder = msgspec.json.Encoder(order="sorted")
+_decoder = msgspec.json.Decoder(EpisodeLanguage)
+
+
+def silent(frames: int) -> EpisodeLanguage:
+    """The language of an episode about which nothing is said."""
+    return EpisodeLanguage(runs=(Run(frames, ()),) if frames else (), events=())
+
+
+def arrange(rows: Iterable[Row], frames: int, where: str = "") -> EpisodeLanguage:
+    """Check rows against the format and put them in their order.
+
+    Raises:
+        ShardError: a row breaks the format; it names `where`, the row's timestamp and what is wrong.
+    """
+    checked = sorted((check_row(row, where) for row in rows), key=_total_order)
+    if checked and not frames:
+        raise ShardError("an episode without frames has rows", where=where, got=f"{len(checked)} rows")
+    persistent = tuple(row for row in checked if column_for_style(row.style) == PERSISTENT)
+    events = [row for row in checked if column_for_style(row.style) != PERSISTENT]
+    return EpisodeLanguage(
+        runs=(Run(frames, persistent),) if frames else (),
+        events=tuple(FrameEvents(0, tuple(found)) for _, found in groupby(events, key=_timestamp)),
+    )
+
+
+def check_row(row: Row, where: str = "") -> Row:
+    """Return the row if it keeps the format's rules.
+
+    Raises:
+        ShardError: it does not.
+    """
+    broken = _broken_rule(row)
+    if broken:
+        raise ShardError(
+            f"a language row {broken}",
+            where=", ".join(part for part in (where, f"timestamp {row.timestamp!r}") if part),
+            got=repr(row),
+            hint='nothing was written; `annotator query "SELECT * FROM rows"` shows what the log has',
+        )
+    return row
+
+
+def shard_digest(episodes: Sequence[EpisodeLanguage], *, exact: bool) -> Digest:
+    """Digest the two columns of a shard, episode by episode.
+
+    `exact` is False where the columns' Arrow types, or null lists, are not what we write: such a shard is never
+    "already right", whatever it says.
+    """
+    form = b"exact" if exact else b"foreign"
+    return digest_parts("language.v1", [form, *(_digest(episode).encode() for episode in episodes)])
+
+
+def _digest(episode: EpisodeLanguage) -> Digest:
+    """`digest_struct`, without its walk in Python for NaN: decoding refuses the null that NaN is encoded as."""
+    canonical = _encoder.encode(_decoder.decode(_encoder.encode(episode)))
+    return digest_parts(EpisodeLanguage.tag_v, [canonical])
+
+
+def _broken_rule(row: Row) -> str:
+    try:
+        persistent = column_for_style(row.style) == PERSISTENT
+    except ValueError as cause:
+        return f"has an {cause}"
+    if not math.isfinite(row.timestamp):
+        return "has a timestamp that is not a number"
+    if row.content is None and not row.tool_calls:
+        return "has neither content nor tool_calls"
+    if row.style is None and (row.content is not None or not row.tool_calls):
+        return "has no style, so it must have tool_calls and no content"
+    if persistent and row.tool_calls is not None:
+        return "is persistent and has tool_calls"
+    return _broken_camera(row) or _broken_text(row)
+
+
+def _broken_camera(row: Row) -> str:
+    if row.style in VIEW_DEPENDENT_STYLES:
+        return "" if row.camera else f"of style {row.style!r} has no camera"
+    return f"of style {row.style!r} has a camera" if row.camera is not None else ""
+
+
+def _broken_text(row: Row) -> str:
+    texts = (row.role, row.content or "", row.camera or "", *(row.tool_calls or ()))
+    if not all(text.isascii() or _encodes(text) for text in texts):
+        return "has text that is not Unicode (a lone surrogate)"
+    for call in row.tool_calls or ():
+        if not _is_json_object(call):
+            return "has a tool call that is not a JSON object"
+    return ""
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_json_object(text: str) -> bool:
+    try:
+        msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+    except msgspec.DecodeError:  # also of a wrong type: ValidationError is one
+        return False
+    return True
+
+
+def _timestamp(row: Row) -> float:
+    return row.timestamp
+
+
+def _total_order(row: Row) -> tuple[object, ...]:
+    # `order_key` reads None as "": the two flags keep such rows apart whatever order they came in.
+    return (*order_key(row), row.content is not None, row.tool_calls is not None)

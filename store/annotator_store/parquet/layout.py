@@ -1,0 +1,101 @@
+"""How a shard is laid out, read from its footer, so that a rewritten one is laid out the same.
+
+Column order and types, key-value pairs, row groups, codecs, dictionaries, statistics, page index and sort order.
+`ARROW:schema` is ours to write: it says what leaves mean (fixed-size lists, JSON), and must name the new columns.
+"""
+
+import base64
+from typing import Any, cast
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from annotator_store.parquet.columns import with_language
+from annotator_store.parquet.read import is_language_leaf
+
+_REPEATED_FLOATS = ".timestamp"
+"""Of language, a dictionary is for texts: hashing 30 floats a frame takes longer than letting the codec find them."""
+_WRITE_BATCH = 1 << 14
+"""Values encoded at a time; Parquet's 1,024 costs a tenth more time on 30 rows a frame. Pages end where they did."""
+
+
+class Layout(msgspec.Struct, frozen=True, kw_only=True):
+    """What a writer must be told.
+
+    `others` are the leaves that are not language, as the source names them; `schema` is given to the writer.
+    """
+
+    schema: pa.Schema
+    others: tuple[str, ...]
+    key_values: dict[bytes, bytes]
+    options: dict[str, Any]
+
+
+def read_layout(file: pq.ParquetFile) -> Layout:
+    """Read a shard's layout, with both language columns added to it where it has none."""
+    metadata = file.metadata
+    schema = with_language(file.schema_arrow.remove_metadata(), physical=True)
+    kept = [i for i in range(metadata.num_columns) if not is_language_leaf(metadata.schema.column(i).path)]
+    others = tuple(metadata.schema.column(i).path for i in kept)
+    compliant = not any(path.endswith(".list.item") for path in others)
+    paths = leaf_paths(schema, compliant)
+    language = [path for path in paths if is_language_leaf(path)]
+    renamed = dict(zip(kept, (path for path in paths if not is_language_leaf(path)), strict=True))
+    options: dict[str, Any] = {
+        "use_compliant_nested_type": compliant,
+        "store_schema": False,
+        "version": _version(metadata),
+        "write_batch_size": _WRITE_BATCH,
+    }
+    options |= _column_options(metadata, renamed, language)
+    return Layout(schema=schema, others=others, key_values=_key_values(file), options=options)
+
+
+def leaf_paths(schema: pa.Schema, compliant: bool) -> tuple[str, ...]:
+    """Name the Parquet columns that a schema is written as, in order, by writing no rows."""
+    sink = pa.BufferOutputStream()
+    pq.ParquetWriter(sink, schema, store_schema=False, use_compliant_nested_type=compliant).close()
+    parquet = pq.ParquetFile(pa.BufferReader(sink.getvalue())).metadata.schema
+    return tuple(parquet.column(i).path for i in range(len(parquet)))
+
+
+def _column_options(metadata: pq.FileMetaData, renamed: dict[int, str], language: list[str]) -> dict[str, Any]:
+    chunks = [(path, _chunks(metadata, index)) for index, path in renamed.items()]
+    codecs = {path: found[0].compression for path, found in chunks if found}
+    common = max(codecs.values(), key=list(codecs.values()).count, default="SNAPPY")
+    codecs = {path: codecs.get(path, "SNAPPY") for path, _ in chunks} | dict.fromkeys(language, common)
+    dictionary = [path for path, found in chunks if any(chunk.has_dictionary_page for chunk in found)]
+    encodings = {path: _plain_encoding(found) for path, found in chunks if found and path not in dictionary}
+    options: dict[str, Any] = {
+        "compression": {path: "NONE" if codec == "UNCOMPRESSED" else codec for path, codec in codecs.items()},
+        "use_dictionary": [*dictionary, *(path for path in language if not path.endswith(_REPEATED_FLOATS))],
+        "column_encoding": {path: encoding for path, encoding in encodings.items() if encoding} or None,
+        "write_statistics": [path for path, found in chunks if any(chunk.is_stats_set for chunk in found)],
+        "write_page_index": any(chunk.has_offset_index for _, found in chunks for chunk in found),
+    }
+    return options | _sorting(metadata)
+
+
+def _chunks(metadata: pq.FileMetaData, index: int) -> list[pq.ColumnChunkMetaData]:
+    return [metadata.row_group(group).column(index) for group in range(metadata.num_row_groups)]
+
+
+def _plain_encoding(chunks: list[pq.ColumnChunkMetaData]) -> str:
+    named = {"BYTE_STREAM_SPLIT", "DELTA_BINARY_PACKED", "DELTA_LENGTH_BYTE_ARRAY", "DELTA_BYTE_ARRAY"}
+    return next((encoding for encoding in chunks[0].encodings if encoding in named), "")
+
+
+def _sorting(metadata: pq.FileMetaData) -> dict[str, Any]:
+    found = {metadata.row_group(group).sorting_columns for group in range(metadata.num_row_groups)}
+    common = found.pop() if len(found) == 1 else ()
+    return {"sorting_columns": list(common)} if common else {}
+
+
+def _version(metadata: pq.FileMetaData) -> str:
+    return metadata.format_version if metadata.format_version in {"1.0", "2.4", "2.6"} else "2.6"
+
+
+def _key_values(file: pq.ParquetFile) -> dict[bytes, bytes]:
+    declared = with_language(file.schema_arrow).serialize().to_pybytes()
+    return cast("dict[bytes, bytes]", file.metadata.metadata or {}) | {b"ARROW:schema": base64.b64encode(declared)}

@@ -1,0 +1,100 @@
+"""Say for every episode of a shard what it is to hold, and at which rows of the shard its events stand."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from annotator_store.errors import ShardError
+from annotator_store.parquet.columns import Placed
+from annotator_store.parquet.episode_language import EpisodeLanguage, EpisodeRows, arrange, silent
+from annotator_store.parquet.frame_times import FrameTimes, Ints, frames_at
+from annotator_store.parquet.read import Boundary, has_language, scan_language
+
+
+def place_episodes(
+    file: pq.ParquetFile, path: Path, times: FrameTimes, episodes: Sequence[EpisodeRows]
+) -> list[Placed]:
+    """Check the rows of `episodes` and find their frames; episodes without rows keep what the shard has.
+
+    Returns: the episodes in order of their rows; they cover the shard if `episodes` do.
+
+    Raises:
+        ShardError: a row breaks the format or names no frame, or what is there cannot be kept.
+    """
+    ordered = sorted(episodes, key=bounds)
+    kept = [bounds(rows) for rows in ordered if rows.rows is None]
+    if kept and has_language(file.schema_arrow):
+        leftover = iter(scan_language(file, path, times, kept).episodes)
+    else:
+        leftover = iter([silent(stop - start) for start, stop in kept])
+    return [_place(times, rows, wanted(rows, leftover, times.where(*bounds(rows)))) for rows in ordered]
+
+
+def wanted(rows: EpisodeRows, leftover: Iterator[EpisodeLanguage], where: str) -> EpisodeLanguage:
+    """What an episode is to hold: its rows in order, or the next of what is there already."""
+    return next(leftover) if rows.rows is None else arrange(rows.rows, rows.stop - rows.start, where)
+
+
+def gaps_between(episodes: Sequence[EpisodeRows], times: FrameTimes) -> list[EpisodeRows]:
+    """Check that episodes follow each other inside the shard, and name the rows between them, which stay as is."""
+    gaps: list[EpisodeRows] = []
+    done = 0
+    for rows in sorted(episodes, key=bounds):
+        if not done <= rows.start <= rows.stop <= len(times.timestamps):
+            raise _misplaced("an episode lies outside its shard, or overlaps another", times, rows)
+        index = times.episode_index
+        if index is not None and bool((index[rows.start : rows.stop] != index[rows.start : rows.start + 1]).any()):
+            raise _misplaced("rows said to be one episode are of several", times, rows)
+        if done < rows.start:
+            gaps.append(EpisodeRows(start=done, stop=rows.start, rows=None))
+        done = rows.stop
+    if done < len(times.timestamps):
+        gaps.append(EpisodeRows(start=done, stop=len(times.timestamps), rows=None))
+    return gaps
+
+
+def _place(times: FrameTimes, rows: EpisodeRows, language: EpisodeLanguage) -> Placed:
+    """Find the frame of every event, and check that persistent rows that we write name a frame too."""
+    frames = times.timestamps[rows.start : rows.stop]
+    if rows.rows is not None:
+        stamps = np.array([row.timestamp for run in language.runs for row in run.rows], np.float64)
+        _all_found(frames_at(frames, stamps, np.zeros(len(stamps), np.int64)), stamps, times, rows)
+    stamps = np.array([event.rows[0].timestamp for event in language.events], np.float64)
+    found = frames_at(frames, stamps, np.array([event.repeat for event in language.events], np.int64))
+    _all_found(found, stamps, times, rows)
+    order = np.argsort(found)
+    return Placed(
+        start=rows.start,
+        stop=rows.stop,
+        language=language,
+        event_rows=found[order] + rows.start,
+        events=tuple(language.events[index].rows for index in order.tolist()),
+    )
+
+
+def _all_found(found: Ints, stamps: npt.NDArray[np.float64], times: FrameTimes, rows: EpisodeRows) -> None:
+    missing = stamps[found < 0]
+    if not len(missing):
+        return
+    frames = times.timestamps[rows.start : rows.stop].astype(np.float64)
+    nearest = float(frames[np.abs(frames - missing[0]).argmin()])
+    raise ShardError(
+        "a language row's timestamp is no frame's",
+        where=f"{times.where(rows.start, rows.stop)}, timestamp {float(missing[0])!r}",
+        got=f"the nearest frame is at {nearest!r}; {len(missing)} such rows in this episode",
+        hint="timestamps are the exact float32 values of frames: nothing was written",
+    )
+
+
+def bounds(rows: EpisodeRows) -> Boundary:
+    """The row offsets of an episode, which are also its place in the order."""
+    return rows.start, rows.stop
+
+
+def _misplaced(what: str, times: FrameTimes, rows: EpisodeRows) -> ShardError:
+    hint = "meta/episodes and data/ disagree: repair the dataset first; nothing was written"
+    where = f"{times.path}, rows {rows.start}–{rows.stop}"
+    return ShardError(what, where=where, got=f"{len(times.timestamps)} rows in the shard", hint=hint)

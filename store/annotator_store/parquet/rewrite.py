@@ -1,0 +1,213 @@
+"""Project rows into data shards: each shard is rewritten whole beside itself, read back, and only then renamed.
+
+    EpisodeRows -> prepare_shard -> PreparedShard -> commit -> ShardImage
+
+Everything but the two language columns comes back as it was. Memory is bounded by one row group of the source.
+"""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from annotator_store.atomic_files import drop, fsync_file, replace_durably, temporary_beside
+from annotator_store.digests import Digest
+from annotator_store.errors import ShardError
+from annotator_store.parquet.columns import LANGUAGE_COLUMNS, Placed, build_columns
+from annotator_store.parquet.episode_language import EpisodeRows, shard_digest, silent
+from annotator_store.parquet.files import file_stamp, opened_shard, shard_writer, writing
+from annotator_store.parquet.frame_times import FrameTimes, read_frame_times
+from annotator_store.parquet.layout import read_layout
+from annotator_store.parquet.placement import bounds, gaps_between, place_episodes, wanted
+from annotator_store.parquet.read import Boundary, Scan, has_language, is_language_leaf, scan_language
+from annotator_store.rows import Row
+
+
+class ShardImage(msgspec.Struct, frozen=True, kw_only=True):
+    """What a shard holds: the digest of its language columns, and its size."""
+
+    language: Digest
+    frames: int
+    episodes: int
+
+
+class PreparedShard(msgspec.Struct, frozen=True, kw_only=True):
+    """A rewritten shard beside its target, read back and on the disk. Either `commit` or `discard` it."""
+
+    temporary: Path
+    target: Path
+    image: ShardImage
+    target_was: tuple[int, ...] | None
+
+    def commit(self) -> ShardImage:
+        """Put it in the place of the target.
+
+        Raises:
+            ShardError: the target changed meanwhile, or cannot be replaced; it is as it was.
+        """
+        try:
+            if file_stamp(self.target) != self.target_was:
+                raise _changed(self.target)
+            with writing(self.target):
+                replace_durably(self.temporary, self.target)
+        finally:
+            self.discard()
+        return self.image
+
+    def discard(self) -> None:
+        """Remove the temporary file. Safe to call twice, and after `commit`."""
+        drop(self.temporary)
+
+
+def prepare_shard(source: Path, target: Path, episodes: Sequence[EpisodeRows]) -> PreparedShard:
+    """Write `source` with the rows of `episodes` to a temporary file beside `target`; nothing else is touched.
+
+    Rows of the shard that belong to none of `episodes` keep what they have.
+
+    Raises:
+        ShardError: a row breaks the format or names no frame, the source cannot be read or changed meanwhile,
+            the disk is full, or the file does not read back as it was meant. The temporary file is gone.
+    """
+    source_was, target_was = file_stamp(source), file_stamp(target)
+    temporary = temporary_beside(target)
+    finished = False
+    try:
+        image = _rewrite(source, temporary, episodes)
+        with writing(target):
+            shutil.copymode(source, temporary)
+            fsync_file(temporary)
+        if file_stamp(source) != source_was:
+            raise _changed(source)
+        finished = True
+    finally:
+        if not finished:
+            drop(temporary)
+    return PreparedShard(temporary=temporary, target=target, image=image, target_was=target_was)
+
+
+def language_digest(path: Path, boundaries: Sequence[Boundary]) -> Digest | None:
+    """Digest the two columns as they are in a file; None where it has neither.
+
+    It covers what they say and their Arrow types, not chunks, row groups, encodings or codecs.
+
+    Raises:
+        ShardError: the file cannot be read, or says what no row of ours can say.
+    """
+    found = _scan(path, sorted(boundaries))
+    return None if found is None else shard_digest(found.episodes, exact=found.exact)
+
+
+def expected_digest(episodes: Sequence[EpisodeRows], source: Path | None = None) -> Digest:
+    """Digest the two columns as they will be, without a file unless some `rows` are None and `source` is given.
+
+    Raises:
+        ShardError: a row breaks the format. Whether its timestamp is a frame's, only `prepare_shard` can say.
+    """
+    ordered = sorted(episodes, key=bounds)
+    kept = [(rows.start, rows.stop) for rows in ordered if rows.rows is None]
+    found = _scan(source, kept) if kept and source else None
+    leftover = iter(found.episodes if found else [silent(stop - start) for start, stop in kept])
+    return shard_digest([wanted(rows, leftover, _where(source, rows)) for rows in ordered], exact=True)
+
+
+def read_rows(path: Path, boundaries: Sequence[Boundary]) -> tuple[tuple[Row, ...], ...]:
+    """Read the rows of each episode: the persistent ones in their order, then events by frame.
+
+    Raises:
+        ShardError: the file cannot be read, or an episode's persistent list changes within it.
+    """
+    order = sorted(range(len(boundaries)), key=lambda index: boundaries[index])
+    found = _scan(path, [boundaries[index] for index in order])
+    rows: list[tuple[Row, ...]] = [()] * len(boundaries)
+    for index, episode in zip(order, found.episodes if found else (), strict=False):
+        rows[index] = episode.rows(f"{path}, rows {boundaries[index][0]}–{boundaries[index][1]}")
+    return tuple(rows)
+
+
+def same_frames(one: Path, other: Path) -> bool:
+    """Say whether two shards stamp the same frames: equal `episode_index` and `timestamp`, row by row.
+
+    Raises:
+        ShardError: one of them cannot be read.
+    """
+    if one.samefile(other):
+        return True
+    with opened_shard(one) as first, opened_shard(other) as second:
+        if first.metadata.num_rows != second.metadata.num_rows:
+            return False
+        columns = ["episode_index", "timestamp"]
+        return bool(first.read(columns).equals(second.read(columns)))
+
+
+def _rewrite(source: Path, temporary: Path, episodes: Sequence[EpisodeRows]) -> ShardImage:
+    with opened_shard(source) as file:
+        times = read_frame_times(file, str(source))
+        gaps = gaps_between(episodes, times)
+        placed = place_episodes(file, source, times, [*episodes, *gaps])
+        _write(file, temporary, placed)
+        _read_back(file, temporary, times, placed)
+    left = {bounds(gap) for gap in gaps}
+    asked = [episode.language for episode in placed if (episode.start, episode.stop) not in left]
+    return ShardImage(language=shard_digest(asked, exact=True), frames=len(times.timestamps), episodes=len(asked))
+
+
+def _write(file: pq.ParquetFile, temporary: Path, placed: Sequence[Placed]) -> None:
+    layout = read_layout(file)
+    names = [name for name in layout.schema.names if name not in LANGUAGE_COLUMNS]
+    start = 0
+    with shard_writer(temporary, layout) as writer:
+        for group in range(file.num_row_groups):
+            others = file.read_row_group(group, columns=list(layout.others), use_threads=False)
+            if others.column_names != names:
+                raise ShardError("columns cannot be told apart by name", where=str(temporary.parent), got=str(names))
+            stop = start + file.metadata.row_group(group).num_rows
+            language = dict(zip(LANGUAGE_COLUMNS, build_columns(placed, start, stop), strict=True))
+            columns = iter(others.columns)
+            arrays = [language[name] if name in language else next(columns) for name in layout.schema.names]
+            with writing(temporary):
+                table = pa.Table.from_arrays(arrays, schema=layout.schema)
+                writer.write_table(table, row_group_size=max(1, stop - start))
+            start = stop
+
+
+def _read_back(file: pq.ParquetFile, temporary: Path, times: FrameTimes, placed: Sequence[Placed]) -> None:
+    """Compare what was written with what was meant: every list of every frame, and the shape of all other columns."""
+    with opened_shard(temporary) as written:
+        if _shape(written.metadata) != _shape(file.metadata):
+            raise _differs(temporary, "other columns or row groups", "their value counts")
+        found = scan_language(written, temporary, times, [(episode.start, episode.stop) for episode in placed])
+    if not found.exact:
+        raise _differs(temporary, "language columns", "their Arrow types")
+    for episode, language in zip(placed, found.episodes, strict=True):
+        if language != episode.language:
+            raise _differs(temporary, "language columns", times.where(episode.start, episode.stop))
+
+
+def _shape(metadata: pq.FileMetaData) -> list[tuple[int, ...]]:
+    kept = [i for i in range(metadata.num_columns) if not is_language_leaf(metadata.schema.column(i).path)]
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    return [(group.num_rows, *(group.column(index).num_values for index in kept)) for group in groups]
+
+
+def _scan(path: Path, boundaries: Sequence[Boundary]) -> Scan | None:
+    with opened_shard(path) as file:
+        if not has_language(file.schema_arrow):
+            return None
+        return scan_language(file, path, read_frame_times(file, str(path)), boundaries)
+
+
+def _where(source: Path | None, rows: EpisodeRows) -> str:
+    return f"{source or 'shard'}, rows {rows.start}–{rows.stop}"
+
+
+def _changed(path: Path) -> ShardError:
+    hint = "something else is writing this dataset: let it finish, then run again"
+    return ShardError("a shard changed while it was rewritten", where=str(path), hint=hint)
+
+
+def _differs(path: Path, what: str, got: str) -> ShardError:
+    hint = "the shard was not touched; check the disk, then run again"
+    return ShardError(f"a rewritten shard's {what} do not read back as meant", where=str(path), got=got, hint=hint)

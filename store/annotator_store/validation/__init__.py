@@ -1,0 +1,1 @@
+"""Rules in SQL that language rows are held to."""

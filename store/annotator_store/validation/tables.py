@@ -1,0 +1,296 @@
+"""The Arrow tables that rules are run over: rows that are about to be written, or a shard's columns as they are.
+
+Of a shard as it is, only the persistent list of an episode's first frame and the events are kept; that the other
+frames repeat the list is found by comparing Arrow values with themselves, shifted by one list.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from annotator_store.errors import ShardError
+from annotator_store.log.events import AnnotatedRow
+from annotator_store.parquet.columns import LANGUAGE_COLUMNS
+from annotator_store.parquet.files import opened_shard
+from annotator_store.parquet.foreign import as_lists, tool_call_texts
+from annotator_store.parquet.read import language_batches
+from annotator_store.rows import EVENTS, PERSISTENT, PERSISTENT_STYLES, Column
+
+FRAMES = pa.schema({"episode_index": pa.int64(), "frame_index": pa.int64(), "timestamp": pa.float32()})
+ROWS = pa.schema(
+    {
+        "episode_index": pa.int64(),
+        "column": pa.string(),
+        "role": pa.string(),
+        "content": pa.string(),
+        "style": pa.string(),
+        "timestamp": pa.float64(),
+        "camera": pa.string(),
+        "tool_calls": pa.list_(pa.string()),
+        "call": pa.string(),
+        "module": pa.string(),
+        "kept": pa.bool_(),
+    }
+)
+CHANGES = pa.schema(
+    {"episode_index": pa.int64(), "timestamp": pa.float32(), "rows_here": pa.int64(), "rows_at_start": pa.int64()}
+)
+_TEXTS = ("role", "content", "style", "camera")
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+
+
+class DraftRow(AnnotatedRow, frozen=True, kw_only=True):
+    """A row that an episode is to have. `kept`: a run leaves it as it stands. `module`: None where none writes such."""
+
+    module: str | None = None
+    kept: bool = False
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """What rules see of some whole episodes, with the schemas `FRAMES`, `ROWS` and `CHANGES`."""
+
+    frames: pa.Table
+    rows: pa.Table
+    changes: pa.Table
+
+
+def joined(parts: Sequence[Evidence]) -> Evidence:
+    """Put the evidence of several shards together."""
+    return Evidence(
+        frames=pa.concat_tables([FRAMES.empty_table(), *(part.frames for part in parts)]),
+        rows=pa.concat_tables([ROWS.empty_table(), *(part.rows for part in parts)]),
+        changes=pa.concat_tables([CHANGES.empty_table(), *(part.changes for part in parts)]),
+    )
+
+
+def kept_alone(evidence: Evidence) -> Evidence:
+    """Leave out the rows that are new, as if no module had written anything."""
+    return msgspec.structs.replace(evidence, rows=evidence.rows.filter(evidence.rows["kept"]))
+
+
+def evidence_of_rows(shard: Path, episodes: Mapping[int, Sequence[AnnotatedRow]]) -> Evidence:
+    """Take the rows that these episodes, by episode index, are to have; their frames are those in the shard.
+
+    A plain `AnnotatedRow` is new.
+
+    Raises:
+        ShardError: the shard cannot be read, or has no frame indices and timestamps.
+    """
+    with opened_shard(shard) as file:
+        frames = _read_frames(file, str(shard))
+    return Evidence(frames=_of(frames, episodes), rows=_table_of(episodes), changes=CHANGES.empty_table())
+
+
+def evidence_of_shard(shard: Path, only: Collection[int] | None = None) -> Evidence:
+    """Read the language columns of a shard as they are, whoever wrote them; `only` picks episodes by index.
+
+    Raises:
+        ShardError: the shard cannot be read, lacks a column, or a language column holds no rows.
+    """
+    with opened_shard(shard) as file:
+        missing = [column for column in LANGUAGE_COLUMNS if column not in file.schema_arrow.names]
+        if missing:
+            got, hint = f"no {', '.join(missing)}", "annotator sync writes them"
+            raise ShardError("a data shard has no language columns", where=str(shard), got=got, hint=hint)
+        frames = _read_frames(file, str(shard))
+        held = _Held(frames, None if only is None else frozenset(only), str(shard))
+        for batch in language_batches(file, shard, as_dictionaries=True):
+            held.add(batch)
+    return held.evidence()
+
+
+def _read_frames(file: pq.ParquetFile, where: str) -> pa.Table:
+    missing = [name for name in FRAMES.names if name not in file.schema_arrow.names]
+    if missing:
+        got, hint = f"no {', '.join(missing)}", "LeRobot writes these columns into every shard"
+        raise ShardError("a data shard lacks a column", where=where, got=got, hint=hint)
+    table = file.read(columns=FRAMES.names, use_threads=False).select(FRAMES.names)
+    try:
+        return table.cast(FRAMES, safe=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as cause:
+        raise ShardError("a shard's frames are not numbered", where=where, got=str(cause)) from cause
+
+
+def _of(frames: pa.Table, episodes: Iterable[int] | None) -> pa.Table:
+    if episodes is None:
+        return frames
+    wanted = np.array(list(episodes), np.int64)
+    return frames.filter(pa.array(np.isin(frames["episode_index"].to_numpy(), wanted)))
+
+
+def _table_of(episodes: Mapping[int, Sequence[AnnotatedRow]]) -> pa.Table:
+    lengths = [len(rows) for rows in episodes.values()]
+    annotated = [one for rows in episodes.values() for one in rows]
+    rows = [one.row for one in annotated]
+    columns = {
+        "episode_index": np.repeat(np.array(list(episodes), np.int64), lengths),
+        "column": [_column(row.style) for row in rows],
+        "role": [row.role for row in rows],
+        "content": [row.content for row in rows],
+        "style": [row.style for row in rows],
+        "timestamp": [row.timestamp for row in rows],
+        "camera": [row.camera for row in rows],
+        "tool_calls": [row.tool_calls for row in rows],
+        "call": [one.call for one in annotated],
+        "module": [one.module if isinstance(one, DraftRow) else None for one in annotated],
+        "kept": [isinstance(one, DraftRow) and one.kept for one in annotated],
+    }
+    return pa.table({name: pa.array(values, ROWS.field(name).type) for name, values in columns.items()}, schema=ROWS)
+
+
+def _column(style: str | None) -> Column:
+    """Where the row will be written; a style that nobody knows is found by its own rule."""
+    return PERSISTENT if style in PERSISTENT_STYLES else EVENTS
+
+
+class _Held:
+    """What the frames of one shard hold, gathered batch after batch."""
+
+    def __init__(self, frames: pa.Table, only: frozenset[int] | None, where: str) -> None:
+        self._frames = frames
+        self._owners: Ints = frames["episode_index"].to_numpy()
+        self._stamps: Floats = frames["timestamp"].to_numpy()
+        self._only = only
+        self._wanted = np.isin(self._owners, np.array(sorted(only), np.int64)) if only is not None else None
+        self._where = where
+        self._done = 0
+        self._first: dict[int, pa.Array] = {}
+        self._changes: dict[int, tuple[float, int, int]] = {}
+        self._events: list[tuple[pa.Array, Ints, Floats]] = []
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Take in the next frames."""
+        start, stop = self._done, self._done + batch.num_rows
+        self._done = stop
+        self._add_events(as_lists(batch[EVENTS], self._where), slice(start, stop))
+        lists = as_lists(batch[PERSISTENT], self._where)
+        edges = np.flatnonzero(np.diff(self._owners[start:stop])) + 1
+        for low, high in pairwise([0, *edges.tolist(), batch.num_rows]):
+            owner = int(self._owners[start + low])
+            if low < high and (self._only is None or owner in self._only):
+                self._add_persistent(lists.slice(low, high - low), owner, self._stamps[start + low :])
+
+    def _add_events(self, lists: pa.ListArray, frames: slice) -> None:
+        offsets = lists.offsets.to_numpy()
+        lengths = np.diff(offsets)
+        if self._wanted is not None and not self._wanted[frames].all():
+            lists = lists.filter(pa.array(self._wanted[frames] & (lengths > 0)))
+            kept = np.flatnonzero(self._wanted[frames] & (lengths > 0))
+            offsets, lengths = lists.offsets.to_numpy(), lengths[kept]
+        else:
+            kept = np.arange(len(lengths))
+        if lengths.sum():
+            owners = np.repeat(self._owners[frames][kept], lengths)
+            self._events.append((_values(lists, offsets), owners, np.repeat(self._stamps[frames][kept], lengths)))
+
+    def _add_persistent(self, lists: pa.ListArray, owner: int, stamps: Floats) -> None:
+        offsets = lists.offsets.to_numpy()
+        values = _values(lists, offsets)
+        lengths = np.diff(offsets)
+        here = int(lengths[0])
+        if owner not in self._first:
+            # A copy, since a slice keeps its batch in memory; `take` would need ten times as long.
+            self._first[owner] = pa.concat_arrays([values.slice(0, here), values.slice(0, 0)])
+        if owner in self._changes:
+            return
+        first = self._first[owner]
+        same = here == len(first) and _equal(first, values.slice(0, here))
+        change = first_change(values, lengths) if same else 0
+        if change is not None:
+            self._changes[owner] = float(stamps[change]), int(lengths[change]), len(first)
+
+    def evidence(self) -> Evidence:
+        """Give what was gathered, as tables."""
+        owners = np.repeat(np.array(list(self._first), np.int64), [len(rows) for rows in self._first.values()])
+        persistent = _columns_of(list(self._first.values()), self._where, owners, None)
+        empty: tuple[Ints, Floats] = (np.empty(0, np.int64), np.empty(0, np.float32))
+        held_by = np.concatenate([empty[0], *(owners for _, owners, _ in self._events)])
+        stamps = np.concatenate([empty[1], *(stamps for *_, stamps in self._events)])
+        events = _columns_of([values for values, *_ in self._events], self._where, held_by, stamps)
+        changes = [(owner, *change) for owner, change in self._changes.items()]
+        return Evidence(
+            frames=_of(self._frames, self._only),
+            rows=pa.concat_tables([persistent, events]),
+            changes=pa.Table.from_pylist([dict(zip(CHANGES.names, one, strict=True)) for one in changes], CHANGES),
+        )
+
+
+def first_change(values: pa.Array, lengths: Ints) -> int | None:
+    """Find the first of consecutive lists that is not the one before it; None where all are the same.
+
+    Args:
+        values: the values of all lists, one list after the other.
+        lengths: (N,) how many values each list has.
+    """
+    here = int(lengths[0])
+    other = np.flatnonzero(lengths != here)
+    stop = int(other[0]) if len(other) else len(lengths)
+
+    def alike(count: int) -> bool:
+        return values.slice(here, (count - 1) * here).equals(values.slice(0, (count - 1) * here))
+
+    if alike(stop):
+        return stop if len(other) else None
+    low, high = 1, stop  # the first `low` lists are alike, the first `high` are not
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if alike(middle) else (low, middle)
+    return low
+
+
+def _equal(one: pa.Array, other: pa.Array) -> bool:
+    """Compare values that may be encoded in dictionaries of their own."""
+    return one.equals(other) or one.to_pylist() == other.to_pylist()
+
+
+def _values(lists: pa.ListArray, offsets: npt.NDArray[np.int32]) -> pa.Array:
+    return lists.values.slice(int(offsets[0]), int(offsets[-1] - offsets[0]))
+
+
+def _columns_of(pieces: Sequence[pa.Array], where: str, owners: Ints, stamps: Floats | None) -> pa.Table:
+    """Give rows of any struct type the columns of `ROWS`; `stamps` are those of events, None for persistent rows."""
+    pieces = [piece for piece in pieces if len(piece)]
+    if not pieces:
+        return ROWS.empty_table()
+    if not pa.types.is_struct(pieces[0].type):
+        raise ShardError("a language column holds no rows", where=where, got=str(pieces[0].type))
+    rows = pa.Table.from_batches([pa.RecordBatch.from_struct_array(piece) for piece in pieces])
+    columns = {name: _column_as(rows, name, ROWS.field(name).type, where) for name in _TEXTS}
+    if stamps is None:
+        columns["timestamp"] = _column_as(rows, "timestamp", pa.float32(), where).cast(pa.float64())
+    else:
+        columns["timestamp"] = pa.array(stamps.astype(np.float64))
+    columns["episode_index"] = pa.array(owners)
+    columns["column"] = pa.repeat(PERSISTENT if stamps is None else EVENTS, len(owners))
+    columns["tool_calls"] = _tool_calls(rows, where)
+    columns["call"] = columns["module"] = pa.nulls(len(owners), pa.string())
+    columns["kept"] = pa.repeat(pa.scalar(False), len(owners))
+    # In one chunk: DuckDB takes many times as long over thousands of small ones.
+    return pa.table({name: columns[name] for name in ROWS.names}, schema=ROWS).combine_chunks()
+
+
+def _column_as(rows: pa.Table, name: str, kind: pa.DataType, where: str) -> pa.ChunkedArray:
+    if name not in rows.column_names:
+        return pa.chunked_array([pa.nulls(len(rows), kind)])
+    try:
+        return rows[name].cast(kind, safe=False)  # float64 timestamps are read as the float32 that readers make of them
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as cause:
+        raise ShardError(f"a language row's {name} cannot be read", where=where, got=str(cause)) from cause
+
+
+def _tool_calls(rows: pa.Table, where: str) -> pa.Array:
+    found = rows["tool_calls"].combine_chunks() if "tool_calls" in rows.column_names else pa.nulls(len(rows))
+    if found.null_count == len(found):
+        return pa.nulls(len(found), pa.list_(pa.string()))
+    lists = as_lists(found, where)
+    offsets = lists.offsets.to_numpy()
+    texts = tool_call_texts(_values(lists, offsets), where)
+    return pa.ListArray.from_arrays(pa.array(offsets - offsets[0]), texts, mask=lists.is_null())

@@ -1,0 +1,1 @@
+"""Re-derive every digest of a store and its shards."""
