@@ -15,7 +15,8 @@ from annotator_store.rows import Row
 _HEAD = """\
 # Events
 
-Generated from `store/annotator_store/log/events.py` by `python scripts/generate_event_docs.py > docs/events.md`; a test compares the two.
+Generated from `annotator_store/log/events.py` by `python scripts/generate_event_docs.py > docs/events.md`;
+a test compares the two.
 
 An event is one JSON object. On disk a journal line is its id, a space, the object, a newline; in a sealed segment it is
 a row (`id, type, recorded_at, run_id, body`). The id is the digest of the object's bytes. Every event carries

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from tests.media.films import film, join
 
 TOP = "observation.images.top"

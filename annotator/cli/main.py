@@ -92,11 +92,11 @@ def _version() -> int:
 
 def _sync(args: list[str]) -> int:
     from annotator.cli.parsing import parse_sync
+    from annotator.cli.progress import ConsoleProgress
     from annotator.hub.sync import run_at_hub
-    from annotator.pipeline.progress import Report
     from annotator.pipeline.sync import sync
 
-    with Report() as report:
+    with ConsoleProgress() as report:
         outcome = run_at_hub(parse_sync(args), report, sync)
     return 0 if outcome == "done" else 1
 

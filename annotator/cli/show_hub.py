@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from annotator.cli.hub_arguments import JobArguments, PullArguments, PushArguments, SubmitArguments
+from annotator.cli.progress import ConsoleProgress
 from annotator.config.settings import SyncSettings
 from annotator.errors import UsageError
-from annotator.pipeline.progress import Report
 
 if TYPE_CHECKING:
-    from annotator.jobs.monitor import Watched
+    from annotator.jobs.monitor import JobStatus
 
 
 def show_pull(arguments: PullArguments) -> int:
@@ -19,7 +19,7 @@ def show_pull(arguments: PullArguments) -> int:
     from annotator.hub.sync import fetched
 
     settings = SyncSettings(repo_id=arguments.repo_id, revision=arguments.revision, root=arguments.root)
-    with Report() as report:
+    with ConsoleProgress() as report:
         sys.stdout.write(f"{fetched(settings, report.note).root}\n")
     return 0
 
@@ -37,22 +37,22 @@ def show_push(arguments: PushArguments) -> int:
     check_hub(settings)
     target = push_target(settings)
     assert target is not None
-    with Report() as report:
+    with ConsoleProgress() as report:
         sys.stdout.write(f"{push_written(settings, target, report.note)}\n")
     return 0
 
 
 def show_submit(arguments: SubmitArguments, settings: SyncSettings) -> int:
     """Submit a job and print its name; nothing is printed where none was needed."""
-    from annotator.jobs.request import Order
+    from annotator.jobs.request import JobRequest
     from annotator.jobs.submit import submit
 
-    order = Order(
+    order = JobRequest(
         settings=settings, flavor=arguments.flavor, timeout=arguments.timeout, image=arguments.image,
         code=arguments.code, namespace=arguments.namespace, count=arguments.count,
         again=arguments.again,
     )  # fmt: skip
-    with Report() as report:
+    with ConsoleProgress() as report:
         submitted = submit(order, report)
         if submitted is not None:
             report.note(f"submitted: {submitted.url}\nhint: annotator job logs {submitted.job_id} --follow")
@@ -83,7 +83,7 @@ def show_job(arguments: JobArguments) -> int:
     return 0
 
 
-def _write_jobs(jobs: "Sequence[Watched]") -> int:
+def _write_jobs(jobs: "Sequence[JobStatus]") -> int:
     for job in jobs:
         made = f"{job.created_at:%Y-%m-%d %H:%M}" if job.created_at else "-"
         sys.stdout.write(f"{job.job_id}  {job.stage}  {job.flavor}  {made}  {job.message}".rstrip() + "\n")

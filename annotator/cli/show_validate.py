@@ -13,19 +13,16 @@ from annotator.config.load import parse_episodes
 from annotator.dataset.metadata import Dataset, open_dataset
 from annotator.errors import UsageError, VocabularyError
 from annotator.modules.vocabulary.entries import Vocabulary
-from annotator_store.errors import RuleError, StoreError
+from annotator.pipeline.validation_gate import load_usable_rules, rule_context
+from annotator_store.errors import StoreError
 from annotator_store.parquet.columns import LANGUAGE_COLUMNS
-from annotator_store.parquet.info_json import declare_language
 from annotator_store.validation.dataset_rules import DATASET_RULES, judge_declared, language_types, tool_names
-from annotator_store.validation.report import Breach, Finding, Verdict
-from annotator_store.validation.rules import Rule, load_rules
-from annotator_store.validation.run import CameraSize, Known, check_shards, try_rules
+from annotator_store.validation.report import Finding, ValidationReport, render_report, summary_line
+from annotator_store.validation.rules import Rule
+from annotator_store.validation.run import check_shards
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-CALL_DIGITS = 12
-"""Digits of a call's key that are printed; `annotator query` finds the call by them."""
 
 CALLS = """
 SELECT episode_index, "timestamp", style, role, camera, content, tool_calls, min(call) AS call
@@ -44,60 +41,14 @@ def show_validate(arguments: ValidateArguments) -> int:
     """
     if arguments.limit < 1:
         raise UsageError("setting out of range", where="--limit", got=str(arguments.limit), hint="at least 1")
-    rules = usable_rules(arguments.rules)
+    rules = load_usable_rules(arguments.rules)
     dataset = open_dataset(arguments.root)
     verdict = _check(arguments, dataset, rules)
     _write(verdict, arguments)
     return 1 if verdict.count("error") else 0
 
 
-def known_of(dataset: Dataset, vocabulary: Vocabulary | None) -> Known:
-    """Say what rows to be written are held to; without a vocabulary, subtasks and memory are worded freely.
-
-    The tools are those that `meta/info.json` will declare then.
-
-    Raises:
-        StoreError: `meta/info.json` is not what LeRobot v3 says it is.
-    """
-    info = declare_language(dataset.info, str(dataset.root / "meta" / "info.json"))
-    return _known(dataset, vocabulary, tool_names(info))
-
-
-def describe(verdict: Verdict) -> str:
-    """Render a verdict as plain text: each broken rule with its first findings, then the sum; no newline at the end."""
-    return "\n".join([*(_breach(one) for one in verdict.breaches), summed_up(verdict)])
-
-
-def summed_up(verdict: Verdict) -> str:
-    """Sum a verdict up in one line."""
-    over = (
-        f"{_many(verdict.rules, 'rule')} over {_many(verdict.episodes, 'episode')}, {_many(verdict.frames, 'frame')}, "
-        f"{_many(verdict.rows, 'row')}"
-    )
-    if not verdict.breaches:
-        return f"clean: {over}"
-    errors, warnings = verdict.count("error"), verdict.count("warning")
-    where = frozenset[int]().union(*(one.episodes for one in verdict.breaches))
-    inside = f" in {_many(len(where), 'episode')}" if where else ""
-    return f"{_many(errors, 'error')} and {_many(warnings, 'warning')}{inside}: {over}"
-
-
-def usable_rules(folder: Path | None) -> tuple[Rule, ...]:
-    """Load the shipped rules and those in `folder`, and try these out before anything depends on them.
-
-    Raises:
-        UsageError: a rule cannot be read or cannot run.
-    """
-    try:
-        rules = load_rules(folder)
-        if folder is not None:
-            try_rules(rules)
-    except RuleError as cause:
-        raise UsageError(cause.what, where=cause.where, got=cause.got, hint=cause.hint) from cause
-    return rules
-
-
-def _check(arguments: ValidateArguments, dataset: Dataset, rules: Sequence[Rule]) -> Verdict:
+def _check(arguments: ValidateArguments, dataset: Dataset, rules: Sequence[Rule]) -> ValidationReport:
     """Hold the dataset as a whole to its rules, and the episodes asked for, where they have columns, to theirs."""
     types = language_types({shard: dataset.root / shard for shard in dataset.shards})
     whole = judge_declared(dataset.info, types, limit=arguments.limit)
@@ -109,8 +60,8 @@ def _check(arguments: ValidateArguments, dataset: Dataset, rules: Sequence[Rule]
 
 def _check_rows(
     arguments: ValidateArguments, dataset: Dataset, rules: Sequence[Rule], judged: Collection[str]
-) -> Verdict:
-    known = _known(dataset, _vocabulary(arguments, dataset), tool_names(dataset.info))
+) -> ValidationReport:
+    known = rule_context(dataset, _vocabulary(arguments, dataset), tool_names(dataset.info))
     names, only = list(dataset.shards), None
     if arguments.only_episodes is not None:
         only = parse_episodes(arguments.only_episodes, [one.index for one in dataset.episodes])
@@ -128,17 +79,6 @@ def _check_rows(
         msgspec.structs.replace(one, findings=traced.get(one.rule.name, one.findings)) for one in verdict.breaches
     ]
     return msgspec.structs.replace(verdict, breaches=tuple(breaches))
-
-
-def _known(dataset: Dataset, vocabulary: Vocabulary | None, tools: tuple[str, ...]) -> Known:
-    return Known(
-        cameras=tuple(
-            CameraSize(camera=one.key, width_px=one.width_px, height_px=one.height_px) for one in dataset.cameras
-        ),
-        subtasks=vocabulary.subtasks if vocabulary else (),
-        memories=vocabulary.memories if vocabulary else (),
-        tools=tools,
-    )
 
 
 def _vocabulary(arguments: ValidateArguments, dataset: Dataset) -> Vocabulary | None:
@@ -185,9 +125,9 @@ def _calls(arguments: ValidateArguments, episodes: Sequence[int]) -> "pa.Table |
         return None
 
 
-def _write(verdict: Verdict, arguments: ValidateArguments) -> None:
+def _write(verdict: ValidationReport, arguments: ValidateArguments) -> None:
     if arguments.format == "table":
-        sys.stdout.write(describe(verdict) + "\n")
+        sys.stdout.write(render_report(verdict) + "\n")
     else:
         import pyarrow as pa
 
@@ -195,34 +135,10 @@ def _write(verdict: Verdict, arguments: ValidateArguments) -> None:
         kinds = dict(zip(names, _kinds(), strict=True))
         lines = [msgspec.structs.asdict(one) for one in verdict.findings]
         write_table(pa.Table.from_pylist(lines, pa.schema(kinds)), arguments.format)
-        sys.stderr.write(summed_up(verdict) + "\n")
+        sys.stderr.write(summary_line(verdict) + "\n")
 
 
 def _kinds() -> "tuple[pa.DataType, ...]":
     import pyarrow as pa
 
     return pa.string(), pa.string(), pa.int64(), pa.float64(), pa.string(), pa.string()
-
-
-def _breach(breach: Breach) -> str:
-    rule = breach.rule
-    lines = [f"{rule.severity}: {rule.name} – {rule.meaning}"]
-    cells = [_cells(finding) for finding in breach.findings]
-    widths = [max(len(line[at]) for line in cells) for at in range(len(cells[0]))]
-    for line in cells:
-        lines.append("  " + "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
-    more = breach.found - len(breach.findings)
-    if more:
-        lines.append(f"  and {more:,} more; in {_many(len(breach.episodes), 'episode')} in all")
-    return "\n".join([*lines, ""])
-
-
-def _cells(finding: Finding) -> tuple[str, ...]:
-    episode = "" if finding.episode_index is None else f"episode {finding.episode_index}"
-    time = "" if finding.timestamp is None else f"{finding.timestamp:.3f} s"
-    call = f"call {finding.call[:CALL_DIGITS]}" if finding.call else ""
-    return episode, time, " ".join(finding.detail.split()), call
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

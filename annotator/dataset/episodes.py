@@ -12,14 +12,14 @@ import msgspec
 
 from annotator.config.settings import SyncSettings
 from annotator.dataset.footage import Digests, Reel, digest_footage, file_stamp, remember_images
-from annotator.dataset.metadata import Camera, Dataset, Episode
-from annotator.dataset.shard_scan import ACTION, STATE, ScannedEpisode, footage_identity, scan_shard
+from annotator.dataset.metadata import Camera, Dataset, EpisodeMetadata
+from annotator.dataset.shard_scan import ACTION, STATE, EpisodeScan, footage_identity, scan_shard
 from annotator.errors import DatasetError, FootageError, UsageError
 from annotator_store.digests import Digest, digest_parts
 from annotator_store.log.log import Log
 
 
-class Cast(msgspec.Struct, frozen=True, kw_only=True):
+class CameraSelection(msgspec.Struct, frozen=True, kw_only=True):
     """Which cameras a run looks through: `watched` in prompts about the whole episode, `asked` of single frames."""
 
     watched: tuple[Camera, ...]
@@ -31,15 +31,15 @@ class Cast(msgspec.Struct, frozen=True, kw_only=True):
         return tuple({camera.key: camera for camera in (*self.watched, *self.asked)}.values())
 
 
-class Surveyed(msgspec.Struct, frozen=True, kw_only=True):
+class EpisodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One episode, located and identified.
 
     `footage` holds, by camera key, what can be read of the cameras in use; `troubles` says why the others cannot.
     `nameless` is set where the episode can be identified by its footage alone, and some of that cannot be read.
     """
 
-    episode: Episode
-    scanned: ScannedEpisode
+    episode: EpisodeMetadata
+    scanned: EpisodeScan
     digest: Digest
     task: str
     footage: dict[str, Digest]
@@ -56,18 +56,18 @@ class Surveyed(msgspec.Struct, frozen=True, kw_only=True):
         return self.nameless or next((self.troubles[c.key] for c in cameras if c.key in self.troubles), None)
 
 
-def watchable(dataset: Dataset) -> list[Camera]:
+def color_cameras(dataset: Dataset) -> list[Camera]:
     """List the cameras that can be watched: those that show no depth."""
     return [camera for camera in dataset.cameras if not camera.depth]
 
 
-def cast_of(dataset: Dataset, settings: SyncSettings) -> Cast:
+def select_cameras(dataset: Dataset, settings: SyncSettings) -> CameraSelection:
     """Choose the cameras: the named ones, else the first that shows no depth; none where there is none.
 
     Raises:
         UsageError: a named camera does not exist, shows depth, or is named twice.
     """
-    usable = watchable(dataset)
+    usable = color_cameras(dataset)
     named, flag = settings.vlm.camera_keys, "--vlm.camera_keys"
     if not named and settings.vlm.camera_key is not None:
         named, flag = (settings.vlm.camera_key,), "--vlm.camera_key"
@@ -76,7 +76,7 @@ def cast_of(dataset: Dataset, settings: SyncSettings) -> Cast:
         raise UsageError("a camera is named twice", where=flag, got=", ".join(named), hint="name each once")
     asked = watched[:1] if settings.vqa.restrict_to_default_camera else tuple(usable)
     shows = settings.plan.enabled or settings.interjections.enabled
-    return Cast(watched=watched if shows else (), asked=asked if settings.vqa.enabled else ())
+    return CameraSelection(watched=watched if shows else (), asked=asked if settings.vqa.enabled else ())
 
 
 def _named_camera(usable: Sequence[Camera], key: str, flag: str) -> Camera:
@@ -87,9 +87,9 @@ def _named_camera(usable: Sequence[Camera], key: str, flag: str) -> Camera:
     return chosen
 
 
-def survey(
+def read_episodes(
     dataset: Dataset, log: Log, cameras: Sequence[Camera], wanted: Iterable[int], *, threads: int
-) -> list[Surveyed]:
+) -> list[EpisodeRecord]:
     """Survey every episode; footage is digested only where it is not remembered, and only for the episodes that are
     wanted, or that nothing but their footage identifies.
 
@@ -101,7 +101,7 @@ def survey(
     chosen = set(wanted)
     in_use = {camera.key for camera in cameras}
     seen: dict[str, Digests] = {}
-    for one in watchable(dataset):
+    for one in color_cameras(dataset):
         # Where no signal moves, all cameras together identify the episode, also one that is not wanted: what is
         # recorded of its shard names it. Else only the cameras in use matter.
         needed = [
@@ -113,7 +113,7 @@ def survey(
     return [_surveyed(dataset, reel, seen) for reel in reels]
 
 
-def _reel(dataset: Dataset, episode: Episode, scans: Mapping[int, ScannedEpisode]) -> Reel:
+def _reel(dataset: Dataset, episode: EpisodeMetadata, scans: Mapping[int, EpisodeScan]) -> Reel:
     scanned = scans.get(episode.index)
     where = f"{dataset.root / episode.shard} episode {episode.index}"
     hint = "meta/episodes and data/ come from different versions of the dataset"
@@ -125,12 +125,12 @@ def _reel(dataset: Dataset, episode: Episode, scans: Mapping[int, ScannedEpisode
     return Reel(episode, scanned)
 
 
-def _surveyed(dataset: Dataset, reel: Reel, seen: Mapping[str, Digests]) -> Surveyed:
+def _surveyed(dataset: Dataset, reel: Reel, seen: Mapping[str, Digests]) -> EpisodeRecord:
     index, scanned = reel.episode.index, reel.scanned
     found = {key: digests[index] for key, digests in sorted(seen.items()) if index in digests}
     troubles = {key: d for key, d in found.items() if isinstance(d, FootageError)}
     footage = {key: d for key, d in found.items() if not isinstance(d, FootageError)}
-    return Surveyed(
+    return EpisodeRecord(
         episode=reel.episode,
         scanned=scanned,
         digest=scanned.motion or footage_identity(scanned.clock, tuple(footage.values())),
@@ -149,10 +149,10 @@ def _task(dataset: Dataset, reel: Reel) -> str:
 _SCANS = "scan.v1"
 
 
-def _located(dataset: Dataset, scans: Mapping[str, Sequence[ScannedEpisode]]) -> dict[int, ScannedEpisode]:
+def _located(dataset: Dataset, scans: Mapping[str, Sequence[EpisodeScan]]) -> dict[int, EpisodeScan]:
     """Find each episode where `meta/episodes` says it lies, and no frames anywhere else."""
     home = {episode.index: episode.shard for episode in dataset.episodes}
-    located: dict[int, ScannedEpisode] = {}
+    located: dict[int, EpisodeScan] = {}
     for shard, found in scans.items():
         for scan in found:
             if home.get(scan.index) != shard:
@@ -171,15 +171,15 @@ def _scan_stamp(dataset: Dataset, path: Path) -> str:
     return f"{file_stamp(path)}:{names}"
 
 
-def _scans(dataset: Dataset, log: Log, threads: int) -> dict[str, list[ScannedEpisode]]:
+def _scans(dataset: Dataset, log: Log, threads: int) -> dict[str, list[EpisodeScan]]:
     paths = {shard: (dataset.root / shard).absolute() for shard in dataset.shards}
     stamps = {shard: _scan_stamp(dataset, path) for shard, path in paths.items()}
     held = log.memo_get(_SCANS, [str(p) for p in paths.values()])
-    found: dict[str, list[ScannedEpisode]] = {}
+    found: dict[str, list[EpisodeScan]] = {}
     for shard, path in paths.items():
         stamp, value = held.get(str(path), ("", ""))
         if stamp and stamp == stamps[shard]:
-            found[shard] = msgspec.json.decode(value, type=list[ScannedEpisode])
+            found[shard] = msgspec.json.decode(value, type=list[EpisodeScan])
     missing = [shard for shard in dataset.shards if shard not in found]
     with ThreadPoolExecutor(threads) as pool:
         scanned = dict(zip(missing, pool.map(lambda shard: scan_shard(dataset, shard), missing), strict=True))
@@ -187,17 +187,19 @@ def _scans(dataset: Dataset, log: Log, threads: int) -> dict[str, list[ScannedEp
     return found | scanned
 
 
-def remember_written(dataset: Dataset, log: Log, written: Mapping[str, Path], surveyed: Sequence[Surveyed]) -> None:
+def remember_written(
+    dataset: Dataset, log: Log, written: Mapping[str, Path], surveyed: Sequence[EpisodeRecord]
+) -> None:
     """Remember what is known of shards that were just rewritten in place: all that was read of them is as it was."""
     shards = [shard for shard, path in written.items() if path == dataset.root / shard]
-    scans: defaultdict[str, list[ScannedEpisode]] = defaultdict(list)
+    scans: defaultdict[str, list[EpisodeScan]] = defaultdict(list)
     for one in surveyed:
         scans[one.episode.shard].append(one.scanned)
     paths = {shard: (dataset.root / shard).absolute() for shard in shards}
     log.memo_put(
         _SCANS, {str(p): (_scan_stamp(dataset, p), msgspec.json.encode(scans[s]).decode()) for s, p in paths.items()}
     )
-    for camera in watchable(dataset):
+    for camera in color_cameras(dataset):
         found = [(one.reel, one.footage[camera.key]) for one in surveyed if camera.key in one.footage]
         if camera.stored == "image" and found:
             remember_images(dataset, log, camera, shards, found)

@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from annotator.dataset.metadata import Camera, Dataset, Episode
-from annotator.dataset.shard_scan import ScannedEpisode, read_frames_table
+from annotator.dataset.metadata import Camera, Dataset, EpisodeMetadata
+from annotator.dataset.shard_scan import EpisodeScan, read_frames_table
 from annotator.errors import FootageError
 from annotator.media.clips import Clip, ImageClip
 from annotator_store.digests import Digest
@@ -28,8 +28,8 @@ Digests = dict[int, Digest | FootageError]
 class Reel(msgspec.Struct, frozen=True):
     """One episode to find the footage of."""
 
-    episode: Episode
-    scanned: ScannedEpisode
+    episode: EpisodeMetadata
+    scanned: EpisodeScan
 
 
 def file_stamp(path: Path) -> str:
@@ -86,7 +86,7 @@ def clip_of(dataset: Dataset, camera: Camera, reel: Reel, clock: npt.NDArray[np.
     return _video_clip(dataset, camera, reel.episode, clock)
 
 
-def _video_clip(dataset: Dataset, camera: Camera, episode: Episode, clock: npt.NDArray[np.float32]) -> Clip:
+def _video_clip(dataset: Dataset, camera: Camera, episode: EpisodeMetadata, clock: npt.NDArray[np.float32]) -> Clip:
     stretch = episode.videos[camera.key]
     return Clip(
         path=dataset.root / stretch.path,
@@ -98,7 +98,7 @@ def _video_clip(dataset: Dataset, camera: Camera, episode: Episode, clock: npt.N
     )
 
 
-def footage_file(dataset: Dataset, camera: Camera, episode: Episode) -> Path:
+def footage_file(dataset: Dataset, camera: Camera, episode: EpisodeMetadata) -> Path:
     """Name the file that holds a camera's footage of an episode."""
     return dataset.root / (episode.shard if camera.stored == "image" else episode.videos[camera.key].path)
 

@@ -33,7 +33,7 @@ class Camera(msgspec.Struct, frozen=True, kw_only=True):
     depth: bool
 
 
-class Stretch(msgspec.Struct, frozen=True, kw_only=True):
+class VideoSpan(msgspec.Struct, frozen=True, kw_only=True):
     """An episode's part of one video file; seconds on the file's own clock."""
 
     path: str
@@ -41,14 +41,14 @@ class Stretch(msgspec.Struct, frozen=True, kw_only=True):
     to_timestamp: float
 
 
-class Episode(msgspec.Struct, frozen=True, kw_only=True):
+class EpisodeMetadata(msgspec.Struct, frozen=True, kw_only=True):
     """One episode as `meta/episodes` describes it. `shard` and video paths are relative to the root."""
 
     index: int
     length: int
     tasks: tuple[str, ...]
     shard: str
-    videos: dict[str, Stretch]
+    videos: dict[str, VideoSpan]
 
 
 class Dataset(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +61,7 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     info: dict[str, Any]
     cameras: tuple[Camera, ...]
     tasks: dict[int, str]
-    episodes: tuple[Episode, ...]
+    episodes: tuple[EpisodeMetadata, ...]
     shards: tuple[str, ...]
     revision: str | None = None
     """The commit on the Hub that it was downloaded at."""
@@ -242,7 +242,9 @@ def fill_template(template: str, **fields: object) -> str:
     return path
 
 
-def _episodes(root: Path, info: dict[str, Any], cameras: tuple[Camera, ...], table: pa.Table) -> tuple[Episode, ...]:
+def _episodes(
+    root: Path, info: dict[str, Any], cameras: tuple[Camera, ...], table: pa.Table
+) -> tuple[EpisodeMetadata, ...]:
     need = ["episode_index", "length", "data/chunk_index", "data/file_index"]
     videos = [c.key for c in cameras if c.stored == "video"]
     need += [f"videos/{key}/{part}" for key in videos for part in _VIDEO_COLUMNS]
@@ -263,14 +265,14 @@ def _episodes(root: Path, info: dict[str, Any], cameras: tuple[Camera, ...], tab
 _VIDEO_COLUMNS = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
 
 
-def _episode(info: dict[str, Any], videos: list[str], line: dict[str, Any]) -> Episode:
+def _episode(info: dict[str, Any], videos: list[str], line: dict[str, Any]) -> EpisodeMetadata:
     chunk, file = line["data/chunk_index"], line["data/file_index"]
-    stretches: dict[str, Stretch] = {}
+    stretches: dict[str, VideoSpan] = {}
     for key in videos:
         chunk_v, file_v, start, stop = (line[f"videos/{key}/{part}"] for part in _VIDEO_COLUMNS)
         path = fill_template(info["video_path"], video_key=key, chunk_index=chunk_v, file_index=file_v)
-        stretches[key] = Stretch(path=path, from_timestamp=float(start), to_timestamp=float(stop))
-    return Episode(
+        stretches[key] = VideoSpan(path=path, from_timestamp=float(start), to_timestamp=float(stop))
+    return EpisodeMetadata(
         index=int(line["episode_index"]),
         length=int(line["length"]),
         tasks=tuple(line.get("tasks") or ()),

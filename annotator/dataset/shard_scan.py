@@ -14,14 +14,13 @@ import pyarrow.parquet as pq
 
 from annotator.dataset.metadata import Dataset, damaged
 from annotator.errors import DatasetError
-from annotator.vlm.base import Signals
 from annotator_store.digests import Digest, digest_parts
 
 STATE, ACTION = "observation.state", "action"
 Array = npt.NDArray[np.generic]
 
 
-class ScannedEpisode(msgspec.Struct, frozen=True, kw_only=True):
+class EpisodeScan(msgspec.Struct, frozen=True, kw_only=True):
     """One episode inside its shard.
 
     Rows `start` to `stop` of the shard. `motion` digests timestamps and the first of state and action that moves;
@@ -38,7 +37,7 @@ class ScannedEpisode(msgspec.Struct, frozen=True, kw_only=True):
     signals: Digest
 
 
-def scan_shard(dataset: Dataset, shard: str) -> list[ScannedEpisode]:
+def scan_shard(dataset: Dataset, shard: str) -> list[EpisodeScan]:
     """Scan one shard, in row order; memory is bounded by the shard's narrow columns.
 
     Raises:
@@ -56,21 +55,21 @@ def scan_shard(dataset: Dataset, shard: str) -> list[ScannedEpisode]:
     return list(_episodes(dataset, path, table))
 
 
-def _episodes(dataset: Dataset, path: Path, table: pa.Table) -> Iterator[ScannedEpisode]:
-    owner = _vector(table, "episode_index")
-    clock = _vector(table, "timestamp").astype(np.float32, copy=False)
+def _episodes(dataset: Dataset, path: Path, table: pa.Table) -> Iterator[EpisodeScan]:
+    owner = column_vector(table, "episode_index")
+    clock = column_vector(table, "timestamp").astype(np.float32, copy=False)
     cuts = np.flatnonzero(np.diff(owner)) + 1
     starts, stops = np.concatenate([[0], cuts]), np.concatenate([cuts, [len(owner)]])
     if len(owner) == 0:
         return
     _check_clock(path, owner, clock, cuts)
     _check_owners(path, owner[starts])
-    task = _vector(table, "task_index")
-    state, action = (_matrix(path, table, name) for name in (STATE, ACTION))
+    task = column_vector(table, "task_index")
+    state, action = (column_matrix(path, table, name) for name in (STATE, ACTION))
     names = "\0".join((*dataset.names_of(STATE), "\1", *dataset.names_of(ACTION))).encode()
     for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
         part = slice(start, stop)
-        yield ScannedEpisode(
+        yield EpisodeScan(
             index=int(owner[start]),
             start=start,
             stop=stop,
@@ -153,24 +152,10 @@ def read_frames_table(root: Path, shard: str, start: int, stop: int, columns: li
         return _read(path, file, have, groups).slice(start - first, stop - start)
 
 
-def timestamps_of(root: Path, shard: str, scanned: ScannedEpisode) -> npt.NDArray[np.float32]:
+def timestamps_of(root: Path, shard: str, scanned: EpisodeScan) -> npt.NDArray[np.float32]:
     """Read an episode's clock: (T,) float32 seconds, as stored."""
     table = read_frames_table(root, shard, scanned.start, scanned.stop, ["timestamp"])
-    return _vector(table, "timestamp").astype(np.float32, copy=False)
-
-
-def signals_of(dataset: Dataset, shard: str, scanned: ScannedEpisode) -> Signals:
-    """Read what the robot's sensors recorded over an episode."""
-    table = read_frames_table(dataset.root, shard, scanned.start, scanned.stop, ["timestamp", STATE, ACTION])
-    clock = _vector(table, "timestamp").astype(np.float64)
-    state, action = (_matrix(dataset.root / shard, table, name) for name in (STATE, ACTION))
-    return Signals(
-        timestamps=clock,
-        state=None if state is None else state.astype(np.float32),
-        action=None if action is None else action.astype(np.float32),
-        state_names=dataset.names_of(STATE),
-        action_names=dataset.names_of(ACTION),
-    )
+    return column_vector(table, "timestamp").astype(np.float32, copy=False)
 
 
 def open_shard(path: Path) -> pq.ParquetFile:
@@ -197,11 +182,12 @@ def _read(path: Path, file: pq.ParquetFile, columns: list[str], groups: list[int
         raise damaged(path, cause) from cause
 
 
-def _vector(table: pa.Table, name: str) -> Array:
+def column_vector(table: pa.Table, name: str) -> Array:
+    """Return a column of T frames as a (T,) array."""
     return table[name].combine_chunks().to_numpy(zero_copy_only=False)
 
 
-def _matrix(path: Path, table: pa.Table, name: str) -> Array | None:
+def column_matrix(path: Path, table: pa.Table, name: str) -> Array | None:
     """Turn a column of numbers or (nested) lists of numbers into (T, D), or None where there is none.
 
     Raises:

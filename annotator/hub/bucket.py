@@ -68,7 +68,7 @@ def make_bucket(bucket: Bucket) -> None:
         api.create_bucket(bucket.bucket_id, private=True, exist_ok=True)
 
 
-class Courier:
+class BucketSync:
     """Carries the segments of one store to and from a bucket. `every_s`: seconds between deliveries during a run."""
 
     def __init__(self, bucket: Bucket, store: Path, note: Callable[[str], None], *, every_s: float) -> None:

@@ -17,10 +17,10 @@ import msgspec
 from annotator.config.settings import SyncSettings
 from annotator.dataset.origin import read_source
 from annotator.errors import UsageError
-from annotator.hub.bucket import Courier, adopt_segment, parse_bucket
+from annotator.hub.bucket import BucketSync, adopt_segment, parse_bucket
 from annotator.hub.client import HubError, at_the_hub
 from annotator.hub.repo import default_folder, pull, push
-from annotator.pipeline.progress import Report
+from annotator.pipeline.progress import Progress
 from annotator.pipeline.run import Outcome
 from annotator_store.log.log import Log
 from annotator_store.log.segments import list_segments
@@ -36,12 +36,12 @@ Beside = Callable[[Log], AbstractContextManager[object]]
 class Sync(Protocol):
     """What runs: `annotator.pipeline.sync.sync`. What it is given as `beside` is entered while its log is open."""
 
-    def __call__(self, settings: SyncSettings, report: Report, beside: Beside = nullcontext) -> Outcome:
+    def __call__(self, settings: SyncSettings, report: Progress, beside: Beside = nullcontext) -> Outcome:
         """Annotate."""
         ...
 
 
-def run_at_hub(settings: SyncSettings, report: Report, sync: Sync) -> Outcome:
+def run_at_hub(settings: SyncSettings, report: Progress, sync: Sync) -> Outcome:
     """Run `sync` with what the settings want of the Hub around it.
 
     A dataset is pushed when nothing is left to call; else it is not, and its log is delivered all the same. A delivery
@@ -89,7 +89,7 @@ def _is_final(settings: SyncSettings, target: str, outcome: Outcome, note: Calla
     return not work.episodes
 
 
-def _run_shared(settings: SyncSettings, report: Report, sync: Sync) -> tuple[Outcome, HubError | None]:
+def _run_shared(settings: SyncSettings, report: Progress, sync: Sync) -> tuple[Outcome, HubError | None]:
     """Run with the log shared through the bucket, where one is named; also give why its end was not delivered."""
     if settings.bucket is None:
         return sync(settings, report), None
@@ -111,10 +111,10 @@ def _run_shared(settings: SyncSettings, report: Report, sync: Sync) -> tuple[Out
     return outcome, None
 
 
-def courier_of(settings: SyncSettings, note: Callable[[str], None]) -> Courier:
+def courier_of(settings: SyncSettings, note: Callable[[str], None]) -> BucketSync:
     """Make the courier between this run's store and its bucket."""
     assert settings.bucket is not None
-    return Courier(parse_bucket(settings.bucket), store_of(settings), note, every_s=settings.bucket_every_s)
+    return BucketSync(parse_bucket(settings.bucket), store_of(settings), note, every_s=settings.bucket_every_s)
 
 
 def store_of(settings: SyncSettings) -> Path:

@@ -6,25 +6,25 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from annotator.config.settings import SyncSettings
-from annotator.dataset.episodes import Surveyed, survey
+from annotator.dataset.episodes import EpisodeRecord, read_episodes
 from annotator.dataset.metadata import Dataset
 from annotator.modules.registry import module_named
-from annotator.pipeline.executor import Workshop
-from annotator.pipeline.fingerprints import kitchens
-from annotator.pipeline.progress import Report
-from annotator.pipeline.resolve_vocabulary import settle
+from annotator.pipeline.executor import Executor
+from annotator.pipeline.fingerprints import fingerprints
+from annotator.pipeline.progress import SilentProgress
+from annotator.pipeline.resolve_vocabulary import resolve_vocabulary
 from annotator.pipeline.run import prepare
-from annotator.pipeline.run_stats import Tally
-from annotator.pipeline.work_plan import Job, agenda_of, jobs_of
+from annotator.pipeline.run_stats import RunStats
+from annotator.pipeline.work_plan import EpisodeWork, agenda_of, list_work
 from annotator.vlm.base import Engine
-from annotator.vlm.client import Desk
+from annotator.vlm.client import VlmClient
 from annotator.vlm.office import Office
 from annotator_store.digests import Digest
 from annotator_store.log.events import AnyEvent, VocabularyEdited
 from annotator_store.log.log import Log
 
 
-class Work(msgspec.Struct, frozen=True, kw_only=True):
+class WorkEstimate(msgspec.Struct, frozen=True, kw_only=True):
     """What is left to call for: `todo` is module → episodes. `calls` is an estimate from settings and lengths.
 
     `own_vocabulary`: a person wrote or edited the vocabulary, so that no log would give it to another machine.
@@ -46,26 +46,21 @@ class _ClosedOffice(Office):
     async def _open(self) -> Engine:
         raise _WouldAsk
 
-    def reading_desk(self) -> Desk:
+    def reading_desk(self) -> VlmClient:
         """Make a desk at which nothing is written down, and no picture made."""
         run = self.run
         return _ReadingDesk(
             log=self.log, open_engine=self._open, looks=False, model=run.model, seed=run.settings.seed,
-            prompts=run.prompts, tally=Tally(), run_id=run.run_id, note=self.report.note,
+            prompts=run.prompts, tally=RunStats(), run_id=run.run_id, note=self.report.note,
         )  # fmt: skip
 
 
-class _ReadingDesk(Desk):
+class _ReadingDesk(VlmClient):
     async def keep(self, *events: AnyEvent) -> None:
         """Leave it to the run itself to record what it finds in the log."""
 
 
-class _Silent(Report):
-    def note(self, message: str) -> None:
-        """Say nothing: what would be said of a run is not true of a count."""
-
-
-def count_work(settings: SyncSettings) -> Work:
+def count_work(settings: SyncSettings) -> WorkEstimate:
     """Count the episodes for which `annotator sync` would call with these settings, and estimate its calls.
 
     The modules are run against the log, each until its first call that the log does not know. What was rejected or
@@ -80,17 +75,17 @@ def count_work(settings: SyncSettings) -> Work:
     run = prepare(settings)
     with Log.open(run.store) as log:
         run = run.labelled(log)
-        surveyed = survey(run.dataset, log, run.cast.all, run.episodes, threads=settings.executor.decode_threads)
+        surveyed = read_episodes(run.dataset, log, run.cast.all, run.episodes, threads=settings.executor.decode_threads)
         asked = [one for one in surveyed if one.episode.index in run.episodes]
-        office = _ClosedOffice(run, log, Tally(), _Silent())
+        office = _ClosedOffice(run, log, RunStats(), SilentProgress())
         try:
-            vocabulary = asyncio.run(settle(office, surveyed))
+            vocabulary = asyncio.run(resolve_vocabulary(office, surveyed))
         except _WouldAsk:
             return _everything(settings, run.dataset, asked, [module.name for module in run.modules])
         digest = vocabulary.digest if vocabulary else None
-        rules = kitchens(run.modules, settings, run.cast, run.prompts, run.model, digest)
-        jobs = jobs_of(asked, rules, agenda_of(asked, rules, log, run.dataset.name), run.cast)
-        workshop = Workshop(
+        rules = fingerprints(run.modules, settings, run.cast, run.prompts, run.model, digest)
+        jobs = list_work(asked, rules, agenda_of(asked, rules, log, run.dataset.name), run.cast)
+        workshop = Executor(
             dataset=run.dataset, settings=settings, desk=office.reading_desk(), report=office.report, cast=run.cast,
             kitchens=rules, vocabulary=vocabulary,
         )  # fmt: skip
@@ -99,9 +94,9 @@ def count_work(settings: SyncSettings) -> Work:
     return msgspec.structs.replace(left, own_vocabulary=edited)
 
 
-async def _that_ask(workshop: Workshop, jobs: Sequence[Job]) -> list[Job]:
+async def _that_ask(workshop: Executor, jobs: Sequence[EpisodeWork]) -> list[EpisodeWork]:
     """Keep the jobs that would ask, and of each the modules that would."""
-    kept: list[Job] = []
+    kept: list[EpisodeWork] = []
     for job in jobs:
         parts = [part for part in _parts(job) if await _asks(workshop, part)]
         if parts:
@@ -110,7 +105,7 @@ async def _that_ask(workshop: Workshop, jobs: Sequence[Job]) -> list[Job]:
     return kept
 
 
-def _parts(job: Job) -> list[Job]:
+def _parts(job: EpisodeWork) -> list[EpisodeWork]:
     """Part a job into modules that wait for none of the others, each with those that follow it."""
     parts: dict[str, dict[str, Digest | None]] = {}
     for name, recipe in job.todo.items():
@@ -121,7 +116,7 @@ def _parts(job: Job) -> list[Job]:
     return [msgspec.structs.replace(job, todo=todo) for todo in parts.values()]
 
 
-async def _asks(workshop: Workshop, job: Job) -> bool:
+async def _asks(workshop: Executor, job: EpisodeWork) -> bool:
     asks = False
     try:
         await workshop.run([job])
@@ -130,22 +125,24 @@ async def _asks(workshop: Workshop, job: Job) -> bool:
     return asks
 
 
-def _everything(settings: SyncSettings, dataset: Dataset, asked: Sequence[Surveyed], modules: Iterable[str]) -> Work:
+def _everything(
+    settings: SyncSettings, dataset: Dataset, asked: Sequence[EpisodeRecord], modules: Iterable[str]
+) -> WorkEstimate:
     todo = {name: len(asked) for name in modules}
     calls = sum(calls_of(settings, dataset, one, todo) for one in asked)
-    return Work(episodes=len(asked), todo=todo, calls=calls + 1)
+    return WorkEstimate(episodes=len(asked), todo=todo, calls=calls + 1)
 
 
-def _left(settings: SyncSettings, dataset: Dataset, jobs: Sequence[Job]) -> Work:
+def _left(settings: SyncSettings, dataset: Dataset, jobs: Sequence[EpisodeWork]) -> WorkEstimate:
     todo: dict[str, int] = {}
     for job in jobs:
         for name in job.todo:
             todo[name] = todo.get(name, 0) + len(job.copies)
     calls = sum(calls_of(settings, dataset, job.surveyed, job.todo) for job in jobs)
-    return Work(episodes=sum(len(job.copies) for job in jobs), todo=todo, calls=calls)
+    return WorkEstimate(episodes=sum(len(job.copies) for job in jobs), todo=todo, calls=calls)
 
 
-def calls_of(settings: SyncSettings, dataset: Dataset, one: Surveyed, modules: Iterable[str]) -> int:
+def calls_of(settings: SyncSettings, dataset: Dataset, one: EpisodeRecord, modules: Iterable[str]) -> int:
     """Estimate the calls of one episode: rather too many, since memory and interjections depend on the answers."""
     plan, talk, vqa = settings.plan, settings.interjections, settings.vqa
     seconds = one.scanned.duration_s

@@ -22,7 +22,7 @@ PATIENCE_S = 600.0
 _ENDED = frozenset({"COMPLETED", "CANCELED", "ERROR", "DELETED"})
 
 
-class Watched(msgspec.Struct, frozen=True, kw_only=True):
+class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A job as the Hub describes it. `job_id` is owner/name; `stage` is RUNNING, COMPLETED, ERROR, ..."""
 
     job_id: str
@@ -37,7 +37,7 @@ class Watched(msgspec.Struct, frozen=True, kw_only=True):
         return self.stage in _ENDED
 
 
-def inspect(job_id: str, namespace: str | None) -> Watched:
+def inspect(job_id: str, namespace: str | None) -> JobStatus:
     """Look a job up.
 
     Raises:
@@ -48,7 +48,7 @@ def inspect(job_id: str, namespace: str | None) -> Watched:
         return _watched(api.inspect_job(job_id=job_id, namespace=namespace))
 
 
-def list_jobs(namespace: str | None, labels: Mapping[str, str] = LABEL) -> list[Watched]:
+def list_jobs(namespace: str | None, labels: Mapping[str, str] = LABEL) -> list[JobStatus]:
     """List the jobs that annotate, or those that have all these labels, as the Hub lists them.
 
     Raises:
@@ -106,7 +106,7 @@ def cancel(job_id: str, namespace: str | None) -> None:
         api.cancel_job(job_id=job_id, namespace=namespace)
 
 
-def wait(job_id: str, namespace: str | None, *, every_s: float = 10.0, patience_s: float = PATIENCE_S) -> Watched:
+def wait(job_id: str, namespace: str | None, *, every_s: float = 10.0, patience_s: float = PATIENCE_S) -> JobStatus:
     """Wait until a job has ended. A Hub that stumbles is asked again; one that is gone for long is not.
 
     Raises:
@@ -126,8 +126,8 @@ def wait(job_id: str, namespace: str | None, *, every_s: float = 10.0, patience_
         time.sleep(every_s)
 
 
-def _watched(job: "JobInfo") -> Watched:
-    return Watched(
+def _watched(job: "JobInfo") -> JobStatus:
+    return JobStatus(
         job_id=f"{job.owner.name}/{job.id}",
         stage=str(getattr(job.status.stage, "value", job.status.stage)),
         flavor=str(getattr(job.flavor, "value", job.flavor)),

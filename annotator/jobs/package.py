@@ -25,7 +25,7 @@ _LOCAL = ("root", "output", "store", "prompts", "validation.rules")
 """Settings that name places on this machine. A job has its own, or gets what lies there through the bucket."""
 
 
-class Parcel(msgspec.Struct, frozen=True, kw_only=True):
+class JobUpload(msgspec.Struct, frozen=True, kw_only=True):
     """Files for a job: path in the bucket → content. `path` is where they lie once the bucket is mounted."""
 
     files: dict[str, bytes]
@@ -56,7 +56,7 @@ def code_of(named: str | None) -> str:
     return code
 
 
-def pack_tree(bucket: Bucket) -> Parcel:
+def pack_tree(bucket: Bucket) -> JobUpload:
     """Pack what is installed of the source tree; the same tree gives the same bytes. Nothing else goes along.
 
     Raises:
@@ -72,7 +72,7 @@ def pack_tree(bucket: Bucket) -> Parcel:
             tar.addfile(entry, io.BytesIO(content))
     packed = gzip.compress(inside.getvalue(), mtime=0)
     name = bucket.path("code", hashlib.sha256(packed).hexdigest()[:32], f"{PACKAGE}.tar.gz")
-    return Parcel(files={name: packed}, path=f"{MOUNT}/{name}")
+    return JobUpload(files={name: packed}, path=f"{MOUNT}/{name}")
 
 
 def _tree_files() -> Iterator[Path]:
@@ -84,7 +84,7 @@ def _tree_files() -> Iterator[Path]:
                 yield path
 
 
-def pack_folder(bucket: Bucket, folder: Path, pattern: str) -> Parcel:
+def pack_folder(bucket: Bucket, folder: Path, pattern: str) -> JobUpload:
     """Pack the files of a folder that match, for a job to read where they lie in the bucket.
 
     Raises:
@@ -96,10 +96,10 @@ def pack_folder(bucket: Bucket, folder: Path, pattern: str) -> Parcel:
         raise UsageError("a folder cannot be read", where=str(folder), got=str(cause)) from cause
     digest = hashlib.sha256(msgspec.json.encode({name: content.hex() for name, content in found.items()})).hexdigest()
     files = {bucket.path("given", digest[:32], name): content for name, content in found.items()}
-    return Parcel(files=files, path=f"{MOUNT}/{bucket.path('given', digest[:32])}")
+    return JobUpload(files=files, path=f"{MOUNT}/{bucket.path('given', digest[:32])}")
 
 
-def install_line(code: str, parcel: Parcel | None) -> str:
+def install_line(code: str, parcel: JobUpload | None) -> str:
     """Write the shell command that installs the code; "" where the image has it."""
     if code == "image":
         return ""

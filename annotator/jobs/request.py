@@ -14,7 +14,7 @@ from annotator.pipeline.run import shareable
 _LOOPBACK = re.compile(r"(?i)https?://(localhost|127\.[\d.]+|\[::1\])([:/]|$)")
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True):
+class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be submitted. `timeout` as in 90m or 6h."""
 
     settings: SyncSettings
@@ -34,7 +34,7 @@ class Hardware(msgspec.Struct, frozen=True):
     cost: float
 
 
-def check_order(order: Order) -> SyncSettings:
+def check_order(order: JobRequest) -> SyncSettings:
     """Refuse what no job could do, or what everybody who sees the job could read; else give the run's settings.
 
     Raises:
@@ -79,7 +79,7 @@ def _refuse_places_here(settings: SyncSettings) -> None:
         raise UsageError("a job has no folder of this machine", where="--vlm.model_id", got=vlm.model_id, hint=hint)
 
 
-def check_hardware(order: Order, hardware: Hardware) -> None:
+def check_hardware(order: JobRequest, hardware: Hardware) -> None:
     """Refuse hardware on which the run could start no model.
 
     Raises:

@@ -15,11 +15,11 @@ from annotator.hub.bucket import Bucket, make_bucket, parse_bucket
 from annotator.hub.client import HubError, at_the_hub, token
 from annotator.hub.repo import changed_here, check_writable, commit_of, make_repo
 from annotator.hub.sync import courier_of, fetched, push_target
-from annotator.jobs.count import Work, count_work
+from annotator.jobs.count import WorkEstimate, count_work
 from annotator.jobs.monitor import LABEL, refuse_twice
 from annotator.jobs.package import (
     MOUNT,
-    Parcel,
+    JobUpload,
     code_of,
     flags_of,
     install_line,
@@ -27,9 +27,9 @@ from annotator.jobs.package import (
     pack_folder,
     pack_tree,
 )
-from annotator.jobs.request import Hardware, Order, check_hardware, check_order, parse_duration
+from annotator.jobs.request import Hardware, JobRequest, check_hardware, check_order, parse_duration
 from annotator.modules.vocabulary.file import FILE
-from annotator.pipeline.progress import Report
+from annotator.pipeline.progress import Progress
 from annotator.vlm.registry import api_key
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Submitted(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: int
 
 
-def submit(order: Order, report: Report) -> Submitted | None:
+def submit(order: JobRequest, report: Progress) -> Submitted | None:
     """Submit one job; None where nothing is left to call.
 
     The dataset is pinned to a commit. The token travels as the job's secret and in no other way.
@@ -104,7 +104,7 @@ def _prepare_push(settings: SyncSettings) -> None:
     check_writable(target)
 
 
-def _finish_here(order: Order) -> str:
+def _finish_here(order: JobRequest) -> str:
     """Write the command that builds the columns from the log, and pushes them where the job would have."""
     settings = order.settings
     here = {"root": settings.root, "prompts": settings.prompts, "validation.rules": settings.validation.rules}
@@ -149,7 +149,7 @@ def _pinned(settings: SyncSettings) -> SyncSettings:
     return msgspec.structs.replace(settings, revision=commit_of(settings.repo_id or "", settings.revision))
 
 
-def _counted(settings: SyncSettings, note: Callable[[str], None]) -> tuple[SyncSettings, Work]:
+def _counted(settings: SyncSettings, note: Callable[[str], None]) -> tuple[SyncSettings, WorkEstimate]:
     """Count on a copy here what is left to call, with the log of both sides; what was only here is delivered."""
     settings = fetched(_pinned(settings), note)
     courier = courier_of(settings, note)
@@ -165,7 +165,9 @@ def _counted(settings: SyncSettings, note: Callable[[str], None]) -> tuple[SyncS
     return settings, work
 
 
-def _announce(work: Work | None, timeout_s: int, hardware: Hardware, order: Order, note: Callable[[str], None]) -> None:
+def _announce(
+    work: WorkEstimate | None, timeout_s: int, hardware: Hardware, order: JobRequest, note: Callable[[str], None]
+) -> None:
     if work is not None:
         left = ", ".join(f"{name} {episodes}" for name, episodes in work.todo.items())
         note(f"left to annotate: {work.episodes} episodes ({left}), about {work.calls} calls")
@@ -173,9 +175,9 @@ def _announce(work: Work | None, timeout_s: int, hardware: Hardware, order: Orde
     note(f"{order.flavor}, ended after {timeout_s / 3600:.1f} h at the latest{cost}")
 
 
-def _parcels(bucket: Bucket, settings: SyncSettings, code: str) -> tuple[dict[str, Parcel], str]:
+def _parcels(bucket: Bucket, settings: SyncSettings, code: str) -> tuple[dict[str, JobUpload], str]:
     """Pack what the job cannot get elsewhere: by flag, "" for the code; and say how the code is installed."""
-    parcels: dict[str, Parcel] = {}
+    parcels: dict[str, JobUpload] = {}
     if code == "tree":
         parcels[""] = pack_tree(bucket)
     if settings.prompts is not None:
@@ -185,11 +187,11 @@ def _parcels(bucket: Bucket, settings: SyncSettings, code: str) -> tuple[dict[st
     return parcels, install_line(code, parcels.get(""))
 
 
-def _given_flags(parcels: dict[str, Parcel]) -> list[str]:
+def _given_flags(parcels: dict[str, JobUpload]) -> list[str]:
     return [f"{flag}={parcel.path}" for flag, parcel in parcels.items() if flag]
 
 
-def _upload(bucket: Bucket, parcels: list[Parcel]) -> None:
+def _upload(bucket: Bucket, parcels: list[JobUpload]) -> None:
     files = {name: content for parcel in parcels for name, content in parcel.files.items()}
     if files:
         with at_the_hub("the code cannot be uploaded", bucket.url) as api:
@@ -225,7 +227,7 @@ def _secrets(settings: SyncSettings) -> dict[str, str]:
 
 
 def _run(
-    order: Order, namespace: str, bucket: Bucket, command: list[str], secrets: dict[str, str], timeout_s: int,
+    order: JobRequest, namespace: str, bucket: Bucket, command: list[str], secrets: dict[str, str], timeout_s: int,
     labels: dict[str, str],
 ) -> "JobInfo":  # fmt: skip
     with at_the_hub("the job cannot be submitted", f"{namespace}, {order.flavor}") as api:

@@ -1,6 +1,7 @@
 """Pictures for a model: single frames, video blocks and contact sheets, as JPEG.
 
-A change to what is drawn is a change of `Render.renderer` in `annotator_store.keys`: keys name pictures and do not see them.
+A change to what is drawn is a change of `Render.renderer` in `annotator_store.keys`: keys name
+pictures and do not see them.
 """
 
 from collections.abc import Iterable
@@ -12,8 +13,8 @@ from PIL import Image
 
 from annotator.errors import FootageError
 from annotator.media.clips import Clip, ImageClip
-from annotator.media.decode import Pixels, Tally, Want, read_wanted, scaled_size
-from annotator.vlm.base import Picture
+from annotator.media.decode import DecodeCounter, FrameRequest, Pixels, read_wanted, scaled_size
+from annotator.media.picture import Picture
 from annotator_store.digests import digest_struct
 from annotator_store.keys import Media, MediaItem
 
@@ -38,7 +39,7 @@ GLYPHS = {
 }
 
 
-def render(item: MediaItem, clip: Clip | ImageClip, tally: Tally | None = None) -> Picture:
+def render(item: MediaItem, clip: Clip | ImageClip, tally: DecodeCounter | None = None) -> Picture:
     """Draw one media item.
 
     Raises:
@@ -47,14 +48,16 @@ def render(item: MediaItem, clip: Clip | ImageClip, tally: Tally | None = None) 
     return render_all([item], clip, tally)[0]
 
 
-def render_all(items: Iterable[MediaItem], clip: Clip | ImageClip, tally: Tally | None = None) -> tuple[Picture, ...]:
+def render_all(
+    items: Iterable[MediaItem], clip: Clip | ImageClip, tally: DecodeCounter | None = None
+) -> tuple[Picture, ...]:
     """Draw several media items of one clip in one forward pass over it, in the order given.
 
     Raises:
         FootageError: as `render`; then none is drawn.
     """
-    drawings = [Drawing(item) for item in items]
-    places: dict[Want, list[tuple[Drawing, int]]] = {}
+    drawings = [MediaRenderer(item) for item in items]
+    places: dict[FrameRequest, list[tuple[MediaRenderer, int]]] = {}
     for drawing in drawings:
         for position, want in enumerate(drawing.wants):
             places.setdefault(want, []).append((drawing, position))
@@ -75,7 +78,7 @@ def drawing_bytes(item: MediaItem, size: tuple[int, int]) -> int:
     return total + total // 8 if item.render.kind == "sheet" else tile + total // 8
 
 
-class Drawing:
+class MediaRenderer:
     """One media item being drawn, frame by frame. JPEGs are made as soon as they can be, and pixels let go.
 
     `wants` are the frames that it takes; `put` takes each of them once, by its position there, in any order.
@@ -84,7 +87,7 @@ class Drawing:
     def __init__(self, item: MediaItem) -> None:
         if not item.timestamps or (item.render.kind == "frame" and len(item.timestamps) != 1):
             raise ValueError(f"a {item.render.kind} cannot be drawn from {len(item.timestamps)} frames")
-        self.wants = tuple(Want(time, item.render.width_px) for time in item.timestamps)
+        self.wants = tuple(FrameRequest(time, item.render.width_px) for time in item.timestamps)
         self._item = item
         self._labels = labels(item.timestamps) if item.render.badge else ("",) * len(item.timestamps)
         self._jpegs: list[bytes] = [b""] * (1 if item.render.kind == "sheet" else len(item.timestamps))

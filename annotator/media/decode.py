@@ -26,14 +26,14 @@ Pixels = npt.NDArray[np.uint8]
 SKIPPING_CODECS = frozenset({"h264", "hevc"})
 
 
-class Want(msgspec.Struct, frozen=True, order=True):
+class FrameRequest(msgspec.Struct, frozen=True, order=True):
     """One frame at one size. `timestamp` is seconds from the episode's first frame; width 0 keeps the stored size."""
 
     timestamp: float
     width_px: int = 0
 
 
-class Tally:
+class DecodeCounter:
     """Counts frames that a decoder gave out, wanted or not. One reader writes to it."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Tally:
 
 
 def read_frames(
-    clip: Clip | ImageClip, timestamps: Sequence[float], width_px: int | None = None, tally: Tally | None = None
+    clip: Clip | ImageClip, timestamps: Sequence[float], width_px: int | None = None, tally: DecodeCounter | None = None
 ) -> Iterator[tuple[float, Pixels]]:
     """Read the frames at these times, ascending, each once, as (timestamp, (H, W, 3) uint8 RGB).
 
@@ -52,13 +52,13 @@ def read_frames(
     Raises:
         FootageError: the file or image cannot be read, or no frame is shown there.
     """
-    for want, pixels in read_wanted(clip, (Want(time, width_px or 0) for time in timestamps), tally):
+    for want, pixels in read_wanted(clip, (FrameRequest(time, width_px or 0) for time in timestamps), tally):
         yield want.timestamp, pixels
 
 
 def read_wanted(
-    clip: Clip | ImageClip, wants: Iterable[Want], tally: Tally | None = None
-) -> Iterator[tuple[Want, Pixels]]:
+    clip: Clip | ImageClip, wants: Iterable[FrameRequest], tally: DecodeCounter | None = None
+) -> Iterator[tuple[FrameRequest, Pixels]]:
     """Read frames at several sizes in one forward pass; otherwise as `read_frames`.
 
     Raises:
@@ -67,7 +67,7 @@ def read_wanted(
     ordered = sorted(set(wants))
     if not ordered:
         return
-    counted = tally or Tally()
+    counted = tally or DecodeCounter()
     if isinstance(clip, ImageClip):
         yield from _read_images(clip, ordered, counted)
     else:
@@ -93,13 +93,15 @@ def scaled_size(width: int, height: int, width_px: int) -> tuple[int, int]:
     return width_px, max(1, round(height * width_px / width))
 
 
-def _read_video(clip: Clip, wants: Sequence[Want], tally: Tally) -> Iterator[tuple[Want, Pixels]]:
+def _read_video(
+    clip: Clip, wants: Sequence[FrameRequest], tally: DecodeCounter
+) -> Iterator[tuple[FrameRequest, Pixels]]:
     period = 1 / clip.fps
     with open_video(clip.path) as video:
         first, last = (clip.from_timestamp + want.timestamp for want in (wants[0], wants[-1]))
         packets = scan(video, first - period, last + period)
         chosen = _choose(clip, packets, np.array([want.timestamp for want in wants]))
-        by_pts: dict[int, list[Want]] = {}
+        by_pts: dict[int, list[FrameRequest]] = {}
         for want, index in zip(wants, chosen.tolist(), strict=True):
             by_pts.setdefault(int(packets.pts[index]), []).append(want)
         scale = _Scaler()
@@ -174,7 +176,9 @@ def _key_before(packets: Packets, keys: Ints, index: int) -> int:
 class _Run:
     """Decodes one run of packets and gives out the wanted frames of it."""
 
-    def __init__(self, video: Video, packets: Packets, first: int, last: int, wanted: set[int], tally: Tally) -> None:
+    def __init__(
+        self, video: Video, packets: Packets, first: int, last: int, wanted: set[int], tally: DecodeCounter
+    ) -> None:
         self._video = video
         self._first_pts, self._last_pts = int(packets.pts[first]), int(packets.pts[last])
         self._missing = wanted
@@ -245,7 +249,9 @@ def _pts(frame: av.VideoFrame) -> int:
     return frame.pts if frame.pts is not None else -1
 
 
-def _read_images(clip: ImageClip, wants: Sequence[Want], tally: Tally) -> Iterator[tuple[Want, Pixels]]:
+def _read_images(
+    clip: ImageClip, wants: Sequence[FrameRequest], tally: DecodeCounter
+) -> Iterator[tuple[FrameRequest, Pixels]]:
     times = np.array([want.timestamp for want in wants])
     indices, distance = _nearest(clip.frame_timestamps[: len(clip.images)].astype(np.float64), times)
     _refuse_far(clip, times, distance, str(clip.root))

@@ -12,15 +12,15 @@ from typing import Self
 from annotator.errors import FootageError
 from annotator.media.clips import Clip, ImageClip
 from annotator.media.contact_sheet import drawing_bytes, render_all
-from annotator.media.decode import Tally, frame_size
-from annotator.vlm.base import Picture
+from annotator.media.decode import DecodeCounter, frame_size
+from annotator.media.picture import Picture
 from annotator_store.digests import Digest
 from annotator_store.keys import MediaItem
 
 DEFAULT_BYTES = 512 * 1024 * 1024
 
 
-class Studio:
+class RenderPool:
     """The threads that draw, and the memory they may take together; one for all episodes of a run.
 
     A context manager. `threads` is how many files are decoded at once; 0 is one a core.
@@ -33,9 +33,9 @@ class Studio:
 
     def open(
         self, clips: Mapping[Digest, Clip | ImageClip], counted: Callable[[int], None] = lambda frames: None
-    ) -> "Pictures":
+    ) -> "EpisodeMedia":
         """Open one episode's footage, by digest. `counted` is told, on the event loop, how many frames were decoded."""
-        return Pictures(self, clips, counted)
+        return EpisodeMedia(self, clips, counted)
 
     def close(self) -> None:
         """Stop the threads; what has not begun is not drawn."""
@@ -65,7 +65,7 @@ class Studio:
                 self._changed.notify_all()
 
 
-class Pictures:
+class EpisodeMedia:
     """One episode's pictures. Use it from one event loop, as a context manager or with `close`.
 
     Asked for again, or by several steps at once, an identical item is drawn once; what is asked for together of one
@@ -74,7 +74,7 @@ class Pictures:
     """
 
     def __init__(
-        self, studio: Studio, clips: Mapping[Digest, Clip | ImageClip], counted: Callable[[int], None]
+        self, studio: RenderPool, clips: Mapping[Digest, Clip | ImageClip], counted: Callable[[int], None]
     ) -> None:
         self._studio = studio
         self._counted = counted
@@ -131,14 +131,16 @@ class Pictures:
     async def _send(self, footage: Digest, items: list[MediaItem]) -> list[Picture | FootageError]:
         # A task begins when the loop turns; until then, whatever else is asked of this clip has joined `items`.
         del self._gathering[footage]
-        tally = Tally()
+        tally = DecodeCounter()
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._studio.executor, self._draw, self._clips[footage], items, tally)
         finally:
             self._counted(tally.frames)
 
-    def _draw(self, clip: Clip | ImageClip, items: list[MediaItem], tally: Tally) -> list[Picture | FootageError]:
+    def _draw(
+        self, clip: Clip | ImageClip, items: list[MediaItem], tally: DecodeCounter
+    ) -> list[Picture | FootageError]:
         if self._closed:
             return []
         try:
@@ -152,7 +154,7 @@ class Pictures:
 _Work = asyncio.Future[list[Picture | FootageError]]
 
 
-def _draw_each(items: list[MediaItem], clip: Clip | ImageClip, tally: Tally) -> list[Picture | FootageError]:
+def _draw_each(items: list[MediaItem], clip: Clip | ImageClip, tally: DecodeCounter) -> list[Picture | FootageError]:
     """Draw all in one pass; where that fails, each alone, so that a damaged frame fails only pictures that hold it."""
     try:
         return [*render_all(items, clip, tally)]

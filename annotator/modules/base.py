@@ -10,7 +10,7 @@ import numpy.typing as npt
 from annotator.errors import Declined, Rejected
 from annotator.modules.vocabulary.entries import Vocabulary
 from annotator.prompting.answers import Answer
-from annotator.vlm.session import A, Asked
+from annotator.vlm.session import A, StepAnswer
 from annotator_store.digests import Digest
 from annotator_store.keys import MediaItem
 from annotator_store.log.events import AnnotatedRow, Gap
@@ -38,7 +38,7 @@ class GripperTime(msgspec.Struct, frozen=True, kw_only=True):
     measured: bool = True
 
 
-class EpisodeView(msgspec.Struct, frozen=True, kw_only=True):
+class ModuleInput(msgspec.Struct, frozen=True, kw_only=True):
     """One episode as a module sees it.
 
     `clock`: (T,) float32 seconds, exactly as stored. `watched`: the cameras that prompts about the whole episode
@@ -59,7 +59,7 @@ class EpisodeView(msgspec.Struct, frozen=True, kw_only=True):
     grippers: Callable[[], tuple[GripperTime, ...]] = tuple
 
 
-class ModuleRows(msgspec.Struct, frozen=True, kw_only=True):
+class ModuleOutput(msgspec.Struct, frozen=True, kw_only=True):
     """What a module found: its rows, in order, and the steps that gave nothing.
 
     `task` is the one it went by, where it set the dataset's aside.
@@ -83,7 +83,7 @@ class Ask(Protocol):
         allowed: Mapping[str, Sequence[str]] | None = None,
         misfit: Callable[[A], str] | None = None,
         most: Mapping[str, int] | None = None,
-    ) -> Asked[A]:
+    ) -> StepAnswer[A]:
         """Ask one step."""
         ...
 
@@ -104,7 +104,7 @@ class Gaps:
         *,
         allowed: Mapping[str, Sequence[str]] | None = None,
         misfit: Callable[[A], str] | None = None,
-    ) -> Asked[A] | None:
+    ) -> StepAnswer[A] | None:
         """Ask a step that may be declined or rejected; then its rows are missing on the record, and None comes back."""
         try:
             return await ask(step, answer, inputs, media, allowed=allowed, misfit=misfit)
@@ -119,4 +119,4 @@ class Gaps:
         return None
 
 
-__all__ = ["Answer", "Ask", "CameraView", "EpisodeView", "Gaps", "GripperTime", "ModuleRows"]
+__all__ = ["Answer", "Ask", "CameraView", "Gaps", "GripperTime", "ModuleInput", "ModuleOutput"]

@@ -15,7 +15,7 @@ import numpy as np
 
 from annotator.config.settings import SyncSettings
 from annotator.media.sampling import nearest
-from annotator.modules.base import Ask, EpisodeView, Gaps, ModuleRows
+from annotator.modules.base import Ask, Gaps, ModuleInput, ModuleOutput
 from annotator.modules.plan.timeline import tidy
 from annotator.modules.rng import choose, pick
 from annotator.modules.views import NO_FOOTAGE
@@ -35,7 +35,7 @@ STYLES = frozenset({"interjection", None})
 KINDS: tuple[Scenario, ...] = get_args(Scenario)
 
 
-class Moment(msgspec.Struct, frozen=True, kw_only=True):
+class InterjectionPoint(msgspec.Struct, frozen=True, kw_only=True):
     """A start of a subtask at which a user may speak up.
 
     `time`: seconds, exactly as stored. `completed` is the subtask that ends there, `upcoming` the one that begins,
@@ -49,7 +49,7 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
     scenario: Scenario
 
 
-async def annotate(episode: EpisodeView, ask: Ask, settings: SyncSettings) -> ModuleRows:
+async def annotate(episode: ModuleInput, ask: Ask, settings: SyncSettings) -> ModuleOutput:
     """Annotate one episode, at the boundaries of the subtasks in `episode.upstream`.
 
     Raises:
@@ -68,10 +68,10 @@ async def annotate(episode: EpisodeView, ask: Ask, settings: SyncSettings) -> Mo
         rows.extend(result)
     rows.sort(key=lambda annotated: order_key(annotated.row))
     found = sorted(gaps.found, key=lambda gap: (gap.step, gap.call))
-    return ModuleRows(rows=tuple(rows), gaps=tuple(found))
+    return ModuleOutput(rows=tuple(rows), gaps=tuple(found))
 
 
-def moments(episode: EpisodeView, settings: SyncSettings) -> list[Moment]:
+def moments(episode: ModuleInput, settings: SyncSettings) -> list[InterjectionPoint]:
     """Choose the moments of an episode's interjections; ascending, all at starts of subtasks but the first.
 
     The kinds take turns along the subtasks, from a drawn one on, so that an episode's interjections differ in kind,
@@ -84,11 +84,11 @@ def moments(episode: EpisodeView, settings: SyncSettings) -> list[Moment]:
     return [possible[index] for index in chosen]
 
 
-def _boundaries(episode: EpisodeView, seed: int) -> list[Moment]:
+def _boundaries(episode: ModuleInput, seed: int) -> list[InterjectionPoint]:
     subtasks = _subtasks(episode.upstream)
     first = pick(range(len(KINDS)), seed=seed, episode=episode.digest, purpose="interjections.scenario")
     return [
-        Moment(
+        InterjectionPoint(
             time=time,
             completed=completed,
             upcoming=upcoming,
@@ -126,7 +126,7 @@ def _numbered(subtasks: Sequence[str]) -> str:
     return "\n".join(f"{number}. {text}" for number, text in enumerate(subtasks, start=1))
 
 
-async def _initial_speech(episode: EpisodeView, ask: Ask, gaps: Gaps, task: str) -> list[AnnotatedRow]:
+async def _initial_speech(episode: ModuleInput, ask: Ask, gaps: Gaps, task: str) -> list[AnnotatedRow]:
     step = "interjections.initial_speech"
     asked = await gaps.optional(ask, step, InitialSpeech, {"task": task}, misfit=_unspoken)
     if asked is None:
@@ -135,7 +135,7 @@ async def _initial_speech(episode: EpisodeView, ask: Ask, gaps: Gaps, task: str)
 
 
 async def _interjection(
-    episode: EpisodeView, ask: Ask, gaps: Gaps, settings: SyncSettings, task: str, moment: Moment
+    episode: ModuleInput, ask: Ask, gaps: Gaps, settings: SyncSettings, task: str, moment: InterjectionPoint
 ) -> list[AnnotatedRow]:
     """Ask for one interjection; its three rows come together or not at all."""
     times = _window(episode, settings, moment.time)
@@ -161,7 +161,7 @@ async def _interjection(
     ]
 
 
-def _window(episode: EpisodeView, settings: SyncSettings, time: float) -> tuple[float, ...]:
+def _window(episode: ModuleInput, settings: SyncSettings, time: float) -> tuple[float, ...]:
     """The times of the frames to show: spread evenly over the window around `time`, as far as the episode goes."""
     if not episode.watched:
         return ()
@@ -173,7 +173,7 @@ def _window(episode: EpisodeView, settings: SyncSettings, time: float) -> tuple[
     return tuple(float(episode.clock[index]) for index in np.unique(nearest(clock, wanted)))
 
 
-def _media(episode: EpisodeView, settings: SyncSettings, times: Sequence[float]) -> tuple[MediaItem, ...]:
+def _media(episode: ModuleInput, settings: SyncSettings, times: Sequence[float]) -> tuple[MediaItem, ...]:
     width, quality = settings.interjections.frame_width, settings.plan.contact_sheet_quality
     render = Render(kind="frame", width_px=width, quality=quality, badge=True)
     return tuple(MediaItem(footage=episode.watched[0].footage, timestamps=(time,), render=render) for time in times)

@@ -6,10 +6,10 @@ from typing import Any, Literal
 import msgspec
 
 from annotator.config.settings import Settings, SyncSettings
-from annotator.dataset.episodes import Cast
+from annotator.dataset.episodes import CameraSelection
 from annotator.dataset.metadata import Camera
 from annotator.modules import interjections
-from annotator.modules.base import Ask, EpisodeView, ModuleRows
+from annotator.modules.base import Ask, ModuleInput, ModuleOutput
 from annotator.modules.plan import module as plan
 from annotator.modules.vqa import module as vqa
 from annotator_store.rows import Row
@@ -24,7 +24,7 @@ class Module(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     steps: tuple[str, ...]
     styles: frozenset[str | None]
-    annotate: Callable[[EpisodeView, Ask, SyncSettings], Awaitable[ModuleRows]]
+    annotate: Callable[[ModuleInput, Ask, SyncSettings], Awaitable[ModuleOutput]]
     after: ModuleName | None = None
 
     def group(self, settings: SyncSettings) -> Settings:
@@ -35,7 +35,7 @@ class Module(msgspec.Struct, frozen=True, kw_only=True):
         """Say whether it is switched on."""
         return bool(getattr(self.group(settings), "enabled"))  # noqa: B009 every module's group has it
 
-    def cameras(self, cast: Cast) -> tuple[Camera, ...]:
+    def cameras(self, cast: CameraSelection) -> tuple[Camera, ...]:
         """The cameras whose footage its rows depend on."""
         return cast.asked if self.name == "vqa" else cast.watched
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from annotator.config.settings import PlanSettings
 from annotator.media.sampling import sample, windows
-from annotator.modules.base import CameraView, EpisodeView
+from annotator.modules.base import CameraView, ModuleInput
 from annotator.prompting.answers import Span
 from annotator_store.keys import MediaItem, Render
 
@@ -37,7 +37,7 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
                 yield Span(max(start, self.start), min(end, self.end), span.subtask)
 
 
-def windows_of(episode: EpisodeView, settings: PlanSettings, *, whole: bool = False) -> list[Window]:
+def windows_of(episode: ModuleInput, settings: PlanSettings, *, whole: bool = False) -> list[Window]:
     """Divide an episode into windows of constant density; `whole` thins it out into a single one instead.
 
     The frames that one prompt may hold are shared by the watched cameras, at least one each. Without a camera there
@@ -80,7 +80,7 @@ def sheet_render(settings: PlanSettings) -> Render:
     )
 
 
-def _media(episode: EpisodeView, settings: PlanSettings, indices: np.ndarray) -> tuple[MediaItem, ...]:
+def _media(episode: ModuleInput, settings: PlanSettings, indices: np.ndarray) -> tuple[MediaItem, ...]:
     times = tuple(float(t) for t in episode.clock[indices])
     return tuple(item for camera in episode.watched for item in _by_camera(camera, settings, times))
 

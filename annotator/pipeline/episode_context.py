@@ -10,36 +10,36 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from annotator.dataset.episodes import Cast, Surveyed
+from annotator.dataset.episodes import CameraSelection, EpisodeRecord
 from annotator.dataset.footage import clip_of
 from annotator.dataset.metadata import Camera, Dataset
-from annotator.dataset.shard_scan import signals_of, timestamps_of
-from annotator.modules.base import CameraView, EpisodeView
+from annotator.dataset.shard_scan import timestamps_of
+from annotator.dataset.signals import Signals, signals_of
+from annotator.modules.base import CameraView, ModuleInput
 from annotator.modules.plan.gripper_hints import gripper_times
 from annotator.modules.vocabulary.entries import Vocabulary
-from annotator.pipeline.work_plan import Job
-from annotator.vlm.base import Signals
-from annotator.vlm.client import Desk
-from annotator.vlm.session import PictureSource, Subject
+from annotator.pipeline.work_plan import EpisodeWork
+from annotator.vlm.client import VlmClient
+from annotator.vlm.session import PictureSource, SessionEpisode
 from annotator_store.log.events import EpisodeAnnotated
 
 if TYPE_CHECKING:
-    from annotator.media.render_pool import Studio
+    from annotator.media.render_pool import RenderPool
 
 
-class OpenedEpisode(msgspec.Struct, frozen=True, kw_only=True):
+class EpisodeContext(msgspec.Struct, frozen=True, kw_only=True):
     """One episode while its modules run. `clock`: (T,) float32 seconds, as stored."""
 
-    job: Job
-    cast: Cast
-    subject: Subject
+    job: EpisodeWork
+    cast: CameraSelection
+    subject: SessionEpisode
     clock: npt.NDArray[np.float32]
 
-    def view(self, before: EpisodeAnnotated | None, vocabulary: Vocabulary | None) -> EpisodeView:
+    def view(self, before: EpisodeAnnotated | None, vocabulary: Vocabulary | None) -> ModuleInput:
         """What one module sees of it. `before` is the annotation of the module that it follows."""
         one, rows = self.job.surveyed, before.rows if before else ()
         settled = before.task if before else None
-        return EpisodeView(
+        return ModuleInput(
             where=self.subject.where,
             digest=one.digest,
             task=one.task if settled is None else settled,
@@ -52,7 +52,7 @@ class OpenedEpisode(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def camera_views(one: Surveyed, cameras: Iterable[Camera]) -> tuple[CameraView, ...]:
+def camera_views(one: EpisodeRecord, cameras: Iterable[Camera]) -> tuple[CameraView, ...]:
     """Describe those of some cameras whose footage of an episode can be read."""
     return tuple(
         CameraView(
@@ -64,9 +64,9 @@ def camera_views(one: Surveyed, cameras: Iterable[Camera]) -> tuple[CameraView, 
 
 
 async def open_episode(
-    job: Job, cameras: Iterable[Camera], cast: Cast, dataset: Dataset, desk: Desk, studio: "Studio | None",
-    stack: ExitStack,
-) -> OpenedEpisode:  # fmt: skip
+    job: EpisodeWork, cameras: Iterable[Camera], cast: CameraSelection, dataset: Dataset, desk: VlmClient,
+    studio: "RenderPool | None", stack: ExitStack,
+) -> EpisodeContext:  # fmt: skip
     """Open one episode; its pictures are let go when `stack` is closed.
 
     Raises:
@@ -76,7 +76,7 @@ async def open_episode(
     clock = await asyncio.to_thread(timestamps_of, dataset.root, one.episode.shard, one.scanned)
     pictures = await _pictures(one, cameras, clock, dataset, desk, studio, stack)
     signals: Callable[[], Signals] = cache(lambda: signals_of(dataset, one.episode.shard, one.scanned))
-    subject = Subject(
+    subject = SessionEpisode(
         episode=one.digest,
         where=f"episode {one.episode.index}",
         signals_digest=one.scanned.signals,
@@ -84,12 +84,12 @@ async def open_episode(
         pictures=pictures,
         outcomes=await asyncio.to_thread(desk.outcomes, one.digest),
     )
-    return OpenedEpisode(job=job, cast=cast, subject=subject, clock=clock)
+    return EpisodeContext(job=job, cast=cast, subject=subject, clock=clock)
 
 
 async def _pictures(
-    one: Surveyed, cameras: Iterable[Camera], clock: npt.NDArray[np.float32], dataset: Dataset, desk: Desk,
-    studio: "Studio | None", stack: ExitStack,
+    one: EpisodeRecord, cameras: Iterable[Camera], clock: npt.NDArray[np.float32], dataset: Dataset, desk: VlmClient,
+    studio: "RenderPool | None", stack: ExitStack,
 ) -> PictureSource | None:  # fmt: skip
     used = [camera for camera in cameras if camera.key in one.footage]
     if studio is None or not used:

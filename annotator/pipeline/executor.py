@@ -7,27 +7,27 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from annotator.config.settings import SyncSettings
-from annotator.dataset.episodes import Cast, Surveyed
+from annotator.dataset.episodes import CameraSelection, EpisodeRecord
 from annotator.dataset.metadata import Dataset
 from annotator.errors import AnnotatorError, NoEngine, NotInLog, StepError
 from annotator.modules.registry import Module, module_named
 from annotator.modules.vocabulary.entries import Vocabulary
-from annotator.pipeline.episode_context import OpenedEpisode, open_episode
-from annotator.pipeline.fingerprints import Kitchen
-from annotator.pipeline.progress import Report
-from annotator.pipeline.work_plan import Job
-from annotator.vlm.client import Desk
-from annotator.vlm.session import Asker
+from annotator.pipeline.episode_context import EpisodeContext, open_episode
+from annotator.pipeline.fingerprints import ModuleFingerprints
+from annotator.pipeline.progress import Progress
+from annotator.pipeline.work_plan import EpisodeWork
+from annotator.vlm.client import VlmClient
+from annotator.vlm.session import EpisodeSession
 from annotator_store.digests import Digest
 from annotator_store.errors import Problem
 from annotator_store.log.events import CameraSeen, EpisodeAnnotated, EpisodeSeen, utc_now
 from annotator_store.log.folds import rows_digest
 
 if TYPE_CHECKING:
-    from annotator.media.render_pool import Studio
+    from annotator.media.render_pool import RenderPool
 
 
-class Workshop:
+class Executor:
     """Runs the jobs of one run."""
 
     def __init__(
@@ -35,10 +35,10 @@ class Workshop:
         *,
         dataset: Dataset,
         settings: SyncSettings,
-        desk: Desk,
-        report: Report,
-        cast: Cast,
-        kitchens: Mapping[str, Kitchen],
+        desk: VlmClient,
+        report: Progress,
+        cast: CameraSelection,
+        kitchens: Mapping[str, ModuleFingerprints],
         vocabulary: Vocabulary | None,
     ) -> None:
         self._dataset = dataset
@@ -48,18 +48,18 @@ class Workshop:
         self._cast = cast
         self._kitchens = kitchens
         self._vocabulary = vocabulary
-        self._studio: Studio | None = None
+        self._studio: RenderPool | None = None
 
-    async def run(self, jobs: Sequence[Job]) -> None:
+    async def run(self, jobs: Sequence[EpisodeWork]) -> None:
         """Run all jobs, at most `executor.episode_parallelism` at once; an episode that fails is noted and counted."""
         self._note_troubles(jobs)
         with ExitStack() as stack:
             if self._desk.looks:
                 from annotator.media.render_pool import (
-                    Studio,  # PyAV and Pillow are loaded only for an engine that looks
+                    RenderPool,  # PyAV and Pillow are loaded only for an engine that looks
                 )
 
-                self._studio = stack.enter_context(Studio(self._settings.executor.decode_threads))
+                self._studio = stack.enter_context(RenderPool(self._settings.executor.decode_threads))
             pending = iter(jobs)
             lanes = min(self._settings.executor.episode_parallelism, len(jobs))
             try:
@@ -73,7 +73,7 @@ class Workshop:
                     raise
                 raise _first(problems) from group
 
-    def _note_troubles(self, jobs: Sequence[Job]) -> None:
+    def _note_troubles(self, jobs: Sequence[EpisodeWork]) -> None:
         """Say which footage cannot be read; a file that fails many episodes is said once."""
         troubled: defaultdict[str, list[int]] = defaultdict(list)
         for job in jobs:
@@ -83,15 +83,15 @@ class Workshop:
             indices = ", ".join(str(index) for index in failed)
             self._report.note(f"failed: episode{'s' * (len(failed) > 1)} {indices}: {trouble}")
 
-    def _trouble(self, job: Job, name: str) -> AnnotatorError | None:
+    def _trouble(self, job: EpisodeWork, name: str) -> AnnotatorError | None:
         return job.surveyed.trouble(module_named(name).cameras(self._cast))
 
-    async def _lane(self, pending: Iterator[Job]) -> None:
+    async def _lane(self, pending: Iterator[EpisodeWork]) -> None:
         for job in pending:
             done = self._desk.stopped is None and await self._job(job)
             self._desk.tally.episode("done" if done else "failed", len(job.copies))
 
-    async def _job(self, job: Job) -> bool:
+    async def _job(self, job: EpisodeWork) -> bool:
         """Run an episode's modules side by side, each after the one it follows; True if none failed."""
         sound = {name: recipe for name, recipe in job.todo.items() if self._trouble(job, name) is None}
         heads = [module_named(name) for name in sound if module_named(name).after not in sound]
@@ -111,7 +111,7 @@ class Workshop:
                 chains = [group.create_task(self._from(episode, module, sound)) for module in heads]
         return len(sound) == len(job.todo) and all(chain.result() for chain in chains)
 
-    async def _from(self, episode: OpenedEpisode, module: Module, sound: Mapping[str, Digest | None]) -> bool:
+    async def _from(self, episode: EpisodeContext, module: Module, sound: Mapping[str, Digest | None]) -> bool:
         """Run a module that waits for none, with the rows that an earlier run found for it to follow."""
         event = episode.job.upstream.get(module.name)
         before = await asyncio.to_thread(self._desk.log.annotation, event) if event else None
@@ -121,7 +121,7 @@ class Workshop:
 
     async def _chain(
         self,
-        episode: OpenedEpisode,
+        episode: EpisodeContext,
         module: Module,
         recipe: Digest,
         before: EpisodeAnnotated | None,
@@ -145,9 +145,9 @@ class Workshop:
         return done
 
     async def _annotate(
-        self, episode: OpenedEpisode, module: Module, recipe: Digest, before: EpisodeAnnotated | None
+        self, episode: EpisodeContext, module: Module, recipe: Digest, before: EpisodeAnnotated | None
     ) -> EpisodeAnnotated:
-        asker = Asker(self._desk, episode.subject)
+        asker = EpisodeSession(self._desk, episode.subject)
         view = episode.view(before, self._vocabulary if module.name == "plan" else None)
         found = await module.annotate(view, asker, self._settings)
         event = EpisodeAnnotated(
@@ -173,7 +173,7 @@ def _first(problems: ExceptionGroup[Problem]) -> Problem:
     return _first(one) if isinstance(one, ExceptionGroup) else one
 
 
-def episode_seen(dataset: Dataset, one: Surveyed, run_id: str, before: Mapping[str, str]) -> EpisodeSeen:
+def episode_seen(dataset: Dataset, one: EpisodeRecord, run_id: str, before: Mapping[str, str]) -> EpisodeSeen:
     """Say where an episode stands in this dataset. `before`: what could not be read; of cameras not in use it stays."""
     unseen = {key: why for key, why in before.items() if key not in one.footage}
     return EpisodeSeen(
@@ -191,7 +191,7 @@ def episode_seen(dataset: Dataset, one: Surveyed, run_id: str, before: Mapping[s
     )
 
 
-def failure_line(job: Job, module: str, error: AnnotatorError) -> str:
+def failure_line(job: EpisodeWork, module: str, error: AnnotatorError) -> str:
     """Say in one note which episode failed and why."""
     line, _, hint = str(error).partition("\nhint: ")
     kept = " – what was answered is kept" if isinstance(error, StepError) else ""

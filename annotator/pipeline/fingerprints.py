@@ -10,7 +10,7 @@ import msgspec
 
 from annotator.config.flags import changed
 from annotator.config.settings import SyncSettings
-from annotator.dataset.episodes import Cast, Surveyed
+from annotator.dataset.episodes import CameraSelection, EpisodeRecord
 from annotator.modules.registry import Module
 from annotator.prompting.loader import Prompts
 from annotator.vlm.models import reads_evidence
@@ -19,7 +19,7 @@ from annotator_store.keys import Model
 from annotator_store.log.event_parts import SetupUsed
 
 
-class Setup(Keyed, frozen=True, kw_only=True):
+class AnnotationSetup(Keyed, frozen=True, kw_only=True):
     """What one module's rows depend on that is the same for every episode of a run."""
 
     tag_v = "setup.v1"
@@ -32,7 +32,7 @@ class Setup(Keyed, frozen=True, kw_only=True):
     vocabulary: Digest | None
 
 
-class Recipe(Keyed, frozen=True, kw_only=True):
+class Fingerprint(Keyed, frozen=True, kw_only=True):
     """What the rows of one module for one episode depend on.
 
     `footage` names each camera, digests what it saw, and gives the stored width and height in pixels.
@@ -48,18 +48,18 @@ class Recipe(Keyed, frozen=True, kw_only=True):
     upstream: Digest | None
 
 
-class Kitchen(msgspec.Struct, frozen=True, kw_only=True):
+class ModuleFingerprints(msgspec.Struct, frozen=True, kw_only=True):
     """Makes one module's recipes. `setup` digests what they share, `used` says it as annotations do."""
 
     module: Module
-    cast: Cast
+    cast: CameraSelection
     setup: Digest
     used: SetupUsed
     reads_evidence: bool
 
-    def recipe(self, one: Surveyed, upstream: Digest | None = None) -> Digest:
+    def recipe(self, one: EpisodeRecord, upstream: Digest | None = None) -> Digest:
         """Digest the recipe for one episode."""
-        recipe = Recipe(
+        recipe = Fingerprint(
             setup=self.setup,
             episode=one.digest,
             footage=tuple(
@@ -74,21 +74,21 @@ class Kitchen(msgspec.Struct, frozen=True, kw_only=True):
         return digest_struct(recipe)
 
 
-def kitchens(
+def fingerprints(
     modules: Iterable[Module],
     settings: SyncSettings,
-    cast: Cast,
+    cast: CameraSelection,
     prompts: Prompts,
     model: Model,
     vocabulary: Digest | None,
-) -> dict[str, Kitchen]:
+) -> dict[str, ModuleFingerprints]:
     """Gather what each module's rows depend on, by the module's name."""
     setups = [
         (module, _setup(module, settings, prompts, model, vocabulary if module.name == "plan" else None))
         for module in modules
     ]
     return {
-        module.name: Kitchen(
+        module.name: ModuleFingerprints(
             module=module,
             cast=cast,
             setup=digest_struct(setup),
@@ -99,8 +99,10 @@ def kitchens(
     }
 
 
-def _setup(module: Module, settings: SyncSettings, prompts: Prompts, model: Model, vocabulary: Digest | None) -> Setup:
-    return Setup(
+def _setup(
+    module: Module, settings: SyncSettings, prompts: Prompts, model: Model, vocabulary: Digest | None
+) -> AnnotationSetup:
+    return AnnotationSetup(
         module=module.name,
         module_version=module.version,
         settings=module.dials(settings),
@@ -111,7 +113,7 @@ def _setup(module: Module, settings: SyncSettings, prompts: Prompts, model: Mode
     )
 
 
-def _used(setup: Setup, settings: dict[str, Any]) -> SetupUsed:
+def _used(setup: AnnotationSetup, settings: dict[str, Any]) -> SetupUsed:
     return SetupUsed(
         seed=setup.seed,
         model=setup.model,

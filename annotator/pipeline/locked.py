@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from annotator.errors import OutOfDate
 from annotator.pipeline.run import Run
-from annotator.pipeline.work_plan import Job
+from annotator.pipeline.work_plan import EpisodeWork
 from annotator.provenance.card import read_card, with_section
 from annotator.provenance.lock import FILE, Lock, read_lock, render_lock
-from annotator.provenance.publish import CARD, Basis, lock_now
+from annotator.provenance.publish import CARD, PublishedFrom, lock_now
 from annotator_store.log.log import Log
 from annotator_store.parquet.info_json import declares_language
 
@@ -25,7 +25,7 @@ def refuse_unannotated(run: Run) -> None:
         raise OutOfDate("nothing was annotated here", where=str(run.target_root), got=f"no {run.store}", hint=_HINT)
 
 
-def refuse_work(run: Run, jobs: Sequence[Job]) -> None:
+def refuse_work(run: Run, jobs: Sequence[EpisodeWork]) -> None:
     """Refuse a run that would have to annotate.
 
     Raises:
@@ -36,7 +36,7 @@ def refuse_work(run: Run, jobs: Sequence[Job]) -> None:
     raise OutOfDate("annotations are missing or out of date", where=str(run.target_root), got=got, hint=_HINT)
 
 
-def refuse_changes(run: Run, log: Log, basis: Basis, shards: Sequence[str]) -> None:
+def refuse_changes(run: Run, log: Log, basis: PublishedFrom, shards: Sequence[str]) -> None:
     """Refuse a run that would have to write `shards`, or anything that goes with them.
 
     Raises:

@@ -1,122 +1,48 @@
-"""Talk to the person at the keyboard: progress, notes, the closing table. All of it goes to stderr."""
+"""What a run tells the person at the keyboard: a protocol, so that a program can listen in its own way."""
 
-import sys
-import time
-from types import TracebackType
+from typing import Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
-
-from annotator.pipeline.run_stats import Tally
-
-PLAIN_EVERY_S = 5.0
+from annotator.pipeline.run_stats import RunStats
 
 
-class Report:
-    """Shows a run. On a terminal a live bar; elsewhere a plain line now and then."""
-
-    def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(file=sys.stderr, highlight=False, emoji=False)
-        self._noted: set[str] = set()
-        self._tally: Tally | None = None
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
-        self._last = self._started = time.monotonic()
+class Progress(Protocol):
+    """Shows a run. The command line's own is `annotator.cli.progress.ConsoleProgress`."""
 
     def note(self, message: str) -> None:
-        """Say something once."""
-        if message not in self._noted:
-            self._noted.add(message)
-            self._console.print(message, markup=False, soft_wrap=True)
+        """Show a message; the same one is shown once in a run."""
+        ...
 
-    def begin(self, tally: Tally) -> None:
-        """Start showing progress of `tally`."""
-        self._tally = tally
-        self._started = self._last = time.monotonic()
-        if self._console.is_terminal:
-            columns = (TextColumn("episodes"), BarColumn(12), MofNCompleteColumn(), TextColumn("{task.fields[calls]}"))
-            self._progress = Progress(*columns, TimeRemainingColumn(), console=self._console, transient=True)
-            self._task = self._progress.add_task("episodes", total=tally.episodes_total, calls="")
-            self._progress.start()
+    def begin(self, tally: RunStats) -> None:
+        """Start showing the progress of `tally`."""
+        ...
 
     def changed(self) -> None:
-        """Show the tally's present state; cheap enough to be called after every call."""
-        if self._tally is None:
-            return
-        if self._progress is not None and self._task is not None:
-            done = finished(self._tally)
-            self._progress.update(self._task, completed=done, calls=calls_line(self._tally))
-        elif time.monotonic() - self._last >= PLAIN_EVERY_S:
-            self._last = time.monotonic()
-            self._console.print(self._plain(self._tally), soft_wrap=True)
-
-    def _plain(self, tally: Tally) -> str:
-        done, total = finished(tally), tally.episodes_total
-        worked = tally.episodes_done + tally.episodes_failed
-        line = f"episodes {done}/{total} | {calls_line(tally)}"
-        if worked and done < total:
-            left_s = (time.monotonic() - self._started) / worked * (total - done)
-            line += f" | about {left_s:.0f} s left"
-        return line
+        """Show the present state of the counts; called after every call, so it must be cheap."""
+        ...
 
     def end(self) -> None:
-        """Stop showing progress."""
-        if self._progress is not None:
-            self._progress.stop()
-        self._progress, self._tally = None, None
+        """Stop showing progress. Safe to call twice."""
+        ...
 
-    def close(self, tally: Tally, *, engine: str, elapsed_s: float) -> None:
-        """Print the closing table."""
-        table = Table(title=None, show_header=False, box=None, pad_edge=False)
-        table.add_column(style="bold")
-        table.add_column()
-        for name, value in closing_lines(tally, engine=engine, elapsed_s=elapsed_s):
-            table.add_row(name, value)
-        self._console.print(table)
-
-    def __enter__(self) -> "Report":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.end()
+    def close(self, tally: RunStats, *, engine: str, elapsed_s: float) -> None:
+        """Show the closing figures of a run that took `elapsed_s` seconds."""
+        ...
 
 
-def finished(tally: Tally) -> int:
-    """Episodes that need nothing more in this run."""
-    return tally.episodes_done + tally.episodes_skipped + tally.episodes_failed
+class SilentProgress:
+    """Shows nothing."""
 
+    def note(self, message: str) -> None:
+        """Drop the message."""
 
-def calls_line(tally: Tally) -> str:
-    """Say in one line what became of the calls so far."""
-    calls = tally.calls
-    text = f"calls: {calls['answered']} answered, {calls['hit']} in the log, {calls['failed']} failed"
-    return f"{text} | {(tally.tokens_in + tally.tokens_out) / 1000:.0f}k tokens"
+    def begin(self, tally: RunStats) -> None:
+        """Show nothing."""
 
+    def changed(self) -> None:
+        """Show nothing."""
 
-def closing_lines(tally: Tally, *, engine: str, elapsed_s: float) -> list[tuple[str, str]]:
-    """The lines of the closing table."""
-    calls = tally.calls
-    outcomes = ("answered", "hit", "failed", "declined", "asked again", "rejected", "missing")
-    shown = {"hit": "from the log", "missing": "not in the log"}
-    episodes = {"annotated": tally.episodes_done, "up to date": tally.episodes_skipped, "failed": tally.episodes_failed}
-    lines = [
-        ("engine", engine),
-        ("episodes", _joined(episodes)),
-        ("calls", _joined({shown.get(outcome, outcome): calls[outcome] for outcome in outcomes})),
-        ("tokens", f"{tally.tokens_in} in, {tally.tokens_out} out"),
-        ("frames decoded", str(tally.frames_decoded)),
-        ("shards written", str(tally.shards_written)),
-        ("time", f"{elapsed_s:.1f} s"),
-    ]
-    if tally.failures:
-        lines.insert(3, ("failures", ", ".join(f"{kind} {n}" for kind, n in sorted(tally.failures.items()))))
-    return lines
+    def end(self) -> None:
+        """Show nothing."""
 
-
-def _joined(counts: dict[str, int]) -> str:
-    """Join counts; the first is always shown, the others where there are any."""
-    first, *rest = counts.items()
-    return ", ".join(f"{count} {name}" for name, count in [first, *(item for item in rest if item[1])])
+    def close(self, tally: RunStats, *, engine: str, elapsed_s: float) -> None:
+        """Show nothing."""

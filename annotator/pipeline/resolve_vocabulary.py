@@ -8,11 +8,12 @@ import msgspec
 
 from annotator.config.flags import changed
 from annotator.config.load import spell_episodes
-from annotator.dataset.episodes import Surveyed, survey
+from annotator.dataset.episodes import EpisodeRecord, read_episodes
 from annotator.dataset.footage import clip_of
 from annotator.dataset.shard_scan import timestamps_of
+from annotator.dataset.signals import Signals
 from annotator.errors import FootageError, OutOfDate, StepError, VocabularyError
-from annotator.modules.base import EpisodeView
+from annotator.modules.base import ModuleInput
 from annotator.modules.vocabulary.discovery import (
     STEPS,
     VERSION,
@@ -26,11 +27,10 @@ from annotator.modules.vocabulary.entries import Vocabulary, edited
 from annotator.modules.vocabulary.file import FILE, read_vocabulary, write_vocabulary
 from annotator.pipeline.episode_context import camera_views
 from annotator.pipeline.run import Run
-from annotator.vlm.base import Signals
-from annotator.vlm.client import Desk
+from annotator.vlm.client import VlmClient
 from annotator.vlm.models import reads_evidence
 from annotator.vlm.office import Office
-from annotator.vlm.session import Asker, PictureSource, Subject
+from annotator.vlm.session import EpisodeSession, PictureSource, SessionEpisode
 from annotator_store.digests import digest_struct
 from annotator_store.log.event_parts import SetupUsed
 from annotator_store.log.events import VocabularyDiscovered, utc_now
@@ -43,7 +43,7 @@ def is_wanted(run: Run) -> bool:
     return on and not reads_evidence(run.model)
 
 
-async def settle(office: Office, surveyed: Sequence[Surveyed]) -> Vocabulary | None:
+async def resolve_vocabulary(office: Office, surveyed: Sequence[EpisodeRecord]) -> Vocabulary | None:
     """Give the vocabulary of this run, found and written where there is none yet; None where it has none.
 
     Raises:
@@ -71,7 +71,7 @@ async def settle(office: Office, surveyed: Sequence[Surveyed]) -> Vocabulary | N
     return found
 
 
-async def _find(office: Office, surveyed: Sequence[Surveyed]) -> Vocabulary:
+async def _find(office: Office, surveyed: Sequence[EpisodeRecord]) -> Vocabulary:
     run, log = office.run, office.log
     chosen, passed = _chosen(run, log, surveyed)
     views = [await asyncio.to_thread(_view, run, one) for one in chosen]
@@ -89,7 +89,7 @@ async def _find(office: Office, surveyed: Sequence[Surveyed]) -> Vocabulary:
     office.report.note(f"finding the vocabulary in episodes {', '.join(str(one.episode.index) for one in chosen)}")
     desk = office.desk
     with ExitStack() as stack:
-        asker = Asker(desk, _subject(desk, views, _pictures(office, desk, chosen, views, stack)))
+        asker = EpisodeSession(desk, _subject(desk, views, _pictures(office, desk, chosen, views, stack)))
         try:
             found = await discover(views, asker, run.settings)
         except StepError as error:
@@ -126,7 +126,9 @@ def _of(event: VocabularyDiscovered) -> Vocabulary:
     return Vocabulary(subtasks=event.subtasks, memories=event.memories)
 
 
-def _chosen(run: Run, log: Log, surveyed: Sequence[Surveyed]) -> tuple[list[Surveyed], dict[int, FootageError]]:
+def _chosen(
+    run: Run, log: Log, surveyed: Sequence[EpisodeRecord]
+) -> tuple[list[EpisodeRecord], dict[int, FootageError]]:
     """Choose the episodes to watch from the whole dataset, whichever of them the run is about.
 
     Also gives those that were passed over, by index, and why.
@@ -134,7 +136,7 @@ def _chosen(run: Run, log: Log, surveyed: Sequence[Surveyed]) -> tuple[list[Surv
     Raises:
         VocabularyError: there is no episode whose footage can be read.
     """
-    chosen: list[Surveyed] = []
+    chosen: list[EpisodeRecord] = []
     passed: dict[int, FootageError] = {}
     count = run.settings.vocabulary.sample_episodes
     for one in _in_turn(run, log, surveyed):
@@ -161,7 +163,7 @@ def _passed_over(passed: Mapping[int, FootageError]) -> Iterator[str]:
         yield f"vocabulary: {spell_episodes(sorted(indices))} passed over: {line}"
 
 
-def _in_turn(run: Run, log: Log, surveyed: Sequence[Surveyed]) -> Iterator[Surveyed]:
+def _in_turn(run: Run, log: Log, surveyed: Sequence[EpisodeRecord]) -> Iterator[EpisodeRecord]:
     """Give the episodes in the order in which they would be sampled, each identity once, its footage looked up."""
     threads = run.settings.executor.decode_threads
     by_digest = {one.digest: one for one in sorted(surveyed, key=lambda one: one.task, reverse=True)}
@@ -169,12 +171,14 @@ def _in_turn(run: Run, log: Log, surveyed: Sequence[Surveyed]) -> Iterator[Surve
     step = run.settings.vocabulary.sample_episodes
     for start in range(0, len(ranked), step):
         wanted = [one.episode.index for one in ranked[start : start + step]]
-        looked = {one.episode.index: one for one in survey(run.dataset, log, run.cast.watched, wanted, threads=threads)}
+        looked = {
+            one.episode.index: one for one in read_episodes(run.dataset, log, run.cast.watched, wanted, threads=threads)
+        }
         yield from (looked[index] for index in wanted)
 
 
-def _view(run: Run, one: Surveyed) -> EpisodeView:
-    return EpisodeView(
+def _view(run: Run, one: EpisodeRecord) -> ModuleInput:
+    return ModuleInput(
         where=f"episode {one.episode.index}",
         digest=one.digest,
         task=one.task,
@@ -183,9 +187,9 @@ def _view(run: Run, one: Surveyed) -> EpisodeView:
     )
 
 
-def _subject(desk: Desk, views: Sequence[EpisodeView], pictures: PictureSource | None) -> Subject:
+def _subject(desk: VlmClient, views: Sequence[ModuleInput], pictures: PictureSource | None) -> SessionEpisode:
     watched = watched_digest([view.digest for view in views])
-    return Subject(
+    return SessionEpisode(
         episode=watched,
         where="vocabulary",
         signals_digest=watched,
@@ -200,12 +204,12 @@ def _no_signals() -> Signals:
 
 
 def _pictures(
-    office: Office, desk: Desk, chosen: Sequence[Surveyed], views: Sequence[EpisodeView], stack: ExitStack
+    office: Office, desk: VlmClient, chosen: Sequence[EpisodeRecord], views: Sequence[ModuleInput], stack: ExitStack
 ) -> PictureSource | None:
     run = office.run
     if not desk.looks or not run.cast.watched:
         return None
-    from annotator.media.render_pool import Studio  # PyAV and Pillow are loaded only for an engine that looks
+    from annotator.media.render_pool import RenderPool  # PyAV and Pillow are loaded only for an engine that looks
 
     clips = {
         one.footage[camera.key]: clip_of(run.dataset, camera, one.reel, view.clock)
@@ -216,5 +220,5 @@ def _pictures(
     def counted(frames: int) -> None:
         desk.tally.frames_decoded += frames
 
-    studio = stack.enter_context(Studio(run.settings.executor.decode_threads))
+    studio = stack.enter_context(RenderPool(run.settings.executor.decode_threads))
     return stack.enter_context(studio.open(clips, counted))

@@ -8,15 +8,15 @@ from uuid import uuid4
 import msgspec
 
 from annotator import __version__
-from annotator.cli.show_validate import usable_rules
 from annotator.config.load import check, parse_episodes
 from annotator.config.settings import SyncSettings
-from annotator.dataset.episodes import Cast, cast_of
+from annotator.dataset.episodes import CameraSelection, select_cameras
 from annotator.dataset.linked_copy import refuse_overlap
 from annotator.dataset.metadata import Dataset, open_dataset
 from annotator.dataset.origin import read_source
 from annotator.modules.registry import MODULES, Module
-from annotator.pipeline.run_stats import Tally
+from annotator.pipeline.run_stats import RunStats
+from annotator.pipeline.validation_gate import load_usable_rules
 from annotator.prompting.loader import Prompts, load_prompts
 from annotator.provenance.lock import pinned_shards
 from annotator.vlm.models import model_of, reads_evidence
@@ -25,6 +25,7 @@ from annotator_store.keys import Model
 from annotator_store.log.dataset_names import alike_at, name_in_log
 from annotator_store.log.events import RunFinished, utc_now
 from annotator_store.log.log import Log
+from annotator_store.parquet.rewrite import language_digest_or_none
 from annotator_store.validation.rules import Rule
 
 Outcome = Literal["done", "incomplete", "interrupted", "failed"]
@@ -41,7 +42,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     episodes: frozenset[int]
     prompts: Prompts
     model: Model
-    cast: Cast
+    cast: CameraSelection
     modules: tuple[Module, ...]
     notes: tuple[str, ...]
     rules: tuple[Rule, ...]
@@ -52,7 +53,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         return self.settings.store or self.target_root / ".annotator"
 
     def labelled(self, log: Log) -> "Run":
-        """Name the dataset in the log as `annotator_store.log.dataset_names` finds it there; one that is new there has its path.
+        """Name the dataset as the log knows it, see `log.dataset_names`; one that is new there has its path.
 
         Where the log lies inside it, its folder's name is enough; a dataset of the Hub has a name that is its own. A
         bucket may have brought other datasets' events, and a dataset that still stands at its path was not moved here.
@@ -60,7 +61,13 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         writings = log.shards_written()
         names = {name for _, name, _ in log.seen_episodes()} | {event.dataset for _, event in writings}
         root, given = self.dataset.root, self.settings.repo_id
-        alike = alike_at(self.target_root, self.dataset.shards, writings, lambda: pinned_shards(self.target_root))
+        alike = alike_at(
+            self.target_root,
+            self.dataset.shards,
+            writings,
+            lambda: pinned_shards(self.target_root),
+            language_digest_or_none,
+        )
         known = name_in_log(
             names, root, self.store, given=given, shared=self.settings.bucket is not None,
             alike=lambda name: not (Path(name).is_absolute() and Path(name).exists()) and alike(name),
@@ -82,7 +89,7 @@ def prepare(settings: SyncSettings) -> Run:
     if settings.output is not None:
         refuse_overlap(settings.root, settings.output)
     chosen = parse_episodes(settings.only_episodes, [e.index for e in dataset.episodes])
-    model, cast = model_of(settings.vlm), cast_of(dataset, settings)
+    model, cast = model_of(settings.vlm), select_cameras(dataset, settings)
     modules, notes = _modules(settings, dataset, model, cast)
     return Run(
         run_id=uuid4().hex,
@@ -96,7 +103,7 @@ def prepare(settings: SyncSettings) -> Run:
         cast=cast,
         modules=modules,
         notes=notes,
-        rules=usable_rules(settings.validation.rules),
+        rules=load_usable_rules(settings.validation.rules),
     )
 
 
@@ -106,7 +113,7 @@ def _opened(root: Path) -> Dataset:
 
 
 def _modules(
-    settings: SyncSettings, dataset: Dataset, model: Model, cast: Cast
+    settings: SyncSettings, dataset: Dataset, model: Model, cast: CameraSelection
 ) -> tuple[tuple[Module, ...], tuple[str, ...]]:
     """Choose the modules that this dataset and this engine allow, and say what is left out."""
     notes = [f"{camera.key}: left out, it shows depth" for camera in dataset.cameras if camera.depth]
@@ -140,7 +147,7 @@ def shareable(settings: SyncSettings) -> SyncSettings:
     return msgspec.structs.replace(settings, vlm=shown)
 
 
-def record_run(run: Run, log: Log, tally: Tally, engine: str, outcome: Outcome, elapsed_s: float) -> None:
+def record_run(run: Run, log: Log, tally: RunStats, engine: str, outcome: Outcome, elapsed_s: float) -> None:
     """Record how a run ended."""
     arguments: dict[str, Any] = msgspec.to_builtins(shareable(run.settings), enc_hook=str)
     if run.settings.prompts is not None:

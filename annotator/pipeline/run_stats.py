@@ -6,14 +6,14 @@ from typing import Literal
 
 from annotator_store.digests import Digest
 
-Outcome = Literal["answered", "hit", "failed", "declined", "asked again", "rejected", "missing"]
+CallOutcome = Literal["answered", "hit", "failed", "declined", "asked again", "rejected", "missing"]
 
 
-class Tally:
+class RunStats:
     """Counts of one run. Changed on the event loop only; `changed` is called after every change."""
 
     def __init__(self, changed: Callable[[], None] = lambda: None) -> None:
-        self.calls: Counter[Outcome] = Counter()
+        self.calls: Counter[CallOutcome] = Counter()
         self.failures: Counter[str] = Counter()
         self.answered_by_step: Counter[str] = Counter()
         self.missing_by_step: Counter[str] = Counter()
@@ -30,7 +30,7 @@ class Tally:
         self.quarantined: dict[Digest, tuple[str, ...]] = {}
         self._changed = changed
 
-    def count(self, outcome: Outcome) -> None:
+    def count(self, outcome: CallOutcome) -> None:
         """Count one call's outcome."""
         self.calls[outcome] += 1
         self._changed()

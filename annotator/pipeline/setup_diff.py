@@ -12,16 +12,15 @@ from annotator.errors import NotInLog, OutOfDate
 from annotator.modules.registry import Module
 from annotator.pipeline.resolve_vocabulary import is_wanted
 from annotator.pipeline.run import Run
-from annotator.pipeline.run_stats import Tally
+from annotator.pipeline.run_stats import RunStats
 from annotator.provenance.card import recipe_flags
-from annotator.provenance.lock import FILE, Lock, digest_of, read_lock
-from annotator.provenance.setups import Made
-from annotator.verify.sources import other_prompts
+from annotator.provenance.lock import FILE, Lock, digest_of, other_prompts, read_lock
+from annotator.provenance.setups import PinnedSetup
 from annotator_store.digests import digest_struct
 from annotator_store.errors import StoreError
 
 
-class Contrast(msgspec.Struct, frozen=True, kw_only=True):
+class SetupDiff(msgspec.Struct, frozen=True, kw_only=True):
     """How a run differs from the rows that stand: one line, and a command line of the run that would not.
 
     `anew`: it asks another model, or with another seed, so that every call is a new one.
@@ -32,7 +31,7 @@ class Contrast(msgspec.Struct, frozen=True, kw_only=True):
     command: str
 
 
-def contrast(run: Run, flag: str) -> Contrast | None:
+def contrast(run: Run, flag: str) -> SetupDiff | None:
     """Say how a run differs from what stands here; None where it does not, or there is no sound lock that tells.
 
     `flag` (`--offline`, `--locked`) goes into the command.
@@ -43,7 +42,7 @@ def contrast(run: Run, flag: str) -> Contrast | None:
     here = [module for module in run.modules if module.name in lock.modules]
     anew = _other_model(lock, run, here)
     line = anew or "; ".join(_others(lock, run, here))
-    return Contrast(anew=bool(anew), line=line, command=_command(lock, run, flag)) if line else None
+    return SetupDiff(anew=bool(anew), line=line, command=_command(lock, run, flag)) if line else None
 
 
 def _sound_lock(run: Run) -> Lock | None:
@@ -54,7 +53,7 @@ def _sound_lock(run: Run) -> Lock | None:
     return lock if lock is not None and digest_of(lock) == lock.digest else None
 
 
-def _made(lock: Lock, module: Module) -> list[Made]:
+def _made(lock: Lock, module: Module) -> list[PinnedSetup]:
     """What one module's rows were made with, where that is not what leads."""
     return [one.made for one in lock.others if one.module == module.name]
 
@@ -119,7 +118,7 @@ def explained(run: Run) -> Generator[None]:
         raise
 
 
-def note_missing(run: Run, tally: Tally, note: Callable[[str], None]) -> None:
+def note_missing(run: Run, tally: RunStats, note: Callable[[str], None]) -> None:
     """Say once, with counts by step, which calls `--offline` did not find in the log."""
     if not tally.missing_by_step:
         return
@@ -131,7 +130,7 @@ def note_missing(run: Run, tally: Tally, note: Callable[[str], None]) -> None:
     note(f"{told}\nhint: {_offline_hint(run, found)}")
 
 
-def _offline_hint(run: Run, found: Contrast | None) -> str:
+def _offline_hint(run: Run, found: SetupDiff | None) -> str:
     anew = "run once without --offline, with the same settings"
     if run.settings.vlm.backend == "offline":
         anew = "run once with another --vlm.backend than offline"

@@ -8,23 +8,22 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 
 import msgspec
 
-from annotator.cli.show_validate import known_of
 from annotator.config.settings import SyncSettings
-from annotator.dataset.episodes import Surveyed, remember_written, survey
+from annotator.dataset.episodes import EpisodeRecord, read_episodes, remember_written
 from annotator.dataset.linked_copy import link_dataset
 from annotator.modules.vocabulary.entries import Vocabulary
-from annotator.pipeline.executor import Workshop, episode_seen
-from annotator.pipeline.fingerprints import kitchens
+from annotator.pipeline.executor import Executor, episode_seen
+from annotator.pipeline.fingerprints import fingerprints
 from annotator.pipeline.locked import refuse_changes, refuse_unannotated, refuse_work
-from annotator.pipeline.progress import Report
-from annotator.pipeline.resolve_vocabulary import settle
+from annotator.pipeline.progress import Progress
+from annotator.pipeline.resolve_vocabulary import resolve_vocabulary
 from annotator.pipeline.run import Outcome, Run, prepare, record_run
-from annotator.pipeline.run_stats import Tally
+from annotator.pipeline.run_stats import RunStats
 from annotator.pipeline.setup_diff import explained, note_missing
-from annotator.pipeline.validation_gate import Judge
-from annotator.pipeline.work_plan import Agenda, agenda_of, jobs_of, left_out, overruled
-from annotator.pipeline.write_shards import Plotter, Wanted
-from annotator.provenance.publish import Basis, publish
+from annotator.pipeline.validation_gate import ValidationGate, future_rule_context
+from annotator.pipeline.work_plan import Agenda, agenda_of, left_out, list_work, overruled
+from annotator.pipeline.write_shards import EpisodeTarget, ShardWriter
+from annotator.provenance.publish import PublishedFrom, publish
 from annotator.vlm.office import Office
 from annotator.vlm.registry import check_engine
 from annotator_store.atomic_files import sweep_leftovers
@@ -38,13 +37,13 @@ class Annotated(msgspec.Struct, frozen=True, kw_only=True):
     """What is known when nothing more is to be asked, and what writes it down."""
 
     agenda: Agenda
-    plotter: Plotter
-    judge: Judge
+    plotter: ShardWriter
+    judge: ValidationGate
     vocabulary: Vocabulary | None
 
 
 def sync(
-    settings: SyncSettings, report: Report, beside: Callable[[Log], AbstractContextManager[object]] = nullcontext
+    settings: SyncSettings, report: Progress, beside: Callable[[Log], AbstractContextManager[object]] = nullcontext
 ) -> Outcome:
     """Annotate what is not annotated yet, and bring the shards up to date. `beside` is entered while the log is open.
 
@@ -63,7 +62,7 @@ def sync(
         run = run.labelled(log)
         if not settings.locked:
             _sweep(run)
-        tally = Tally(report.changed)
+        tally = RunStats(report.changed)
         office = Office(run, log, tally, report)
         try:
             with explained(run):
@@ -103,7 +102,7 @@ async def _refuse_without_engine(run: Run) -> None:
 def _annotate_and_project(office: Office) -> None:
     run, log = office.run, office.log
     threads = run.settings.executor.decode_threads
-    surveyed = survey(run.dataset, log, run.cast.all, run.episodes, threads=threads)
+    surveyed = read_episodes(run.dataset, log, run.cast.all, run.episodes, threads=threads)
     asked = [one for one in surveyed if one.episode.index in run.episodes]
     for note in run.notes:
         office.report.note(note)
@@ -118,11 +117,11 @@ def _annotate_and_project(office: Office) -> None:
     _project(office, surveyed, annotated)
 
 
-def _project(office: Office, surveyed: Sequence[Surveyed], annotated: Annotated) -> None:
+def _project(office: Office, surveyed: Sequence[EpisodeRecord], annotated: Annotated) -> None:
     """Write the shards that are not right yet, then what their language was made from."""
     run, log, judge = office.run, office.log, annotated.judge
     wanted = _wanted(run, surveyed, annotated.agenda)
-    basis = Basis(dataset=run.dataset.name, shards=run.dataset.shards)
+    basis = PublishedFrom(dataset=run.dataset.name, shards=run.dataset.shards)
     if run.settings.locked:
         refuse_changes(run, log, basis, annotated.plotter.pending(wanted))
         return
@@ -138,7 +137,7 @@ def _project(office: Office, surveyed: Sequence[Surveyed], annotated: Annotated)
     publish(run.target_root, log, basis, office.report.note)
 
 
-def _announce(run: Run, log: Log, asked: Sequence[Surveyed]) -> None:
+def _announce(run: Run, log: Log, asked: Sequence[EpisodeRecord]) -> None:
     """Record where each episode that was asked for stands, and what of its footage can be read, where that is news."""
     known, unreadable = log.seen_episodes(), log.unreadable(run.dataset.name)
     footage = log.footage(run.dataset.name)
@@ -153,17 +152,17 @@ def _announce(run: Run, log: Log, asked: Sequence[Surveyed]) -> None:
         log.record(*news).result()
 
 
-async def _annotate(office: Office, asked: Sequence[Surveyed], surveyed: Sequence[Surveyed]) -> Annotated:
+async def _annotate(office: Office, asked: Sequence[EpisodeRecord], surveyed: Sequence[EpisodeRecord]) -> Annotated:
     """Ask what is not known yet, and say which annotations the episodes are to show."""
     run, log, tally = office.run, office.log, office.tally
     try:
-        vocabulary = await settle(office, surveyed)
-        judge = Judge(run.rules, known_of(run.dataset, vocabulary), run.settings)
-        plotter = Plotter(run.dataset, run.target_root, log, run.run_id, judge)
+        vocabulary = await resolve_vocabulary(office, surveyed)
+        judge = ValidationGate(run.rules, future_rule_context(run.dataset, vocabulary), run.settings)
+        plotter = ShardWriter(run.dataset, run.target_root, log, run.run_id, judge)
         digest = vocabulary.digest if vocabulary else None
-        rules = kitchens(run.modules, run.settings, run.cast, run.prompts, run.model, digest)
+        rules = fingerprints(run.modules, run.settings, run.cast, run.prompts, run.model, digest)
         agenda = agenda_of(asked, rules, log, run.dataset.name)
-        jobs = jobs_of(asked, rules, agenda, run.cast)
+        jobs = list_work(asked, rules, agenda, run.cast)
         for note in left_out(asked, rules, agenda):
             office.report.note(note)
         tally.episodes_total = len(asked) if rules else 0
@@ -172,7 +171,7 @@ async def _annotate(office: Office, asked: Sequence[Surveyed], surveyed: Sequenc
             if run.settings.locked:
                 refuse_work(run, jobs)
             plotter.refuse_unwritable(_wanted(run, surveyed, agenda))
-            workshop = Workshop(
+            workshop = Executor(
                 dataset=run.dataset, settings=run.settings, desk=office.desk, report=office.report, cast=run.cast,
                 kitchens=rules, vocabulary=vocabulary,
             )  # fmt: skip
@@ -188,12 +187,14 @@ async def _annotate(office: Office, asked: Sequence[Surveyed], surveyed: Sequenc
         await office.aclose()
 
 
-def _wanted(run: Run, surveyed: Sequence[Surveyed], agenda: Agenda) -> list[Wanted]:
+def _wanted(run: Run, surveyed: Sequence[EpisodeRecord], agenda: Agenda) -> list[EpisodeTarget]:
     """For every episode, the event each module's rows come from; None for episodes that were not asked for.
 
     A module that is off, or did not finish, has none: what the shard holds of it stays, whoever wrote it.
     """
     return [
-        Wanted(surveyed=one, sources=agenda.sources(one.episode.index) if one.episode.index in run.episodes else None)
+        EpisodeTarget(
+            surveyed=one, sources=agenda.sources(one.episode.index) if one.episode.index in run.episodes else None
+        )
         for one in surveyed
     ]

@@ -5,21 +5,25 @@ from pathlib import Path
 
 import msgspec
 
-from annotator.cli.show_validate import describe, summed_up
 from annotator.config.load import spell_episodes
 from annotator.config.settings import SyncSettings
-from annotator.errors import RulesBroken
+from annotator.dataset.metadata import Dataset
+from annotator.errors import RulesBroken, UsageError
+from annotator.modules.vocabulary.entries import Vocabulary
 from annotator_store.digests import Digest, canonical, digest_parts
+from annotator_store.errors import RuleError
 from annotator_store.log.events import AnnotatedRow
-from annotator_store.validation.report import Verdict, merged
-from annotator_store.validation.rules import Rule, digest_rules
-from annotator_store.validation.run import Known, check_rows
+from annotator_store.parquet.info_json import declare_language
+from annotator_store.validation.dataset_rules import tool_names
+from annotator_store.validation.report import ValidationReport, merged, render_report, summary_line
+from annotator_store.validation.rules import Rule, digest_rules, load_rules
+from annotator_store.validation.run import CameraSize, RuleContext, check_rows, try_rules
 
 
-class Judge:
+class ValidationGate:
     """Judges one run's rows. `quarantined` are the episodes whose new rows are not to be written, `shards` where."""
 
-    def __init__(self, rules: Sequence[Rule], known: Known, settings: SyncSettings) -> None:
+    def __init__(self, rules: Sequence[Rule], known: RuleContext, settings: SyncSettings) -> None:
         self.quarantined: set[int] = set()
         self.shards: set[str] = set()
         self.aborts = False
@@ -27,7 +31,7 @@ class Judge:
         self._known = known
         self._skips = settings.skip_validation
         self._keeps_on = settings.validation.on_error == "quarantine"
-        self._verdicts: list[Verdict] = []
+        self._verdicts: list[ValidationReport] = []
 
     @property
     def digest(self) -> Digest:
@@ -36,7 +40,7 @@ class Judge:
         return digest_parts("judge.v1", [digest_rules(self._rules).encode(), canonical(self._known), how])
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> ValidationReport:
         """All that was found so far."""
         return merged(self._verdicts)
 
@@ -77,9 +81,9 @@ class Judge:
         verdict = self.verdict
         errors = tuple(one for one in verdict.breaches if one.rule.severity == "error")
         if errors:
-            note(describe(msgspec.structs.replace(verdict, breaches=errors)))
+            note(render_report(msgspec.structs.replace(verdict, breaches=errors)))
         elif verdict.breaches:
-            note(f"{summed_up(verdict)}\nhint: annotator validate shows them")
+            note(f"{summary_line(verdict)}\nhint: annotator validate shows them")
         if verdict.before:
             found = ", ".join(f"{one.rule.name} {one.found:,}" for one in verdict.before)
             note(f"rows that were there before break rules: {found}\nhint: annotator validate shows them")
@@ -97,3 +101,42 @@ class Judge:
             got = ", ".join(f"{rule} {found}" for rule, found in self.broken_rules().items())
             hint = "--validation.on_error=quarantine writes the other episodes, --skip_validation=true writes all"
             raise RulesBroken("rows break rules, so no shard was written", where=str(where), got=got, hint=hint)
+
+
+def load_usable_rules(folder: Path | None) -> tuple[Rule, ...]:
+    """Load the shipped rules and those in `folder`, and try these out before anything depends on them.
+
+    Raises:
+        UsageError: a rule cannot be read or cannot run.
+    """
+    try:
+        rules = load_rules(folder)
+        if folder is not None:
+            try_rules(rules)
+    except RuleError as cause:
+        raise UsageError(cause.what, where=cause.where, got=cause.got, hint=cause.hint) from cause
+    return rules
+
+
+def future_rule_context(dataset: Dataset, vocabulary: Vocabulary | None) -> RuleContext:
+    """Say what rows to be written are held to; without a vocabulary, subtasks and memory are worded freely.
+
+    The tools are those that `meta/info.json` will declare then.
+
+    Raises:
+        StoreError: `meta/info.json` is not what LeRobot v3 says it is.
+    """
+    info = declare_language(dataset.info, str(dataset.root / "meta" / "info.json"))
+    return rule_context(dataset, vocabulary, tool_names(info))
+
+
+def rule_context(dataset: Dataset, vocabulary: Vocabulary | None, tools: tuple[str, ...]) -> RuleContext:
+    """Return what a dataset's rows are held to beside their own shard: frame sizes, vocabulary, declared tools."""
+    return RuleContext(
+        cameras=tuple(
+            CameraSize(camera=one.key, width_px=one.width_px, height_px=one.height_px) for one in dataset.cameras
+        ),
+        subtasks=vocabulary.subtasks if vocabulary else (),
+        memories=vocabulary.memories if vocabulary else (),
+        tools=tools,
+    )

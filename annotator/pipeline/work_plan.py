@@ -5,25 +5,25 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from annotator.config.load import spell_episodes
-from annotator.dataset.episodes import Cast, Surveyed
+from annotator.dataset.episodes import CameraSelection, EpisodeRecord
 from annotator.dataset.metadata import Camera
 from annotator.modules.registry import MODULES
-from annotator.pipeline.fingerprints import Kitchen
+from annotator.pipeline.fingerprints import ModuleFingerprints
 from annotator_store.digests import Digest
 from annotator_store.log.events import EpisodeAnnotated, utc_now
 from annotator_store.log.folds import rows_digest
-from annotator_store.log.log import Followed, Log
+from annotator_store.log.log import CachedAnnotation, Log
 from annotator_store.log.shard_history import fold_shards
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
+class EpisodeWork(msgspec.Struct, frozen=True, kw_only=True):
     """What is left to do for one episode; `copies` episodes of the dataset are alike and share it.
 
     `todo`: module → its recipe, None where that depends on rows of another module that is itself to be done.
     `upstream`: module → the annotation whose rows it follows.
     """
 
-    surveyed: Surveyed
+    surveyed: EpisodeRecord
     todo: dict[str, Digest | None]
     upstream: dict[str, Digest]
     copies: tuple[int, ...]
@@ -34,7 +34,7 @@ class Agenda(msgspec.Struct, frozen=True, kw_only=True):
 
     recipes: dict[int, dict[str, Digest]]
     upstream: dict[int, dict[str, Digest]]
-    followed: dict[Digest, Followed]
+    followed: dict[Digest, CachedAnnotation]
 
     def sources(self, index: int) -> dict[str, Digest]:
         """The annotation of each module that one episode is to show, where there is one."""
@@ -42,7 +42,9 @@ class Agenda(msgspec.Struct, frozen=True, kw_only=True):
         return {module: self.followed[recipe].event_id for module, recipe in mine.items() if recipe in self.followed}
 
 
-def agenda_of(asked: Sequence[Surveyed], kitchens: Mapping[str, Kitchen], log: Log, dataset: str) -> Agenda:
+def agenda_of(
+    asked: Sequence[EpisodeRecord], kitchens: Mapping[str, ModuleFingerprints], log: Log, dataset: str
+) -> Agenda:
     """Work out what the episodes that were asked for are to follow, as far as it can be told from the log."""
     first = [module for module in MODULES if module.name in kitchens and module.after is None]
     later = [module for module in MODULES if module.name in kitchens and module.after is not None]
@@ -62,15 +64,15 @@ def agenda_of(asked: Sequence[Surveyed], kitchens: Mapping[str, Kitchen], log: L
 
 
 def _before(
-    asked: Sequence[Surveyed],
+    asked: Sequence[EpisodeRecord],
     module: str,
     recipes: Mapping[int, Mapping[str, Digest]],
-    followed: Mapping[Digest, Followed],
+    followed: Mapping[Digest, CachedAnnotation],
     log: Log,
     dataset: str,
     *,
     inside: bool,
-) -> dict[int, Followed]:
+) -> dict[int, CachedAnnotation]:
     """Find the annotation of `module` that each episode has: this run's own, or the one it was given if it is off."""
     if inside:
         mine = {one.episode.index: followed.get(recipes[one.episode.index][module]) for one in asked}
@@ -78,12 +80,12 @@ def _before(
     stands = standing(asked, module, log, dataset)
     annotations = log.annotations(list(stands.values()))
     return {
-        index: Followed(event_id, rows_digest(annotation))
+        index: CachedAnnotation(event_id, rows_digest(annotation))
         for (index, event_id), annotation in zip(stands.items(), annotations, strict=True)
     }
 
 
-def standing(asked: Sequence[Surveyed], module: str, log: Log, dataset: str) -> dict[int, Digest]:
+def standing(asked: Sequence[EpisodeRecord], module: str, log: Log, dataset: str) -> dict[int, Digest]:
     """Find the annotation of `module` that stands in each episode's own shard, by episode index.
 
     Another episode with the same motion may have another task, and so may another dataset in the same log.
@@ -99,25 +101,27 @@ def standing(asked: Sequence[Surveyed], module: str, log: Log, dataset: str) -> 
     return found
 
 
-def jobs_of(asked: Sequence[Surveyed], kitchens: Mapping[str, Kitchen], agenda: Agenda, cast: Cast) -> list[Job]:
+def list_work(
+    asked: Sequence[EpisodeRecord], kitchens: Mapping[str, ModuleFingerprints], agenda: Agenda, cast: CameraSelection
+) -> list[EpisodeWork]:
     """List what is left: recipes never followed, and footage that cannot be read. Episodes that are alike come once."""
-    alike: dict[tuple[object, ...], list[Surveyed]] = {}
+    alike: dict[tuple[object, ...], list[EpisodeRecord]] = {}
     for one in asked:
         same = (one.digest, one.task, one.scanned.signals, *sorted(one.footage.items()))
         alike.setdefault((*same, *sorted(agenda.recipes[one.episode.index].items())), []).append(one)
-    jobs: list[Job] = []
+    jobs: list[EpisodeWork] = []
     for group in alike.values():
         one = group[0]
         index = one.episode.index
         todo = dict(_left(one, kitchens, agenda, cast))
         if todo:
             copies = tuple(other.episode.index for other in group)
-            jobs.append(Job(surveyed=one, todo=todo, upstream=agenda.upstream[index], copies=copies))
+            jobs.append(EpisodeWork(surveyed=one, todo=todo, upstream=agenda.upstream[index], copies=copies))
     return jobs
 
 
 def _left(
-    one: Surveyed, kitchens: Mapping[str, Kitchen], agenda: Agenda, cast: Cast
+    one: EpisodeRecord, kitchens: Mapping[str, ModuleFingerprints], agenda: Agenda, cast: CameraSelection
 ) -> Iterable[tuple[str, Digest | None]]:
     mine = agenda.recipes[one.episode.index]
     for name, kitchen in kitchens.items():
@@ -129,7 +133,9 @@ def _left(
             yield name, recipe
 
 
-def left_out(asked: Sequence[Surveyed], kitchens: Mapping[str, Kitchen], agenda: Agenda) -> Iterable[str]:
+def left_out(
+    asked: Sequence[EpisodeRecord], kitchens: Mapping[str, ModuleFingerprints], agenda: Agenda
+) -> Iterable[str]:
     """Say for which episodes a module is left out, since the one it follows is off and never annotated them."""
     for module in (kitchen.module for kitchen in kitchens.values()):
         if module.after is None or module.after in kitchens:
@@ -141,7 +147,7 @@ def left_out(asked: Sequence[Surveyed], kitchens: Mapping[str, Kitchen], agenda:
             yield f"{module.name}: left out, {where} {have} no {module.after} in the log\nhint: {hint}"
 
 
-def overruled(asked: Sequence[Surveyed], agenda: Agenda, log: Log, run_id: str) -> list[EpisodeAnnotated]:
+def overruled(asked: Sequence[EpisodeRecord], agenda: Agenda, log: Log, run_id: str) -> list[EpisodeAnnotated]:
     """Say again what an earlier run found, where a later run with other settings has overruled it since."""
     current = log.current()
     wanted: dict[tuple[Digest, str], set[Digest]] = {}

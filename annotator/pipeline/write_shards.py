@@ -9,12 +9,12 @@ from pathlib import Path
 
 import msgspec
 
-from annotator.dataset.episodes import Surveyed
+from annotator.dataset.episodes import EpisodeRecord
 from annotator.dataset.footage import file_stamp
 from annotator.dataset.linked_copy import is_newer
 from annotator.dataset.metadata import Dataset
-from annotator.modules.merge_rows import compose
-from annotator.pipeline.validation_gate import Judge
+from annotator.modules.merge_rows import merge_rows
+from annotator.pipeline.validation_gate import ValidationGate
 from annotator_store.digests import Digest, Keyed, digest_struct
 from annotator_store.errors import ShardError
 from annotator_store.log.events import AnnotatedRow, EpisodeSources, ShardWritten, utc_now
@@ -32,24 +32,24 @@ from annotator_store.parquet.rewrite import (
     same_frames,
 )
 from annotator_store.rows import Row
-from annotator_store.validation.tables import DraftRow
+from annotator_store.validation.tables import CandidateRow
 
 _PROJECTED = "projected.v1"
 _JUDGED_TOGETHER = 8
 """Shards whose rows are judged, and in memory, at once: the rules cost the same for one shard as for a few."""
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+class EpisodeTarget(msgspec.Struct, frozen=True, kw_only=True):
     """What one episode is to show: module → the event that gave its rows.
 
     A module that is absent keeps the rows the shard has. `sources` is None for an episode that was not asked for.
     """
 
-    surveyed: Surveyed
+    surveyed: EpisodeRecord
     sources: Mapping[str, Digest] | None
 
 
-class Draft(msgspec.Struct, frozen=True, kw_only=True):
+class ShardDraft(msgspec.Struct, frozen=True, kw_only=True):
     """What is to become of one shard: the new `rows` by episode index, and those `held` of each of its episodes.
 
     `verbatim`: the `source`, which is rewritten, holds the rows to keep.
@@ -57,7 +57,7 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
 
     shard: str
     source: Path
-    wanted: Sequence[Wanted]
+    wanted: Sequence[EpisodeTarget]
     held: tuple[tuple[Row, ...], ...]
     verbatim: bool
     rows: Mapping[int, Sequence[AnnotatedRow]]
@@ -71,17 +71,17 @@ class Projection(Keyed, frozen=True, kw_only=True):
     episodes: tuple[tuple[int, int, dict[str, Digest] | None], ...]
 
 
-class Plotter:
+class ShardWriter:
     """Writes one dataset's shards, in place or into a separate folder."""
 
-    def __init__(self, dataset: Dataset, target_root: Path, log: Log, run_id: str, judge: Judge) -> None:
+    def __init__(self, dataset: Dataset, target_root: Path, log: Log, run_id: str, judge: ValidationGate) -> None:
         self._dataset = dataset
         self._target_root = target_root
         self._log = log
         self._run_id = run_id
         self._judge = judge
 
-    def refuse_unwritable(self, wanted: Sequence[Wanted]) -> None:
+    def refuse_unwritable(self, wanted: Sequence[EpisodeTarget]) -> None:
         """Find out before anything is paid for whether the shards can be read and replaced.
 
         Raises:
@@ -95,16 +95,16 @@ class Plotter:
         for shard in self._doubtful(by_shard):
             read_rows(self._source(shard), _bounds(by_shard[shard]))
 
-    def _by_shard(self, wanted: Sequence[Wanted]) -> dict[str, list[Wanted]]:
+    def _by_shard(self, wanted: Sequence[EpisodeTarget]) -> dict[str, list[EpisodeTarget]]:
         """Sort the episodes by shard, and by place in it."""
-        by_shard: dict[str, list[Wanted]] = {shard: [] for shard in self._dataset.shards}
+        by_shard: dict[str, list[EpisodeTarget]] = {shard: [] for shard in self._dataset.shards}
         for one in wanted:
             by_shard[one.surveyed.episode.shard].append(one)
         for episodes in by_shard.values():
             episodes.sort(key=lambda one: one.surveyed.scanned.start)
         return by_shard
 
-    def project(self, wanted: Sequence[Wanted], *, threads: int) -> dict[str, Path]:
+    def project(self, wanted: Sequence[EpisodeTarget], *, threads: int) -> dict[str, Path]:
         """Bring every shard up to date, and `meta/info.json` with them. Returns the shards written.
 
         Raises:
@@ -121,7 +121,7 @@ class Plotter:
         self._record(images, right, by_shard)
         return {shard: self._target(shard) for shard in images}
 
-    def pending(self, wanted: Sequence[Wanted]) -> list[str]:
+    def pending(self, wanted: Sequence[EpisodeTarget]) -> list[str]:
         """Name the shards that `project` would write."""
         by_shard = self._by_shard(wanted)
         return [
@@ -145,7 +145,7 @@ class Plotter:
         holder = target if target.is_file() and same_frames(target, source) else source
         return holder, read_rows(holder, bounds)
 
-    def _doubtful(self, by_shard: Mapping[str, Sequence[Wanted]]) -> list[str]:
+    def _doubtful(self, by_shard: Mapping[str, Sequence[EpisodeTarget]]) -> list[str]:
         names = {shard: str(self._target(shard).absolute()) for shard in by_shard}
         held = self._log.memo_get(_PROJECTED, list(names.values()))
         return [
@@ -155,7 +155,7 @@ class Plotter:
         ]
 
     def _prepare(
-        self, doubtful: Sequence[str], by_shard: Mapping[str, Sequence[Wanted]], threads: int
+        self, doubtful: Sequence[str], by_shard: Mapping[str, Sequence[EpisodeTarget]], threads: int
     ) -> dict[str, PreparedShard]:
         """Prepare all shards or none; rows are in memory for as many shards as are judged together."""
         prepared: dict[str, PreparedShard] = {}
@@ -172,23 +172,25 @@ class Plotter:
             raise
         return prepared
 
-    def _drafts(self, doubtful: Sequence[str], by_shard: Mapping[str, Sequence[Wanted]]) -> Iterator[list[Draft]]:
+    def _drafts(
+        self, doubtful: Sequence[str], by_shard: Mapping[str, Sequence[EpisodeTarget]]
+    ) -> Iterator[list[ShardDraft]]:
         for start in range(0, len(doubtful), _JUDGED_TOGETHER):
             some = doubtful[start : start + _JUDGED_TOGETHER]
             yield [self._draft(shard, by_shard[shard]) for shard in some]
 
-    def _draft(self, shard: str, wanted: Sequence[Wanted]) -> Draft:
+    def _draft(self, shard: str, wanted: Sequence[EpisodeTarget]) -> ShardDraft:
         source = self._source(shard)
         holder, held = self._held(shard, _bounds(wanted))
         rows = self._composed(wanted, held)
-        return Draft(shard=shard, source=source, wanted=wanted, held=held, verbatim=holder == source, rows=rows)
+        return ShardDraft(shard=shard, source=source, wanted=wanted, held=held, verbatim=holder == source, rows=rows)
 
-    def _jobs(self, drafts: Sequence[Draft]) -> dict[str, ShardJob | None]:
+    def _jobs(self, drafts: Sequence[ShardDraft]) -> dict[str, ShardJob | None]:
         """What to write into each shard, once its rows are judged; None where it is right already."""
         self._judge.judge({draft.shard: (draft.source, draft.rows) for draft in drafts})
         return {draft.shard: self._job(draft) for draft in drafts}
 
-    def _job(self, draft: Draft) -> ShardJob | None:
+    def _job(self, draft: ShardDraft) -> ShardJob | None:
         source, bounds, bad = draft.source, _bounds(draft.wanted), self._judge.quarantined
         indices = [one.surveyed.episode.index for one in draft.wanted]
         episodes = [
@@ -200,12 +202,14 @@ class Plotter:
             return None
         return ShardJob(source=source, target=target, episodes=tuple(episodes))
 
-    def _composed(self, wanted: Sequence[Wanted], held: Sequence[tuple[Row, ...]]) -> dict[int, list[DraftRow]]:
+    def _composed(
+        self, wanted: Sequence[EpisodeTarget], held: Sequence[tuple[Row, ...]]
+    ) -> dict[int, list[CandidateRow]]:
         """Compose the rows of every episode that has new ones, by episode index."""
         events = [event for one in wanted for event in (one.sources or {}).values()]
         found = dict(zip(events, self._log.annotations(events), strict=True))
         return {
-            one.surveyed.episode.index: compose(had, {m: found[event].rows for m, event in one.sources.items()})
+            one.surveyed.episode.index: merge_rows(had, {m: found[event].rows for m, event in one.sources.items()})
             for one, had in zip(wanted, held, strict=True)
             if one.sources
         }
@@ -213,7 +217,7 @@ class Plotter:
     def _commit(self, prepared: Mapping[str, PreparedShard]) -> dict[str, ShardImage]:
         return {shard: one.commit() for shard, one in prepared.items()}
 
-    def _remember(self, doubtful: Sequence[str], by_shard: Mapping[str, Sequence[Wanted]]) -> None:
+    def _remember(self, doubtful: Sequence[str], by_shard: Mapping[str, Sequence[EpisodeTarget]]) -> None:
         items = {
             str(self._target(shard).absolute()): (
                 file_stamp(self._target(shard)),
@@ -224,7 +228,7 @@ class Plotter:
         self._log.memo_put(_PROJECTED, items)
 
     def _record(
-        self, images: Mapping[str, ShardImage], right: Sequence[str], by_shard: Mapping[str, Sequence[Wanted]]
+        self, images: Mapping[str, ShardImage], right: Sequence[str], by_shard: Mapping[str, Sequence[EpisodeTarget]]
     ) -> None:
         """Record the shards that were written, and what is news of those that were found right."""
         events = [self._written(shard, image.language, by_shard[shard]) for shard, image in images.items()]
@@ -235,12 +239,12 @@ class Plotter:
         if events:
             self._log.record(*events).result()
 
-    def _language(self, shard: str, wanted: Sequence[Wanted]) -> Digest:
+    def _language(self, shard: str, wanted: Sequence[EpisodeTarget]) -> Digest:
         digest = language_digest(self._target(shard), _bounds(wanted))
         assert digest is not None, "a shard that is right has both columns"
         return digest
 
-    def _written(self, shard: str, language: Digest, wanted: Sequence[Wanted]) -> ShardWritten:
+    def _written(self, shard: str, language: Digest, wanted: Sequence[EpisodeTarget]) -> ShardWritten:
         return ShardWritten(
             recorded_at=utc_now(),
             run_id=self._run_id,
@@ -252,13 +256,15 @@ class Plotter:
             made_of=tuple(self._made_of(one) for one in wanted),
         )
 
-    def _made_of(self, one: Wanted) -> EpisodeSources:
+    def _made_of(self, one: EpisodeTarget) -> EpisodeSources:
         scanned, kept = one.surveyed.scanned, one.surveyed.episode.index in self._judge.quarantined
         sources = None if one.sources is None or kept else dict(one.sources)
         return EpisodeSources(episode=one.surveyed.digest, start=scanned.start, stop=scanned.stop, sources=sources)
 
 
-def _episode(one: Wanted, rows: Sequence[AnnotatedRow] | None, had: tuple[Row, ...], *, verbatim: bool) -> EpisodeRows:
+def _episode(
+    one: EpisodeTarget, rows: Sequence[AnnotatedRow] | None, had: tuple[Row, ...], *, verbatim: bool
+) -> EpisodeRows:
     """Give an episode its rows. `verbatim`: the file that is rewritten holds those to keep, so it stays as it is."""
     kept = None if verbatim else had
     scanned = one.surveyed.scanned
@@ -266,11 +272,11 @@ def _episode(one: Wanted, rows: Sequence[AnnotatedRow] | None, had: tuple[Row, .
     return EpisodeRows(start=scanned.start, stop=scanned.stop, rows=kept if new is None else new)
 
 
-def _bounds(wanted: Sequence[Wanted]) -> list[tuple[int, int]]:
+def _bounds(wanted: Sequence[EpisodeTarget]) -> list[tuple[int, int]]:
     return [(one.surveyed.scanned.start, one.surveyed.scanned.stop) for one in wanted]
 
 
-def _made_from(wanted: Sequence[Wanted], rules: Digest) -> str:
+def _made_from(wanted: Sequence[EpisodeTarget], rules: Digest) -> str:
     episodes = tuple(
         (one.surveyed.scanned.start, one.surveyed.scanned.stop, None if one.sources is None else dict(one.sources))
         for one in wanted

@@ -16,7 +16,7 @@ from annotator.modules.registry import MODULES
 from annotator.modules.vocabulary.file import FILE as WORDS
 from annotator.prompting.loader import load_prompts
 from annotator.provenance.lock import FILE, Lock, prompt_digests, replace_if_other
-from annotator.provenance.setups import PinnedModel, Variant
+from annotator.provenance.setups import OtherSetup, PinnedModel
 from annotator.vlm.models import SCRIPTED_MODEL, SIGNALS_MODEL
 from annotator_store.errors import StoreError
 
@@ -144,7 +144,7 @@ def _others(lock: Lock) -> list[str]:
     return ["", head, "", *said]
 
 
-def _differences(lock: Lock, one: Variant) -> Iterator[str]:
+def _differences(lock: Lock, one: OtherSetup) -> Iterator[str]:
     """Say in what a setup is not that of most episodes."""
     made, module = one.made, one.module
     if made.model != lock.model:

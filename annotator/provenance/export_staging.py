@@ -16,7 +16,7 @@ import msgspec
 
 from annotator.dataset.metadata import Dataset
 from annotator.errors import UsageError
-from annotator.modules.merge_rows import compose
+from annotator.modules.merge_rows import merge_rows
 from annotator.modules.registry import PLAN
 from annotator.provenance.lock import pinned_shards
 from annotator_store.atomic_files import write_hint
@@ -24,13 +24,14 @@ from annotator_store.digests import Digest
 from annotator_store.errors import JournalDamaged, StoreError
 from annotator_store.log.dataset_names import alike_at, name_in_log
 from annotator_store.log.events import EpisodeAnnotated, EpisodeSeen, ShardWritten, decode_event, event_type
-from annotator_store.log.folds import Current, as_utc, current_of, fold_current
+from annotator_store.log.folds import LatestAnnotation, as_utc, current_of, fold_current
 from annotator_store.log.lines import Entry
 from annotator_store.log.query import JOURNAL
 from annotator_store.log.segments import read_journal
 from annotator_store.log.shard_history import ShardRecord, fold_shards
 from annotator_store.parquet.files import opened_shard
 from annotator_store.parquet.frame_times import read_frame_times
+from annotator_store.parquet.rewrite import language_digest_or_none
 from annotator_store.rows import PERSISTENT_STYLES, Row, order_key
 
 MARK = ".annotator-export"
@@ -114,7 +115,7 @@ def _staged(dataset: Dataset, store: Path) -> Iterator[Staged]:
     """Name every episode, in order: what the shards were written from, else, in an older log, what counts."""
     written: list[tuple[Digest, ShardWritten]] = []
     seen: list[EpisodeSeen] = []
-    candidates: list[Current] = []
+    candidates: list[LatestAnnotation] = []
     for entry in _events(store / JOURNAL, "shard_written.v1", "episode_seen.v1", "episode_annotated.v1"):
         event = decode_event(entry.body, where=f"event {entry.id}")
         if isinstance(event, ShardWritten):
@@ -124,7 +125,9 @@ def _staged(dataset: Dataset, store: Path) -> Iterator[Staged]:
         elif isinstance(event, EpisodeAnnotated):
             candidates.append(current_of(entry.id, event))
     names = {event.dataset for _, event in written} | {event.dataset for event in seen}
-    alike = alike_at(dataset.root, dataset.shards, written, lambda: pinned_shards(dataset.root))
+    alike = alike_at(
+        dataset.root, dataset.shards, written, lambda: pinned_shards(dataset.root), language_digest_or_none
+    )
     name = name_in_log(names, dataset.root, store, alike=alike)
     if name is None:
         got = f"it knows {', '.join(sorted(names)) or 'none'}"
@@ -149,7 +152,9 @@ def _of_shard(root: Path, record: ShardRecord) -> Iterator[Staged]:
         yield Staged(int(index[one.start]), one.annotations)
 
 
-def _of_current(dataset: Dataset, seen: Sequence[EpisodeSeen], candidates: Sequence[Current]) -> Iterator[Staged]:
+def _of_current(
+    dataset: Dataset, seen: Sequence[EpisodeSeen], candidates: Sequence[LatestAnnotation]
+) -> Iterator[Staged]:
     there = {episode.index for episode in dataset.episodes}
     latest = {one.episode_index: one.episode for one in sorted(seen, key=lambda one: as_utc(one.recorded_at))}
     annotations: dict[Digest, dict[str, Digest]] = {}
@@ -191,7 +196,7 @@ def _annotations(wanted: set[Digest], journal: Path) -> dict[Digest, EpisodeAnno
 def _by_file(annotations: Mapping[str, EpisodeAnnotated]) -> dict[str, list[Row]]:
     """Compose an episode's rows as its shard has them, and deal them out to the files that LeRobot expects them in."""
     files: dict[str, list[Row]] = {module: [] for module in sorted(annotations)}
-    for one in compose((), {module: annotation.rows for module, annotation in annotations.items()}):
+    for one in merge_rows((), {module: annotation.rows for module, annotation in annotations.items()}):
         file = PLAN.name if one.row.style in PERSISTENT_STYLES else one.module
         assert file is not None, "rows that are written anew are some module's"
         files.setdefault(file, []).append(one.row)

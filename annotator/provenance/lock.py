@@ -11,9 +11,9 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from annotator.modules.merge_rows import compose
+from annotator.modules.merge_rows import merge_rows
 from annotator.prompting.loader import Prompts
-from annotator.provenance.setups import Asked, Census, Led, found_with, led
+from annotator.provenance.setups import AskedCall, DominantSetup, SetupCounts, dominant_setup, found_with
 from annotator_store.atomic_files import replace_content, write_hint
 from annotator_store.digests import Digest, canonical, digest_parts
 from annotator_store.errors import StoreError
@@ -29,7 +29,7 @@ FILE = Path("meta") / "annotations.lock.json"
 _READ_AT_ONCE = 512
 
 
-class Lock(Led, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Lock(DominantSetup, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the language columns were made from, and what they say.
 
     `seed`, `model`, `prompts`, `vocabulary`, `modules` and `settings` are those of most episodes, `others` says which
@@ -46,11 +46,11 @@ class Lock(Led, frozen=True, kw_only=True, forbid_unknown_fields=True):
     digest: Digest = Digest("")
 
 
-class Stock(msgspec.Struct, frozen=True, kw_only=True):
+class LockContent(msgspec.Struct, frozen=True, kw_only=True):
     """What the log has of one dataset's rows. `rows` counts those in use by style; speech has none and is `speech`."""
 
     shards: dict[str, Digest]
-    made: Led
+    made: DominantSetup
     log: Digest
     rows: dict[str, int]
 
@@ -58,7 +58,7 @@ class Stock(msgspec.Struct, frozen=True, kw_only=True):
 class ReplyNote(msgspec.Struct, frozen=True):
     """What was asked in a call, and the digest of its reply's text."""
 
-    asked: Asked
+    asked: AskedCall
     reply: Digest
 
 
@@ -88,7 +88,7 @@ class LogRecords:
     def replies(self, keys: Sequence[Digest]) -> Iterator[tuple[Digest, ReplyNote]]:
         """Give the answers of these calls that count."""
         for event in self._log.answers(keys):
-            yield event.key, ReplyNote(Asked(event.step, event.seed, event.model), reply_digest(event.reply))
+            yield event.key, ReplyNote(AskedCall(event.step, event.seed, event.model), reply_digest(event.reply))
 
     def models(self, digests: Collection[Digest]) -> Mapping[Digest, str]:
         """Give how models were described, as canonical JSON."""
@@ -99,7 +99,7 @@ class LogRecords:
         return self._log.discoveries(self._dataset)
 
 
-def lock_of(stock: Stock) -> Lock:
+def lock_of(stock: LockContent) -> Lock:
     """Pin what is in stock."""
     lock = Lock(**msgspec.structs.asdict(stock.made), shards=stock.shards, log=stock.log)
     return msgspec.structs.replace(lock, digest=digest_of(lock))
@@ -115,13 +115,13 @@ def prompt_digests(prompts: Prompts) -> dict[str, Digest]:
     return {file.head.id: file.digest for file in prompts}
 
 
-def take_stock(log: Log, dataset: str, shards: Collection[str]) -> Stock:
+def take_stock(log: Log, dataset: str, shards: Collection[str]) -> LockContent:
     """Gather what the log has of the rows in these shards; `dataset` is its name in the log.
 
     Raises:
         StoreError: an annotation that a shard was made of is not in the log.
     """
-    counting = Stocktaking()
+    counting = LockBuilder()
     for path, record in fold_shards(log.shards_written(), dataset).items():
         if path in shards:
             ids = record.annotations
@@ -129,14 +129,14 @@ def take_stock(log: Log, dataset: str, shards: Collection[str]) -> Stock:
     return counting.stock(LogRecords(log, dataset))
 
 
-class Stocktaking:
+class LockBuilder:
     """Gathers what is in use, shard by shard; of the annotations' rows only digests and counts stay in memory."""
 
     def __init__(self) -> None:
         self._shards: dict[str, Digest] = {}
         self._lines: set[str] = set()
         self._cited: set[Digest] = set()
-        self._census = Census()
+        self._census = SetupCounts()
         self._rows: Counter[str] = Counter()
 
     def add(self, record: ShardRecord, annotations: Mapping[Digest, EpisodeAnnotated]) -> None:
@@ -151,28 +151,28 @@ class Stocktaking:
             for event in here.values():
                 self._census.add(event)
             new = {module: event.rows for module, event in here.items()}
-            self._rows.update(item.row.style or "speech" for item in compose((), new))
+            self._rows.update(item.row.style or "speech" for item in merge_rows((), new))
 
-    def stock(self, records: Records) -> Stock:
+    def stock(self, records: Records) -> LockContent:
         """Sum up; the replies of the calls behind the rows are asked for a bounded number at once."""
         cited = sorted(self._cited)
         parts = (cited[start : start + _READ_AT_ONCE] for start in range(0, len(cited), _READ_AT_ONCE))
         answers = {key: answer for part in parts for key, answer in records.replies(part)}
         calls = [f"{key} {answers[key].reply if key in answers else '-'}" for key in cited]
-        return Stock(
+        return LockContent(
             shards=self._shards,
             made=self._made({key: answer.asked for key, answer in answers.items()}, records),
             log=digest_parts("log.v1", ["\n".join(sorted(self._lines)).encode(), "\n".join(calls).encode()]),
             rows=dict(sorted(self._rows.items())),
         )
 
-    def _made(self, asked: Mapping[Digest, Asked], records: Records) -> Led:
+    def _made(self, asked: Mapping[Digest, AskedCall], records: Records) -> DominantSetup:
         """Tell the setups apart, and add what the vocabulary was found with where that was found."""
         variants = self._census.variants(asked, records.models(self._census.models(asked)))
         words = {one.made.vocabulary for one in variants if one.made.vocabulary is not None}
         found = [item for item in records.discoveries() if item[1].vocabulary in words] if words else []
         models = records.models({event.setup.model for _, event in found if event.setup is not None})
-        return led([*variants, *found_with(found, words, models)])
+        return dominant_setup([*variants, *found_with(found, words, models)])
 
 
 def render_lock(lock: Lock) -> bytes:
@@ -226,3 +226,13 @@ def replace_if_other(path: Path, content: bytes) -> bool:
     except OSError as cause:
         raise StoreError("a file cannot be written", where=str(path), got=str(cause), hint=write_hint(cause)) from cause
     return True
+
+
+def other_prompts(lock: Lock, prompts: Prompts) -> Mapping[str, Digest]:
+    """Find the prompts that are none of those pinned, by step, with their digests."""
+    here = prompt_digests(prompts)
+    pinned = {step: {digest} for step, digest in lock.prompts.items()}
+    for one in lock.others:
+        for step, digest in one.made.prompts.items():
+            pinned.setdefault(step, set()).add(digest)
+    return {step: here[step] for step in lock.prompts if step in here and here[step] not in pinned[step]}

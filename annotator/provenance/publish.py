@@ -19,14 +19,14 @@ CARD = Path("README.md")
 _PUBLISHED = "published.v2"
 
 
-class Basis(msgspec.Struct, frozen=True, kw_only=True):
+class PublishedFrom(msgspec.Struct, frozen=True, kw_only=True):
     """What is published: `dataset` is its name in the log, `shards` are all its shards, relative to its root."""
 
     dataset: str
     shards: tuple[str, ...]
 
 
-def publish(root: Path, log: Log, basis: Basis, note: Callable[[str], None] | None = None) -> bool:
+def publish(root: Path, log: Log, basis: PublishedFrom, note: Callable[[str], None] | None = None) -> bool:
     """Bring the lock and the card of the dataset written at `root` up to date; say whether one had to be written.
 
     Call it when every `ShardWritten` of the run is recorded. What was published from the same before is remembered:
@@ -64,7 +64,7 @@ def _tells_more(path: Path, lock: Lock) -> bool:
     return all(held.shards.get(shard) == language for shard, language in lock.shards.items())
 
 
-def lock_now(log: Log, basis: Basis) -> tuple[Lock, dict[str, int]]:
+def lock_now(log: Log, basis: PublishedFrom) -> tuple[Lock, dict[str, int]]:
     """Make the lock as `publish` would write it, and count the rows by style; nothing is written.
 
     Raises:
@@ -74,7 +74,7 @@ def lock_now(log: Log, basis: Basis) -> tuple[Lock, dict[str, int]]:
     return lock_of(stock), stock.rows
 
 
-def _made_from(log: Log, basis: Basis) -> str:
+def _made_from(log: Log, basis: PublishedFrom) -> str:
     """Digest what lock and card are made from: the shards' records, and what this release would say of them."""
     records = [r for path, r in fold_shards(log.shards_written(), basis.dataset).items() if path in basis.shards]
     found = [event_id for event_id, _ in log.discoveries(basis.dataset)]

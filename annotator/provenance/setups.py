@@ -30,7 +30,7 @@ class PinnedModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     settings: dict[str, Any]
 
 
-class Made(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PinnedSetup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a module's rows were made with. An earlier release did not note all of it: the seed, or the version."""
 
     seed: int | None
@@ -41,15 +41,15 @@ class Made(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     settings: dict[str, Any]
 
 
-class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class OtherSetup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the rows of one module were made with in so many episodes."""
 
     module: str
     episodes: int
-    made: Made
+    made: PinnedSetup
 
 
-class Asked(msgspec.Struct, frozen=True):
+class AskedCall(msgspec.Struct, frozen=True):
     """What is known of an answered call: its step, and with which seed which model was asked."""
 
     step: str
@@ -57,7 +57,7 @@ class Asked(msgspec.Struct, frozen=True):
     model: Digest
 
 
-class Led(msgspec.Struct, frozen=True, kw_only=True):
+class DominantSetup(msgspec.Struct, frozen=True, kw_only=True):
     """What most episodes were made with, and the `others`. `modules`: name → version; `settings` by module."""
 
     seed: int | None
@@ -66,10 +66,10 @@ class Led(msgspec.Struct, frozen=True, kw_only=True):
     vocabulary: Digest | None
     modules: dict[str, int | None]
     settings: dict[str, dict[str, Any]]
-    others: tuple[Variant, ...]
+    others: tuple[OtherSetup, ...]
 
 
-class Census:
+class SetupCounts:
     """Counts, by module, in how many episodes which setup is in use."""
 
     def __init__(self) -> None:
@@ -83,12 +83,12 @@ class Census:
         else:
             self._older[event.module, event.model_id, min(event.calls, default=None)] += 1
 
-    def models(self, calls: Mapping[Digest, Asked]) -> set[Digest]:
+    def models(self, calls: Mapping[Digest, AskedCall]) -> set[Digest]:
         """The models that were asked."""
         noted = {msgspec.json.decode(setup, type=SetupUsed).model for _, _, setup in self._noted}
         return noted | {calls[call].model for _, _, call in self._older if call is not None and call in calls}
 
-    def variants(self, calls: Mapping[Digest, Asked], described: Mapping[Digest, str]) -> list[Variant]:
+    def variants(self, calls: Mapping[Digest, AskedCall], described: Mapping[Digest, str]) -> list[OtherSetup]:
         """Give every setup in use, with only the prompts of steps that were asked."""
         steps = {*_COMMON, *(call.step for call in calls.values())} if calls else set[str]()
         counts: Counter[tuple[str, bytes]] = Counter()
@@ -97,27 +97,27 @@ class Census:
             counts[module, canonical(made)] += episodes
         for (module, name, call), episodes in self._older.items():
             counts[module, canonical(_made_before(calls.get(call) if call else None, name, described))] += episodes
-        return [Variant(module=m, episodes=n, made=_decoded(made)) for (m, made), n in sorted(counts.items())]
+        return [OtherSetup(module=m, episodes=n, made=_decoded(made)) for (m, made), n in sorted(counts.items())]
 
 
 def found_with(
     discoveries: Iterable[tuple[Digest, VocabularyDiscovered]],
     vocabularies: Collection[Digest],
     described: Mapping[Digest, str],
-) -> list[Variant]:
+) -> list[OtherSetup]:
     """Give what each of these vocabularies was first found with; one that a person wrote, or edited, has nothing."""
     first: dict[Digest, VocabularyDiscovered] = {}
     for _, event in sorted(discoveries, key=lambda item: (item[1].recorded_at, item[0])):
         if event.vocabulary in vocabularies and event.setup is not None:
             first.setdefault(event.vocabulary, event)
     return [
-        Variant(module=VOCABULARY, episodes=len(event.episodes), made=_made(event.setup, "", None, described))
+        OtherSetup(module=VOCABULARY, episodes=len(event.episodes), made=_made(event.setup, "", None, described))
         for event in first.values()
         if event.setup is not None
     ]
 
 
-def led(variants: Sequence[Variant]) -> Led:
+def dominant_setup(variants: Sequence[OtherSetup]) -> DominantSetup:
     """Let the setup of most episodes lead: the plan's, or that of the first module there is; list what it is not."""
     order = [*(module.name for module in MODULES), VOCABULARY]
     main = {
@@ -127,7 +127,7 @@ def led(variants: Sequence[Variant]) -> Led:
     }
     lead = next(iter(main.values()), None)
     alike = {name: made for name, made in main.items() if lead is not None and _same_run(lead, made)}
-    found = Led(
+    found = DominantSetup(
         seed=lead.seed if lead else None,
         model=lead.model if lead else None,
         prompts=dict(sorted(item for made in alike.values() for item in made.prompts.items())),
@@ -150,12 +150,12 @@ def _place(order: Sequence[str], name: str) -> tuple[int]:
     return (order.index(name) if name in order else len(order),)
 
 
-def _same_run(lead: Made, made: Made) -> bool:
+def _same_run(lead: PinnedSetup, made: PinnedSetup) -> bool:
     common = all(lead.prompts.get(step) == made.prompts.get(step) for step in _COMMON)
     return (lead.seed, lead.model) == (made.seed, made.model) and common
 
 
-def _says(lead: Led, one: Variant) -> bool:
+def _says(lead: DominantSetup, one: OtherSetup) -> bool:
     """Say whether the setup that leads is this one, as far as it goes for the module."""
     made = one.made
     return (
@@ -167,8 +167,8 @@ def _says(lead: Led, one: Variant) -> bool:
     )
 
 
-def _made(setup: SetupUsed, model_id: str, steps: set[str] | None, described: Mapping[Digest, str]) -> Made:
-    return Made(
+def _made(setup: SetupUsed, model_id: str, steps: set[str] | None, described: Mapping[Digest, str]) -> PinnedSetup:
+    return PinnedSetup(
         seed=setup.seed,
         model=_model(setup.model, model_id, described),
         prompts={s: digest for s, digest in sorted(setup.prompts.items()) if steps is None or s in steps},
@@ -178,10 +178,12 @@ def _made(setup: SetupUsed, model_id: str, steps: set[str] | None, described: Ma
     )
 
 
-def _made_before(call: Asked | None, model_id: str, described: Mapping[Digest, str]) -> Made:
+def _made_before(call: AskedCall | None, model_id: str, described: Mapping[Digest, str]) -> PinnedSetup:
     """What can be told where no setup was noted: what one of its calls says."""
     model = _model(call.model, model_id, described) if call else None
-    return Made(seed=call.seed if call else None, model=model, prompts={}, vocabulary=None, version=None, settings={})
+    return PinnedSetup(
+        seed=call.seed if call else None, model=model, prompts={}, vocabulary=None, version=None, settings={}
+    )
 
 
 def _model(digest: Digest, model_id: str, described: Mapping[Digest, str]) -> PinnedModel:
@@ -190,5 +192,5 @@ def _model(digest: Digest, model_id: str, described: Mapping[Digest, str]) -> Pi
     return PinnedModel(digest=digest, model_id=model_id, revision=None, settings={})
 
 
-def _decoded(made: bytes) -> Made:
-    return msgspec.json.decode(made, type=Made)
+def _decoded(made: bytes) -> PinnedSetup:
+    return msgspec.json.decode(made, type=PinnedSetup)

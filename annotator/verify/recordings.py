@@ -8,10 +8,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from annotator.dataset.episodes import watchable
+from annotator.dataset.episodes import color_cameras
 from annotator.dataset.footage import Reel, digest_file, footage_file
 from annotator.dataset.metadata import Camera, Dataset
-from annotator.dataset.shard_scan import ScannedEpisode, footage_identity, scan_shard
+from annotator.dataset.shard_scan import EpisodeScan, footage_identity, scan_shard
 from annotator.errors import DatasetError, FootageError
 from annotator_store.digests import Digest
 from annotator_store.log.shard_history import ShardRecord
@@ -44,7 +44,7 @@ def check_recordings(dataset: Dataset, verified: Verified, audit: Audit) -> None
                 audit.report("recording", f"{where}, timestamps and signals", record.episode, digest)
 
 
-def _scans(dataset: Dataset, verified: Verified, audit: Audit) -> Iterator[tuple[str, list[ScannedEpisode]]]:
+def _scans(dataset: Dataset, verified: Verified, audit: Audit) -> Iterator[tuple[str, list[EpisodeScan]]]:
     """Scan each shard whose episodes lie where they lay when it was written; else that was said before."""
     for path, record in verified.records.items():
         if path not in verified.languages:
@@ -58,13 +58,13 @@ def _scans(dataset: Dataset, verified: Verified, audit: Audit) -> Iterator[tuple
             yield path, scanned
 
 
-def _lies(record: ShardRecord, scanned: Sequence[ScannedEpisode]) -> bool:
+def _lies(record: ShardRecord, scanned: Sequence[EpisodeScan]) -> bool:
     return [(one.start, one.stop) for one in record.episodes] == [(one.start, one.stop) for one in scanned]
 
 
-def _by_footage(dataset: Dataset, one: ScannedEpisode, footage: Found) -> Digest | None:
+def _by_footage(dataset: Dataset, one: EpisodeScan, footage: Found) -> Digest | None:
     """The identity of an episode in which nothing moves; None where not all of its footage is at hand."""
-    found, keys = footage.get(one.index, {}), sorted(camera.key for camera in watchable(dataset))
+    found, keys = footage.get(one.index, {}), sorted(camera.key for camera in color_cameras(dataset))
     return footage_identity(one.clock, tuple(found[key] for key in keys)) if found.keys() >= set(keys) else None
 
 
@@ -73,7 +73,7 @@ def _footage(
 ) -> dict[int, dict[str, Digest]]:
     """Digest the footage that the log knows, and that of episodes which nothing else identifies."""
     by_file: defaultdict[tuple[str, Path], list[Reel]] = defaultdict(list)
-    cameras = {camera.key: camera for camera in watchable(dataset)}
+    cameras = {camera.key: camera for camera in color_cameras(dataset)}
     for reel in reels:
         index = reel.episode.index
         for key in cameras if index in identified else verified.cameras_seen(index) & cameras.keys():

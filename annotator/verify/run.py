@@ -1,4 +1,4 @@
-"""Verify a dataset: its log and shards (`annotator_store.verify.store`), and its lock, vocabulary and prompts against them."""
+"""Verify a dataset: its log and shards (`annotator_store.verify`), and lock, vocabulary and prompts against them."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -6,10 +6,10 @@ from pathlib import Path
 import msgspec
 
 from annotator.dataset.metadata import Dataset
-from annotator.modules.merge_rows import compose
+from annotator.modules.merge_rows import merge_rows
 from annotator.modules.vocabulary.entries import Vocabulary
-from annotator.provenance.lock import FILE, Lock, ReplyNote, Stocktaking, lock_of
-from annotator.provenance.setups import Asked
+from annotator.provenance.lock import FILE, Lock, LockBuilder, ReplyNote, lock_of
+from annotator.provenance.setups import AskedCall
 from annotator.verify.lock import check_lock
 from annotator.verify.recordings import check_recordings
 from annotator.verify.sources import check_sources
@@ -26,13 +26,13 @@ def verify_dataset(dataset: Dataset, store: Path, *, prompts: Path | None = None
 
     `prompts` is the folder of own prompts; unset takes those that the dataset's runs were given.
     """
-    found, counting = _read(dataset.root / FILE), Stocktaking()
+    found, counting = _read(dataset.root / FILE), LockBuilder()
     verified = verify_store(
         dataset.root,
         store,
         shards=dataset.shards,
         pinned=found.shards if isinstance(found, Lock) else {},
-        compose=compose,
+        compose=merge_rows,
         vocabulary_digest=lambda subtasks, memories: Vocabulary(subtasks=subtasks, memories=memories).digest,
         visit=counting.add,
         rebuild_cache=rebuild,
@@ -87,7 +87,7 @@ class _Read:
         for key in keys:
             held = self._index.replies.get(key)
             if held is not None:
-                yield key, ReplyNote(Asked(held.step, held.seed, held.model), held.reply)
+                yield key, ReplyNote(AskedCall(held.step, held.seed, held.model), held.reply)
 
     def models(self, digests: Collection[Digest]) -> Mapping[Digest, str]:
         """Give how models were described, as canonical JSON."""
@@ -98,7 +98,7 @@ class _Read:
         return [(event_id, event) for event_id, event in self._index.discoveries if event.dataset == self._dataset]
 
 
-def _derived(verified: Verified, counting: Stocktaking, found: Lock | str | None) -> Lock:
+def _derived(verified: Verified, counting: LockBuilder, found: Lock | str | None) -> Lock:
     """Make the lock again from the log and the shards."""
     lock = lock_of(counting.stock(_Read(verified.index, verified.dataset)))
     accepted = found.shards if isinstance(found, Lock) else {}

@@ -1,6 +1,6 @@
 """Hold what rows were made from, as a lock pins it, against what is there now: prompts, vocabulary, modules."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from annotator.errors import PromptError, VocabularyError
@@ -8,9 +8,8 @@ from annotator.modules.registry import MODULES
 from annotator.modules.vocabulary import discovery as discover
 from annotator.modules.vocabulary.file import FILE, read_vocabulary
 from annotator.prompting.loader import Prompts, load_prompts
-from annotator.provenance.lock import Lock, prompt_digests
+from annotator.provenance.lock import Lock, other_prompts
 from annotator.provenance.setups import VOCABULARY
-from annotator_store.digests import Digest
 from annotator_store.verify.findings import Audit
 
 
@@ -48,16 +47,6 @@ def _load(folder: Path | None, audit: Audit) -> Prompts | None:
     except PromptError as error:
         audit.report("prompt", error.where, "a prompt that can be read", f"{error.what}: {error.got}")
         return None
-
-
-def other_prompts(lock: Lock, prompts: Prompts) -> Mapping[str, Digest]:
-    """Find the prompts that are none of those pinned, by step, with their digests."""
-    here = prompt_digests(prompts)
-    pinned = {step: {digest} for step, digest in lock.prompts.items()}
-    for one in lock.others:
-        for step, digest in one.made.prompts.items():
-            pinned.setdefault(step, set()).add(digest)
-    return {step: here[step] for step in lock.prompts if step in here and here[step] not in pinned[step]}
 
 
 def _check_vocabulary(root: Path, lock: Lock, audit: Audit) -> None:

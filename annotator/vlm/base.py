@@ -1,42 +1,14 @@
 """The contract between an ask and whatever answers it."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
+from annotator.dataset.signals import Signals
+from annotator.media.picture import Picture
 from annotator_store.digests import Digest
 from annotator_store.keys import Message, Model
-
-
-class Picture(msgspec.Struct, frozen=True, kw_only=True):
-    """One media item, rendered: JPEG bytes, one for an image, several in order for a video block.
-
-    `media_digest` names footage, timestamps and rendering together, so an engine may cache pixels under it.
-    `timestamps` are seconds from the episode's first frame, one per source frame.
-    """
-
-    kind: Literal["image", "video"]
-    jpegs: tuple[bytes, ...]
-    media_digest: Digest
-    timestamps: tuple[float, ...]
-
-
-class Signals(msgspec.Struct, frozen=True, kw_only=True):
-    """What the robot's own sensors recorded over one episode of T frames.
-
-    `timestamps`: (T,) float64 seconds, as stored, and as prompts and pictures say them. `state`: (T, S) float32,
-    `action`: (T, A) float32, in the dataset's units; None where the dataset has none. Names are as in
-    `meta/info.json`, empty where it gives none.
-    """
-
-    timestamps: npt.NDArray[np.float64]
-    state: npt.NDArray[np.float32] | None
-    action: npt.NDArray[np.float32] | None
-    state_names: tuple[str, ...]
-    action_names: tuple[str, ...]
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import msgspec
 
 from annotator.errors import CallError, Declined
-from annotator.pipeline.run_stats import Tally
+from annotator.pipeline.run_stats import RunStats
 from annotator.prompting.loader import Prompts
 from annotator.vlm.base import Engine, Reply, Stoppable
 from annotator.vlm.models import reads_evidence
@@ -41,7 +41,7 @@ NO_ENGINE = "log"
 """Named as the engine of what was annotated from the log alone."""
 
 
-class Draft(msgspec.Struct, frozen=True, kw_only=True):
+class PendingCall(msgspec.Struct, frozen=True, kw_only=True):
     """One call before it is known whether it must be made."""
 
     step: str
@@ -52,14 +52,14 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     key: Digest
 
 
-class Outcomes(msgspec.Struct, frozen=True, kw_only=True):
+class KnownOutcomes(msgspec.Struct, frozen=True, kw_only=True):
     """What the log knew of an episode's calls when it was opened: how each ended, and which replies did not fit."""
 
     known: Mapping[Digest, Known]
     rejected: frozenset[Digest]
 
 
-class Desk:
+class VlmClient:
     """What all asks of a run share: log, engine, model, prompts, and the count of what happened.
 
     `open_engine` is called for each call that must be made; it opens the engine once. `looks` says whether it wants
@@ -75,7 +75,7 @@ class Desk:
         model: Model,
         seed: int,
         prompts: Prompts,
-        tally: Tally,
+        tally: RunStats,
         run_id: str,
         note: Callable[[str], None],
         max_failures: int = 0,
@@ -111,15 +111,15 @@ class Desk:
         self._engine = await self._open_engine()
         return self._engine
 
-    def outcomes(self, episode: Digest) -> Outcomes:
+    def outcomes(self, episode: Digest) -> KnownOutcomes:
         """Read what the log knows of an episode; from any thread."""
-        return Outcomes(known=self.log.known(episode), rejected=frozenset(self.log.rejected_keys(episode)))
+        return KnownOutcomes(known=self.log.known(episode), rejected=frozenset(self.log.rejected_keys(episode)))
 
     async def keep(self, *events: AnyEvent) -> None:
         """Record events and wait until they are on disk."""
         await asyncio.wrap_future(self.log.record(*events))
 
-    async def keep_answer(self, draft: Draft, reply: Reply) -> Answered:
+    async def keep_answer(self, draft: PendingCall, reply: Reply) -> Answered:
         """Keep a reply, with what explains its key; a server that replies is alive."""
         self._lost_in_a_row = 0
         reply = msgspec.structs.replace(reply, text=well_formed(reply.text))
@@ -127,7 +127,7 @@ class Desk:
         self.tally.answered(draft.step, reply.tokens_in, reply.tokens_out)
         return Answered(draft.key, reply.text, reply.finish_reason, self.engine_name, self.model.model_id)
 
-    async def keep_failure(self, draft: Draft, error: CallError) -> None:
+    async def keep_failure(self, draft: PendingCall, error: CallError) -> None:
         """Keep a failure. Where no server is to be reached time and again, or too much fails, the run asks no more."""
         self.tally.failed(error.kind)
         self._lost_in_a_row = self._lost_in_a_row + 1 if error.kind == "connection" else 0
@@ -162,7 +162,7 @@ class Desk:
         failed = self.tally.calls["failed"]
         return f"{failed} calls failed (--max_failures)" if 0 < self._max_failures <= failed else ""
 
-    async def keep_refusal(self, draft: Draft, refusal: Declined) -> None:
+    async def keep_refusal(self, draft: PendingCall, refusal: Declined) -> None:
         """Keep that the engine cannot answer this step."""
         reason = refusal.got or refusal.what
         self.declined(draft.step, reason, self.engine_name)
@@ -179,7 +179,7 @@ class Desk:
             )
         )
 
-    async def keep_rejection(self, draft: Draft, known: Answered, error: Exception) -> None:
+    async def keep_rejection(self, draft: PendingCall, known: Answered, error: Exception) -> None:
         """Keep that a reply does not fit."""
         await self.keep(
             AnswerRejected(
@@ -198,7 +198,7 @@ class Desk:
         if self.tally.declined(step, reason):
             self._note(f"{step}: {engine} declines – {reason}")
 
-    def _preimages(self, draft: Draft) -> list[AnyEvent]:
+    def _preimages(self, draft: PendingCall) -> list[AnyEvent]:
         """Describe the parts of a key in full, each once a run, so that every digest can be explained later."""
         at, run, call = utc_now(), self.run_id, draft.call
         described: list[AnyEvent] = []
@@ -218,7 +218,7 @@ class Desk:
         self._described.add(digest)
         return fresh
 
-    def _answered(self, draft: Draft, reply: Reply) -> CallAnswered:
+    def _answered(self, draft: PendingCall, reply: Reply) -> CallAnswered:
         call = draft.call
         return CallAnswered(
             recorded_at=utc_now(),

@@ -15,7 +15,8 @@ import numpy as np
 
 from annotator.config.settings import VlmSettings
 from annotator.errors import CallError, Declined, NoEngine, UsageError
-from annotator.vlm.base import Engine, Picture, Reply, Request
+from annotator.media.picture import Picture
+from annotator.vlm.base import Engine, Reply, Request
 from annotator.vlm.models import model_of
 from annotator.vlm.registry import choose_engine
 from annotator.vlm.reply_text import json_part

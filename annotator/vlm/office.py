@@ -3,11 +3,11 @@
 import asyncio
 
 from annotator.errors import NoEngine, UsageError
-from annotator.pipeline.progress import Report
+from annotator.pipeline.progress import Progress
 from annotator.pipeline.run import Run
-from annotator.pipeline.run_stats import Tally
+from annotator.pipeline.run_stats import RunStats
 from annotator.vlm.base import Engine
-from annotator.vlm.client import Desk
+from annotator.vlm.client import VlmClient
 from annotator.vlm.models import looks
 from annotator.vlm.registry import choose_engine
 from annotator_store.log.log import Log
@@ -16,13 +16,13 @@ from annotator_store.log.log import Log
 class Office:
     """One run's engine and desk. Close it when the run has asked everything."""
 
-    def __init__(self, run: Run, log: Log, tally: Tally, report: Report) -> None:
+    def __init__(self, run: Run, log: Log, tally: RunStats, report: Progress) -> None:
         self.run = run
         self.log = log
         self.tally = tally
         self.report = report
         self.engine = "none needed"
-        self.desk = Desk(
+        self.desk = VlmClient(
             log=log, open_engine=self._open, looks=looks(run.settings), model=run.model, seed=run.settings.seed,
             prompts=run.prompts, tally=tally, run_id=run.run_id, note=report.note,
             max_failures=run.settings.max_failures,

@@ -173,7 +173,7 @@ async def _openai(vlm: VlmSettings, note: Callable[[str], None]) -> Engine:
 async def _serve(vlm: VlmSettings, note: Callable[[str], None], logs: Path) -> Engine:
     from annotator.vlm.redact import shown_command
     from annotator.vlm.vllm_server.command import API_KEY, plan_servers
-    from annotator.vlm.vllm_server.engine import Patience, serve
+    from annotator.vlm.vllm_server.engine import StartupPolicy, serve
     from annotator.vlm.vllm_server.info import facts_of
 
     # Other users of this machine reach its loopback too, and a key that is set for other servers is none of theirs.
@@ -181,7 +181,7 @@ async def _serve(vlm: VlmSettings, note: Callable[[str], None], logs: Path) -> E
     plans = plan_servers(vlm, {**os.environ, API_KEY: key}, logs)
     count, command = f"{len(plans)} server{'s' * (len(plans) > 1)}", shown_command(shlex.join(plans[0].command))
     note(f"engine: serve – starting {count} of {vlm.model_id}: {command} (logs: {logs})")
-    patience = Patience(ready_s=vlm.serve_ready_timeout_s)
+    patience = StartupPolicy(ready_s=vlm.serve_ready_timeout_s)
     # Another command starts who knows what: only the default one is known to take the times of frames.
     asking = _asking(vlm, (), key, note, video_times=vlm.serve_command is None)
     return await serve(plans, asking, vlm.model_id, note, patience, known=lambda: facts_of(vlm, os.environ))

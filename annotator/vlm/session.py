@@ -6,10 +6,12 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
+from annotator.dataset.signals import Signals
 from annotator.errors import CallError, Declined, FootageError, NotInLog, Rejected
+from annotator.media.picture import Picture
 from annotator.prompting.answers import Answer, overlong, schema_of
-from annotator.vlm.base import Picture, Request, Signals
-from annotator.vlm.client import Desk, Draft, Outcomes
+from annotator.vlm.base import Request
+from annotator.vlm.client import KnownOutcomes, PendingCall, VlmClient
 from annotator.vlm.reply_text import json_part
 from annotator_store.digests import Digest, Keyed, digest_struct
 from annotator_store.keys import Call, Evidence, Frames, MediaItem, Prompt, call_key
@@ -18,7 +20,7 @@ from annotator_store.log.log import Answered, DeclinedBefore
 A = TypeVar("A", bound=Answer)
 
 
-class Asked(msgspec.Struct, Generic[A], frozen=True):
+class StepAnswer(msgspec.Struct, Generic[A], frozen=True):
     """An answer, and the key of the call that gave it."""
 
     answer: A
@@ -40,7 +42,7 @@ class Inputs(Keyed, frozen=True, kw_only=True):
     values: dict[str, str]
 
 
-class Subject(msgspec.Struct, frozen=True, kw_only=True):
+class SessionEpisode(msgspec.Struct, frozen=True, kw_only=True):
     """The episode that is asked about: its identity, and how to get at what engines look at or read."""
 
     episode: Digest
@@ -48,7 +50,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     signals_digest: Digest
     signals: Callable[[], Signals]
     pictures: PictureSource | None
-    outcomes: Outcomes
+    outcomes: KnownOutcomes
 
 
 def _strict(misfit: Callable[[A], str] | None, most: Mapping[str, int]) -> Callable[[A], str]:
@@ -56,10 +58,10 @@ def _strict(misfit: Callable[[A], str] | None, most: Mapping[str, int]) -> Calla
     return lambda answer: (misfit(answer) if misfit else "") or overlong(answer, most)
 
 
-class Asker:
+class EpisodeSession:
     """Asks about one episode. `calls` lists the keys of the answers used, in the order they came."""
 
-    def __init__(self, desk: Desk, subject: Subject) -> None:
+    def __init__(self, desk: VlmClient, subject: SessionEpisode) -> None:
         self._desk = desk
         self._subject = subject
         self.calls: list[Digest] = []
@@ -74,7 +76,7 @@ class Asker:
         allowed: Mapping[str, Sequence[str]] | None = None,
         misfit: Callable[[A], str] | None = None,
         most: Mapping[str, int] | None = None,
-    ) -> Asked[A]:
+    ) -> StepAnswer[A]:
         """Ask one step; a reply that does not fit is asked for once more, with the error.
 
         `allowed` holds text fields to a list of values in the schema that is sent; an engine that leaves it all the
@@ -118,7 +120,7 @@ class Asker:
             Evidence(kind="inputs", digest=inputs),
         )
 
-    def _draft(self, step: str, prompt: Prompt, frames: Frames, taken: dict[str, str]) -> Draft:
+    def _draft(self, step: str, prompt: Prompt, frames: Frames, taken: dict[str, str]) -> PendingCall:
         call = Call(
             episode=self._subject.episode,
             prompt=digest_struct(prompt),
@@ -126,9 +128,9 @@ class Asker:
             seed=self._desk.seed,
             frames=digest_struct(frames),
         )
-        return Draft(step=step, prompt=prompt, frames=frames, inputs=taken, call=call, key=call_key(call))
+        return PendingCall(step=step, prompt=prompt, frames=frames, inputs=taken, call=call, key=call_key(call))
 
-    def _asked(self, answer: type[A], known: Answered, misfit: Callable[[A], str] | None) -> Asked[A]:
+    def _asked(self, answer: type[A], known: Answered, misfit: Callable[[A], str] | None) -> StepAnswer[A]:
         if known.finish_reason == "length":
             raise msgspec.DecodeError("the reply was cut off at max_new_tokens")
         text = json_part(known.reply)
@@ -142,13 +144,13 @@ class Asker:
         if wrong:
             raise msgspec.ValidationError(wrong)
         self.calls.append(known.key)
-        return Asked(parsed, known.key)
+        return StepAnswer(parsed, known.key)
 
-    async def _reject(self, draft: Draft, known: Answered, error: Exception) -> None:
+    async def _reject(self, draft: PendingCall, known: Answered, error: Exception) -> None:
         if known.key not in self._subject.outcomes.rejected:
             await self._desk.keep_rejection(draft, known, error)
 
-    def _rejection(self, draft: Draft, error: Exception) -> Rejected:
+    def _rejection(self, draft: PendingCall, error: Exception) -> Rejected:
         hint = (
             f"annotator query \"SELECT reply FROM calls WHERE key = '{draft.key}'\" shows the reply;"
             "\n      another prompt, seed or model asks anew"
@@ -158,7 +160,7 @@ class Asker:
         rejected.call = draft.key
         return rejected
 
-    async def _reply(self, draft: Draft) -> Answered:
+    async def _reply(self, draft: PendingCall) -> Answered:
         known = self._subject.outcomes.known.get(draft.key)
         if known is None:
             return await self._make(draft)
@@ -170,7 +172,7 @@ class Asker:
         self._desk.tally.count("hit")
         return known
 
-    async def _make(self, draft: Draft) -> Answered:
+    async def _make(self, draft: PendingCall) -> Answered:
         if self._desk.stopped is not None:
             raise self._desk.stopped
         engine = await self._desk.engine()
@@ -191,7 +193,7 @@ class Asker:
             raise
         return await self._desk.keep_answer(draft, reply)
 
-    async def _pictured(self, draft: Draft) -> Request:
+    async def _pictured(self, draft: PendingCall) -> Request:
         """Make the request; where its pictures cannot be made, that the call failed is kept like any other failure."""
         try:
             return await self._request(draft)
@@ -201,7 +203,7 @@ class Asker:
             await self._desk.keep_failure(draft, lost)
             raise
 
-    async def _request(self, draft: Draft) -> Request:
+    async def _request(self, draft: PendingCall) -> Request:
         desk, subject = self._desk, self._subject
         pictures: list[Picture] = []
         if desk.looks and subject.pictures is not None:

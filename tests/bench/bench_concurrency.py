@@ -151,7 +151,7 @@ def cores() -> tuple[int | None, int | None]:
 def environment(folder: Path) -> dict[str, str]:
     """Keep bytecode as an installation does, also where the environment forbids it; but not among the sources."""
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return env | {"PYTHONPYCACHEPREFIX": str(folder / "bytecode"), "PYTHONPATH": str(REPO)}
+    return env | {"PYTHONPYCACHEPREFIX": str(folder / "bytecode"), "PYTHONPATH": f"{REPO}:{REPO}/store"}
 
 
 def annotate(folder: Path, url: str, size: Size, *, profiled: bool = False) -> Found:

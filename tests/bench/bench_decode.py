@@ -21,7 +21,7 @@ from av.video.reformatter import VideoReformatter
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from annotator.media.clips import Clip
-from annotator.media.contact_sheet import Drawing, render_all
+from annotator.media.contact_sheet import MediaRenderer, render_all
 from annotator.media.decode import Pixels, scaled_size
 from annotator.media.sampling import sample
 from annotator_store.digests import Digest
@@ -97,7 +97,7 @@ def draw_with(reader: Reader) -> Callable[[list[Clip]], int]:
     def draw(clips: list[Clip]) -> int:
         drawn = 0
         for clip in clips:
-            drawings = [Drawing(item) for item in sheets(clip)]
+            drawings = [MediaRenderer(item) for item in sheets(clip)]
             wants = [(drawing, at) for drawing in drawings for at in range(len(drawing.wants))]
             read = reader(clip, [drawing.wants[at].timestamp for drawing, at in wants])
             for (drawing, at), (_, pixels) in zip(wants, read, strict=True):

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import msgspec
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+REPO = Path(__file__).parents[2]
+sys.path.insert(0, str(REPO))
 
 from annotator_store.log.query import run_query
 from tests.bench.recordings import Size, record
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def environment(bytecode: Path) -> dict[str, str]:
     """Keep bytecode as an installation does, also where the environment forbids it; but not among the sources."""
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return env | {"PYTHONPYCACHEPREFIX": str(bytecode), "PYTHONPATH": str(Path(__file__).parents[2])}
+    return env | {"PYTHONPYCACHEPREFIX": str(bytecode), "PYTHONPATH": f"{REPO}:{REPO}/store"}
 
 
 def run(command: Sequence[str], env: dict[str, str]) -> Cost:

@@ -23,8 +23,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
+from annotator.dataset.signals import Signals
 from annotator.prompting.answers import Segmentation
-from annotator.vlm.base import Request, Signals
+from annotator.vlm.base import Request
 from annotator.vlm.signals.engine import MODEL_ID, SignalsEngine
 from annotator_store.digests import Digest
 from annotator_store.keys import Model

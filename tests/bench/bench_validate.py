@@ -35,9 +35,9 @@ from annotator_store.parquet.columns import LANGUAGE_COLUMNS
 from annotator_store.parquet.episode_language import EpisodeRows
 from annotator_store.parquet.parallel import ShardJob, prepare_shards
 from annotator_store.rows import Row
-from annotator_store.validation.report import Verdict
+from annotator_store.validation.report import ValidationReport
 from annotator_store.validation.rules import load_rules
-from annotator_store.validation.run import CameraSize, Known, check_rows, check_shards
+from annotator_store.validation.run import CameraSize, RuleContext, check_rows, check_shards
 from annotator_store.validation.tables import FRAMES
 from tests.bench.bench_projection import Size, cpu_seconds, make, sources
 
@@ -45,7 +45,7 @@ CAMERAS = ("observation.images.top", "observation.images.wrist")
 TEXT = "put the red cube into the left box"
 STARTS = range(0, 960, 120)
 """The frames at which an episode's eight subtasks start."""
-KNOWN = Known(
+KNOWN = RuleContext(
     cameras=tuple(CameraSize(camera=camera, width_px=640, height_px=480) for camera in CAMERAS),
     subtasks=tuple(f"step {number}: {TEXT}" for number in range(8)),
 )
@@ -66,10 +66,10 @@ class Cost(msgspec.Struct, frozen=True):
     wall_s: float
     cpu_s: float
     peak_mb: float
-    verdict: Verdict | None
+    verdict: ValidationReport | None
 
 
-Variant = Callable[[Path, Size], Callable[[], Verdict | None]]
+Variant = Callable[[Path, Size], Callable[[], ValidationReport | None]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,14 +88,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 # --- what is measured --------------------------------------------------------------------------------------------
 
 
-def rows_to_be_written(folder: Path, size: Size) -> Callable[[], Verdict]:
+def rows_to_be_written(folder: Path, size: Size) -> Callable[[], ValidationReport]:
     """Check the rows of every shard before they are written."""
     shards = [(path, shard_rows(shard, size)) for shard, path in enumerate(sources(folder, size))]
     rules = load_rules()
     return lambda: check_rows(shards, rules, KNOWN)
 
 
-def shards_as_they_are(folder: Path, size: Size) -> Callable[[], Verdict]:
+def shards_as_they_are(folder: Path, size: Size) -> Callable[[], ValidationReport]:
     """Check every shard's columns."""
     rules = load_rules()
     return lambda: check_shards(sources(folder, size), rules, KNOWN)

@@ -15,9 +15,9 @@ import pytest
 from syrupy.assertion import SnapshotAssertion
 
 from annotator.cli.main import main
-from annotator.cli.show_validate import known_of
 from annotator.dataset.metadata import open_dataset
 from annotator.modules.vocabulary.entries import Vocabulary
+from annotator.pipeline.validation_gate import future_rule_context
 from annotator.provenance.lock import Lock, write_lock
 from annotator.provenance.setups import PinnedModel
 from annotator_store.digests import Digest
@@ -327,8 +327,8 @@ def remember(root: Path, rows: list[AnnotatedRow]) -> None:
 
 def test_rows_are_held_to_the_cameras_and_the_vocabulary_of_the_dataset(dataset: Path) -> None:
     words = Vocabulary(subtasks=KNOWN.subtasks, memories=KNOWN.memories)
-    assert known_of(open_dataset(dataset), words) == KNOWN
-    assert known_of(open_dataset(dataset), None) == msgspec.structs.replace(KNOWN, subtasks=(), memories=())
+    assert future_rule_context(open_dataset(dataset), words) == KNOWN
+    assert future_rule_context(open_dataset(dataset), None) == msgspec.structs.replace(KNOWN, subtasks=(), memories=())
 
 
 def test_validating_needs_no_decoder_and_no_model(dataset: Path) -> None:

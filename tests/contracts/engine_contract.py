@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from annotator.dataset.signals import Signals
 from annotator.errors import CallError, Declined
+from annotator.media.picture import Picture
 from annotator.prompting import answers
-from annotator.vlm.base import Engine, Picture, Reply, Request, Signals
+from annotator.vlm.base import Engine, Reply, Request
 from annotator.vlm.reply_text import json_part
 from annotator_store.digests import Digest, digest_parts
 from annotator_store.keys import Message, Model, Slot, Text

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from annotator_store.log.log import Log
 
+from annotator.config.settings import InterjectionsSettings, PlanSettings, SyncSettings, VlmSettings, VqaSettings
+from annotator.dataset.episodes import read_episodes, select_cameras
 from annotator.dataset.metadata import Dataset, open_dataset
 from annotator.errors import UsageError
-from annotator.config.settings import InterjectionsSettings, PlanSettings, SyncSettings, VlmSettings, VqaSettings
-from annotator.dataset.episodes import cast_of, survey
+from annotator_store.log.log import Log
 from tests.datasets import TOP, WRIST, Recording
 
 MakeDataset = Callable[..., Path]
@@ -22,7 +22,7 @@ def two(make_dataset: MakeDataset, tmp_path: Path) -> Dataset:
 
 
 def keys(dataset: Dataset, settings: SyncSettings) -> tuple[list[str], list[str], list[str]]:
-    cast = cast_of(dataset, settings)
+    cast = select_cameras(dataset, settings)
     return [c.key for c in cast.watched], [c.key for c in cast.asked], [c.key for c in cast.all]
 
 
@@ -50,19 +50,19 @@ def test_cameras_that_no_module_needs_are_not_looked_at(two: Dataset) -> None:
 @pytest.mark.parametrize("vlm", [VlmSettings(camera_key="nowhere"), VlmSettings(camera_keys=(TOP, "nowhere"))])
 def test_a_camera_that_is_not_there_is_refused_with_the_names_of_those_that_are(two: Dataset, vlm: VlmSettings) -> None:
     with pytest.raises(UsageError, match=f"no such camera – .*nowhere(.|\n)*{TOP}, {WRIST}"):
-        cast_of(two, SyncSettings(vlm=vlm))
+        select_cameras(two, SyncSettings(vlm=vlm))
 
 
 def test_a_camera_is_not_named_twice(two: Dataset) -> None:
     with pytest.raises(UsageError, match="named twice"):
-        cast_of(two, SyncSettings(vlm=VlmSettings(camera_keys=(TOP, TOP))))
+        select_cameras(two, SyncSettings(vlm=VlmSettings(camera_keys=(TOP, TOP))))
 
 
 def test_trouble_with_one_camera_is_none_of_the_others(two: Dataset, tmp_path: Path) -> None:
     for path in (two.root / "videos" / WRIST).rglob("*.mp4"):
         path.write_bytes(b"no film")
     with Log.open(tmp_path / "log") as log:
-        one, _ = survey(two, log, two.cameras, [0, 1], threads=1)
+        one, _ = read_episodes(two, log, two.cameras, [0, 1], threads=1)
     top, wrist = two.cameras
     assert one.trouble([top]) is None
     assert one.trouble([top, wrist]) is one.troubles[WRIST]
@@ -76,7 +76,8 @@ def test_an_episode_in_which_nothing_moves_is_the_same_one_whether_it_is_wanted_
     dataset = open_dataset(root)
     with Log.open(tmp_path / "log") as log:
         found = {
-            wanted: survey(dataset, log, dataset.cameras[:1], wanted, threads=1) for wanted in ((0, 1), (0,), (1,))
+            wanted: read_episodes(dataset, log, dataset.cameras[:1], wanted, threads=1)
+            for wanted in ((0, 1), (0,), (1,))
         }
     assert len({tuple(one.digest for one in surveyed) for surveyed in found.values()}) == 1
     assert [len(one.footage) for one in found[1,]] == [0, 2], "what moves is known without its footage"

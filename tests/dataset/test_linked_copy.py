@@ -8,10 +8,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from annotator.dataset import linked_copy as output_module
 from annotator.cli.main import main
-from annotator.errors import UsageError
+from annotator.dataset import linked_copy as output_module
 from annotator.dataset.linked_copy import link_dataset, refuse_overlap
+from annotator.errors import UsageError
 from tests.datasets import WRIST, edit_parquet, film_path, set_column, shard_path, snapshot
 
 MakeDataset = Callable[..., Path]

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from annotator_store.log.query import run_query
 
 from annotator.cli.main import main
 from annotator.dataset.metadata import READABLE, fill_template, open_dataset
 from annotator.errors import DatasetError
+from annotator_store.log.query import run_query
 from tests.datasets import (
     TOP,
     WRIST,

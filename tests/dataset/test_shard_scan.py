@@ -9,14 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+from annotator.dataset.episodes import EpisodeRecord, read_episodes
+from annotator.dataset.footage import file_stamp
+from annotator.dataset.metadata import open_dataset
+from annotator.dataset.shard_scan import read_frames_table, scan_shard, timestamps_of
+from annotator.dataset.signals import signals_of
+from annotator.errors import DatasetError
 from annotator_store.digests import Digest
 from annotator_store.log.log import Log
-
-from annotator.dataset.metadata import open_dataset
-from annotator.errors import DatasetError
-from annotator.dataset.footage import file_stamp
-from annotator.dataset.shard_scan import read_frames_table, scan_shard, signals_of, timestamps_of
-from annotator.dataset.episodes import Surveyed, survey
 from tests.datasets import (
     TOP,
     WRIST,
@@ -34,12 +35,12 @@ STATIC = Path(__file__).parents[1] / "data" / "so101_static"
 A, B, C = Recording(1), Recording(2), Recording(3, frames=30)
 
 
-def surveyed(root: Path, store: Path, camera: str | None = None) -> list[Surveyed]:
+def surveyed(root: Path, store: Path, camera: str | None = None) -> list[EpisodeRecord]:
     dataset = open_dataset(root)
     with Log.open(store) as log:
         episodes = [e.index for e in dataset.episodes]
         used = [one for one in dataset.cameras if camera in (None, one.key)]
-        return survey(dataset, log, used, episodes, threads=1)
+        return read_episodes(dataset, log, used, episodes, threads=1)
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ if [ "$1 $2 $3" = "-m pip install" ]; then
   case "$last" in *file://*) exec {sys.executable} -c "{UNPACK}" "$last" "$HOME/installed";; esac
   echo "this machine reaches no package index: $last" >&2; exit 1
 fi
-export PYTHONPATH="$HOME/installed/episode-annotator"
+export PYTHONPATH="$HOME/installed/episode-annotator:$HOME/installed/episode-annotator/store"
 {sys.executable} -c 'import annotator; print("code:", annotator.__file__)'
 exec {sys.executable} "$@"
 """

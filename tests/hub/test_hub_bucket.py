@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from annotator.errors import UsageError
-from annotator.hub.bucket import Bucket, Courier, adopt_segment, parse_bucket
+from annotator.hub.bucket import Bucket, BucketSync, adopt_segment, parse_bucket
 from annotator_store.errors import StoreError
 from annotator_store.log.log import Log
 from annotator_store.log.segments import list_segments
@@ -137,11 +137,11 @@ def test_two_runs_that_fetch_into_one_store_at_once_take_nothing_from_each_other
 
     def meanwhile(path: Path, journal: Path) -> None:
         monkeypatch.undo()
-        fetched.append(hub.call(lambda: Courier(place, store, print, every_s=1).fetch()))
+        fetched.append(hub.call(lambda: BucketSync(place, store, print, every_s=1).fetch()))
         adopt_segment(path, journal)
 
     monkeypatch.setattr("annotator.hub.bucket.adopt_segment", meanwhile)
-    fetched.append(hub.call(lambda: Courier(place, store, print, every_s=1).fetch()))
+    fetched.append(hub.call(lambda: BucketSync(place, store, print, every_s=1).fetch()))
     assert fetched == [1, 1] and list_segments(store / "journal") == list_segments(first / ".annotator" / "journal")
     assert [path.name for path in store.iterdir()] == ["journal"]
 
@@ -162,12 +162,12 @@ def test_where_the_last_delivery_fails_the_run_says_so_and_all_is_kept_here(
 def test_an_interrupted_run_delivers_what_it_had(
     hub: RunningHub, bucket: str, make_dataset: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from annotator.pipeline.sync import Plotter
+    from annotator.pipeline.sync import ShardWriter
 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Plotter, "project", interrupt)
+    monkeypatch.setattr(ShardWriter, "project", interrupt)
     root = make_dataset(tmp_path / "one")
     hub.run("sync", root, *SIGNALS, "--bucket", bucket, status=130)
     assert len(hub.segments(bucket)) == 1

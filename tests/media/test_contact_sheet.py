@@ -10,8 +10,8 @@ from PIL import Image
 
 from annotator.errors import FootageError
 from annotator.media.clips import Clip
-from annotator.media.contact_sheet import GLYPHS, Drawing, burn_in, encode_jpeg, labels, render, render_all
-from annotator.media.decode import Pixels, Tally
+from annotator.media.contact_sheet import GLYPHS, MediaRenderer, burn_in, encode_jpeg, labels, render, render_all
+from annotator.media.decode import DecodeCounter, Pixels
 from annotator_store.digests import Digest, digest_parts, digest_struct
 from annotator_store.keys import Media, MediaItem, Render
 from tests.media.films import clip, draw_number, film, read_number
@@ -84,7 +84,7 @@ def test_several_items_of_one_clip_share_one_pass(episode: Clip) -> None:
         item(times_of(episode, 39), kind="frame"),
         item(times_of(episode, 30, 20), kind="video", width_px=32),
     ]
-    apart, together = Tally(), Tally()
+    apart, together = DecodeCounter(), DecodeCounter()
     assert render_all(items, episode, together) == tuple(render(one, episode, apart) for one in items)
     assert together.frames <= 40 < apart.frames
 
@@ -144,7 +144,7 @@ def test_pixels_do_not_change_without_a_new_renderer() -> None:
 @pytest.mark.parametrize(("kind", "times"), [("frame", (0.0, 0.1)), ("frame", ()), ("sheet", ()), ("video", ())])
 def test_an_item_with_the_wrong_number_of_frames_is_refused(kind: Any, times: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="cannot be drawn"):
-        Drawing(item(times, kind=kind))
+        MediaRenderer(item(times, kind=kind))
 
 
 def test_what_no_jpeg_can_hold_is_an_error_with_a_hint() -> None:

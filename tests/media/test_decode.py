@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from annotator.errors import FootageError
 from annotator.media.clips import Clip, ImageClip
 from annotator.media.contact_sheet import encode_jpeg
-from annotator.media.decode import Tally, Want, frame_size, read_frames, read_wanted
+from annotator.media.decode import DecodeCounter, FrameRequest, frame_size, read_frames, read_wanted
 from tests.media.films import clip, draw_number, film, join, packet_places, read_number, rewrap, timestamps
 
 OPEN_GOP = {"bf": "3", "x264-params": "open-gop=1:b-pyramid=normal"}
@@ -138,7 +138,7 @@ def test_an_episode_never_gives_a_neighbours_frame(tmp_path: Path) -> None:
 
 def test_only_the_groups_of_pictures_that_hold_a_wanted_frame_are_decoded(tmp_path: Path) -> None:
     episode = clip(film(tmp_path / "a.mp4", range(300), gop=2, options={"bf": "0"}), 0, 300)
-    tally = Tally()
+    tally = DecodeCounter()
     read = list(read_frames(episode, [float(episode.frame_timestamps[k]) for k in range(0, 300, 15)], tally=tally))
     assert len(read) == 20
     assert tally.frames == 30  # ten key frames alone, ten second frames after their key frame
@@ -146,21 +146,21 @@ def test_only_the_groups_of_pictures_that_hold_a_wanted_frame_are_decoded(tmp_pa
 
 def test_frames_that_no_other_needs_are_left_out(tmp_path: Path) -> None:
     episode = clip(film(tmp_path / "a.mp4", range(90), gop=250, options={"bf": "3"}), 0, 90)
-    tally = Tally()
+    tally = DecodeCounter()
     assert len(list(read_frames(episode, [0.0, float(episode.frame_timestamps[89])], tally=tally))) == 2
     assert tally.frames < 80
 
 
 def test_one_pass_gives_one_frame_at_several_sizes(tmp_path: Path) -> None:
     episode = clip(film(tmp_path / "a.mp4", range(30)), 0, 30)
-    tally = Tally()
-    wants = [Want(0.0, 64), Want(0.0, 0), Want(0.0, 33), Want(0.2, 64)]
+    tally = DecodeCounter()
+    wants = [FrameRequest(0.0, 64), FrameRequest(0.0, 0), FrameRequest(0.0, 33), FrameRequest(0.2, 64)]
     sizes = {want: (pixels.shape, read_number(pixels)) for want, pixels in read_wanted(episode, wants, tally)}
     assert sizes == {
-        Want(0.0, 0): ((96, 128, 3), 0),
-        Want(0.0, 33): ((25, 33, 3), 0),
-        Want(0.0, 64): ((48, 64, 3), 0),
-        Want(0.2, 64): ((48, 64, 3), 6),
+        FrameRequest(0.0, 0): ((96, 128, 3), 0),
+        FrameRequest(0.0, 33): ((25, 33, 3), 0),
+        FrameRequest(0.0, 64): ((48, 64, 3), 0),
+        FrameRequest(0.2, 64): ((48, 64, 3), 6),
     }
     assert tally.frames == 2
     assert frame_size(episode) == (128, 96)
@@ -270,7 +270,7 @@ def test_stored_images_are_read_from_the_shard_or_from_their_path(tmp_path: Path
     (tmp_path / "3.jpg").write_bytes(jpegs[3])
     images: list[dict[str, bytes | str | None]] = [{"bytes": jpeg, "path": None} for jpeg in jpegs]
     images[3] = {"bytes": None, "path": "3.jpg"}
-    episode, tally = stored(images, tmp_path), Tally()
+    episode, tally = stored(images, tmp_path), DecodeCounter()
     read = list(read_frames(episode, [0.0, 0.1, float(episode.frame_timestamps[4])], 64, tally))
     assert [read_number(pixels) for _, pixels in read] == [0, 3, 4]
     assert read[0][1].shape == (48, 64, 3)

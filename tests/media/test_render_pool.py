@@ -12,8 +12,8 @@ import pytest
 from annotator.errors import FootageError
 from annotator.media.clips import Clip
 from annotator.media.contact_sheet import render
-from annotator.media.render_pool import Studio
-from annotator.vlm.base import Picture
+from annotator.media.picture import Picture
+from annotator.media.render_pool import RenderPool
 from annotator_store.digests import Digest
 from annotator_store.keys import MediaItem, Render
 from tests.media.films import clip, film, packet_places
@@ -43,7 +43,7 @@ def item(episode: Clip, *positions: int, footage: Digest = FOOTAGE, **more: Any)
 def test_an_identical_item_is_drawn_once_for_all_who_ask(episode: Clip) -> None:
     async def ask() -> None:
         count = Counter()
-        with Studio(2) as studio, studio.open({FOOTAGE: episode}, count) as pictures:
+        with RenderPool(2) as studio, studio.open({FOOTAGE: episode}, count) as pictures:
             same = await asyncio.gather(*(pictures.get(item(episode, 0, 59)) for _ in range(20)))
             assert all(picture is same[0] for picture in same)
             assert count.frames == 60
@@ -57,7 +57,7 @@ def test_an_identical_item_is_drawn_once_for_all_who_ask(episode: Clip) -> None:
 def test_what_is_asked_for_together_is_decoded_in_one_pass(episode: Clip) -> None:
     async def ask() -> None:
         count = Counter()
-        with Studio(2) as studio, studio.open({FOOTAGE: episode}, count) as pictures:
+        with RenderPool(2) as studio, studio.open({FOOTAGE: episode}, count) as pictures:
             items = [item(episode, at, at + 9, columns=2) for at in range(0, 60, 10)]
             drawn = await asyncio.gather(*(pictures.get(one) for one in items))
             assert [picture.timestamps for picture in drawn] == [one.timestamps for one in items]
@@ -80,7 +80,7 @@ def test_the_event_loop_goes_on_while_pictures_are_drawn(episode: Clip, monkeypa
     monkeypatch.setattr(module, "render_all", slow)
 
     async def ask() -> None:
-        with Studio(1) as studio, studio.open({FOOTAGE: episode}) as pictures:
+        with RenderPool(1) as studio, studio.open({FOOTAGE: episode}) as pictures:
             asked = asyncio.create_task(pictures.get(item(episode, 0)))
             while not drawing.is_set():  # noqa: ASYNC110 - set by another thread
                 await asyncio.sleep(0.001)
@@ -92,7 +92,7 @@ def test_the_event_loop_goes_on_while_pictures_are_drawn(episode: Clip, monkeypa
 
 def test_one_asker_that_is_cancelled_does_not_disturb_the_others(episode: Clip) -> None:
     async def ask() -> None:
-        with Studio(1) as studio, studio.open({FOOTAGE: episode}) as pictures:
+        with RenderPool(1) as studio, studio.open({FOOTAGE: episode}) as pictures:
             first, second = (asyncio.create_task(pictures.get(item(episode, 0, 30))) for _ in range(2))
             await asyncio.sleep(0)
             first.cancel()
@@ -112,7 +112,7 @@ def test_a_damaged_frame_fails_only_the_pictures_that_hold_it(tmp_path: Path) ->
     episode = clip(path, 0, 30)
 
     async def ask() -> None:
-        with Studio(1) as studio, studio.open({FOOTAGE: episode}) as pictures:
+        with RenderPool(1) as studio, studio.open({FOOTAGE: episode}) as pictures:
             good, bad, fine = await asyncio.gather(
                 *(pictures.get(item(episode, *at)) for at in ((0, 9), (4, 10), (12, 29))), return_exceptions=True
             )
@@ -125,7 +125,7 @@ def test_a_damaged_frame_fails_only_the_pictures_that_hold_it(tmp_path: Path) ->
 def test_footage_that_cannot_be_opened_fails_every_asker(tmp_path: Path, episode: Clip) -> None:
     async def ask() -> None:
         gone = clip(tmp_path / "gone.mp4", 0, 60)
-        with Studio(1) as studio, studio.open({FOOTAGE: episode, OTHER: gone}) as pictures:
+        with RenderPool(1) as studio, studio.open({FOOTAGE: episode, OTHER: gone}) as pictures:
             picture, error = await asyncio.gather(
                 pictures.get(item(episode, 0)),
                 pictures.get(item(episode, 0, footage=OTHER)),
@@ -140,7 +140,7 @@ def test_footage_that_cannot_be_opened_fails_every_asker(tmp_path: Path, episode
 def test_footage_of_another_episode_is_refused(episode: Clip) -> None:
     async def ask() -> None:
         refused = pytest.raises(FootageError, match="not this episode's")
-        with Studio(1) as studio, studio.open({FOOTAGE: episode}) as pictures, refused:
+        with RenderPool(1) as studio, studio.open({FOOTAGE: episode}) as pictures, refused:
             await pictures.get(item(episode, 0, footage=OTHER))
 
     asyncio.run(ask())
@@ -153,7 +153,7 @@ def test_closing_lets_go_of_every_picture(episode: Clip) -> None:
 
     async def ask() -> None:
         before = held()
-        with Studio(1) as studio:
+        with RenderPool(1) as studio:
             pictures = studio.open({FOOTAGE: episode})
             await asyncio.gather(*(pictures.get(item(episode, at)) for at in range(5)))
             assert held() == before + 5
@@ -174,7 +174,7 @@ def test_a_single_frame_is_let_go_of_once_everyone_who_waited_has_it(episode: Cl
     async def ask() -> None:
         count, before = Counter(), held()
         one = msgspec.structs.replace(item(episode, 7), render=Render(kind="frame"))
-        with Studio(1) as studio, studio.open({FOOTAGE: episode}, count) as pictures:
+        with RenderPool(1) as studio, studio.open({FOOTAGE: episode}, count) as pictures:
             waited = await asyncio.gather(pictures.get(one), pictures.get(one))
             assert waited[0] is waited[1]
             assert count.frames == 8
@@ -188,7 +188,7 @@ def test_a_single_frame_is_let_go_of_once_everyone_who_waited_has_it(episode: Cl
 
 
 def test_no_more_memory_is_given_out_than_there_is() -> None:
-    with Studio(4, max_bytes=100) as studio:
+    with RenderPool(4, max_bytes=100) as studio:
         held, most, lock = 0, 0, threading.Lock()
 
         def draw(size: int) -> None:
@@ -208,6 +208,6 @@ def test_no_more_memory_is_given_out_than_there_is() -> None:
 
 def test_nothing_is_decoded_until_a_picture_is_asked_for(tmp_path: Path) -> None:
     count = Counter()
-    with Studio(1) as studio, studio.open({FOOTAGE: clip(tmp_path / "never.mp4", 0, 1)}, count):
+    with RenderPool(1) as studio, studio.open({FOOTAGE: clip(tmp_path / "never.mp4", 0, 1)}, count):
         pass
     assert count.frames == 0

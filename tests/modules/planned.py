@@ -8,7 +8,7 @@ import numpy as np
 
 from annotator.config.settings import PlanSettings, SyncSettings
 from annotator.errors import StepError
-from annotator.modules.base import CameraView, EpisodeView, ModuleRows
+from annotator.modules.base import CameraView, ModuleInput, ModuleOutput
 from annotator.modules.plan.module import annotate
 from annotator.modules.vocabulary.entries import Vocabulary
 from annotator_store.digests import Digest, digest_parts
@@ -25,10 +25,10 @@ def camera(name: str = "top", footage: Digest = FOOTAGE) -> CameraView:
 
 def episode(
     frames: int = 100, *, task: str = "stack the red cups", cameras: Sequence[CameraView] = (camera(),), **more: Any
-) -> EpisodeView:
+) -> ModuleInput:
     """Ten frames a second, from 0."""
     clock = (np.arange(frames) / 10).astype(np.float32)
-    return EpisodeView(where="episode 0", digest=EPISODE, task=task, clock=clock, watched=tuple(cameras), **more)
+    return ModuleInput(where="episode 0", digest=EPISODE, task=task, clock=clock, watched=tuple(cameras), **more)
 
 
 def vocabulary(subtasks: str = "", memories: str = "") -> Vocabulary:
@@ -37,12 +37,12 @@ def vocabulary(subtasks: str = "", memories: str = "") -> Vocabulary:
     return Vocabulary(subtasks=next(parts), memories=next(parts))
 
 
-def run(view: EpisodeView, script: Script | None = None, /, **settings: Any) -> tuple[ModuleRows, ScriptedAsk]:
+def run(view: ModuleInput, script: Script | None = None, /, **settings: Any) -> tuple[ModuleOutput, ScriptedAsk]:
     ask = ScriptedAsk(script or {})
     return asyncio.run(annotate(view, ask, SyncSettings(plan=PlanSettings(**settings)))), ask
 
 
-def shown(found: ModuleRows, style: str) -> list[tuple[float, str | None]]:
+def shown(found: ModuleOutput, style: str) -> list[tuple[float, str | None]]:
     return [(round(a.row.timestamp, 3), a.row.content) for a in found.rows if a.row.style == style]
 
 

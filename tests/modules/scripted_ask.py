@@ -21,7 +21,7 @@ from annotator.prompting.answers import (
     Span,
     Task,
 )
-from annotator.vlm.session import A, Asked
+from annotator.vlm.session import A, StepAnswer
 from annotator_store.digests import Digest, digest_parts
 from annotator_store.keys import MediaItem
 
@@ -79,7 +79,7 @@ class ScriptedAsk:
         allowed: Mapping[str, Sequence[str]] | None = None,
         misfit: Callable[[A], str] | None = None,
         most: Mapping[str, int] | None = None,
-    ) -> Asked[A]:
+    ) -> StepAnswer[A]:
         held = {name: tuple(values) for name, values in (allowed or {}).items()}
         question = Question(step, dict(inputs), media, held, dict(most or {}))
         self.asked.append(question)
@@ -94,7 +94,7 @@ class ScriptedAsk:
             rejected = Rejected("two replies do not fit the answer", where=step, got=wrong)
             rejected.call = question.key
             raise rejected
-        return Asked(reply, question.key)
+        return StepAnswer(reply, question.key)
 
     @property
     def steps(self) -> list[str]:

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from annotator.config.load import check
 from annotator.config.settings import PlanSettings, SyncSettings, VocabularySettings
 from annotator.errors import CallError, Declined, Rejected, VocabularyError
-from annotator.modules.base import CameraView, EpisodeView
+from annotator.modules.base import CameraView, ModuleInput
 from annotator.modules.vocabulary.discovery import (
     MOST_ENTRIES,
     STEPS,
     VIEW_SETTINGS,
     Discovery,
     DiscoveryRecipe,
-    Watched,
+    WatchedEpisodes,
     discover,
     discovered,
     discovery_recipe,
@@ -52,14 +52,14 @@ def camera(name: object, key: str = "observation.images.top") -> CameraView:
     return CameraView(key=key, footage=digest(("footage", name)), width_px=64, height_px=48)
 
 
-def episode(name: object, *, frames: int = 100, task: str = "stack the cups", **changes: Any) -> EpisodeView:
+def episode(name: object, *, frames: int = 100, task: str = "stack the cups", **changes: Any) -> ModuleInput:
     clock = (np.arange(frames) / 10).astype(np.float32)
     fields: dict[str, Any] = {"watched": (camera(name),), "where": f"episode {name}"}
-    return EpisodeView(digest=digest(name), task=task, clock=clock, **fields | changes)
+    return ModuleInput(digest=digest(name), task=task, clock=clock, **fields | changes)
 
 
 def run(
-    episodes: Sequence[EpisodeView],
+    episodes: Sequence[ModuleInput],
     answer: Reply = ANSWER,
     *,
     seed: int = 1729,
@@ -73,7 +73,7 @@ def run(
     return found, question
 
 
-def recipe(episodes: Sequence[EpisodeView], settings: SyncSettings | None = None, **changes: Any) -> Digest:
+def recipe(episodes: Sequence[ModuleInput], settings: SyncSettings | None = None, **changes: Any) -> Digest:
     fields: dict[str, Any] = {"prompts": PROMPTS, "model": MODEL}
     return discovery_recipe(episodes, settings or SyncSettings(), **fields | changes)
 
@@ -192,7 +192,7 @@ def test_without_a_camera_the_tasks_alone_are_asked_about() -> None:
 
 
 @pytest.mark.parametrize("some", [[], [episode(1, task=" \n", watched=())]], ids=["no episode", "nothing in it"])
-def test_where_there_is_nothing_to_go_by_nothing_is_asked(some: list[EpisodeView]) -> None:
+def test_where_there_is_nothing_to_go_by_nothing_is_asked(some: list[ModuleInput]) -> None:
     ask = ScriptedAsk()
     with pytest.raises(VocabularyError, match=r"nothing to find a vocabulary from(.|\n)*hint: .*vocabulary.enabled"):
         asyncio.run(discover(some, ask, SyncSettings()))
@@ -280,7 +280,7 @@ def test_what_is_recorded_is_what_was_found() -> None:
 
 
 SOME = [episode(n) for n in range(2)]
-OTHER: dict[str, tuple[Sequence[EpisodeView], SyncSettings, dict[str, Any]]] = {
+OTHER: dict[str, tuple[Sequence[ModuleInput], SyncSettings, dict[str, Any]]] = {
     "another episode": ([SOME[0], episode(7)], SyncSettings(), {}),
     "one more episode": ([*SOME, episode(7)], SyncSettings(), {}),
     "another task": ([SOME[0], episode(1, task="other")], SyncSettings(), {}),
@@ -338,7 +338,7 @@ def test_where_an_episode_stands_is_not_in_the_recipe() -> None:
 
 def test_the_recipe_is_pinned() -> None:
     pinned = DiscoveryRecipe(
-        watched=(Watched(episode=digest(1), task="stack", footage=(("top", digest(2)),)),),
+        watched=(WatchedEpisodes(episode=digest(1), task="stack", footage=(("top", digest(2)),)),),
         evidence=None,
         version=1,
         settings={"view": "video", "frames_per_second": 2.0},

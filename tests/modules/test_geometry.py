@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotator.modules.vqa.geometry import Axes, VqaAnswer, content, misfit
+from annotator.modules.vqa.geometry import CoordinateFrame, VqaAnswer, content, misfit
 from annotator.prompting.answers import (
     AttributeAnswer,
     BboxAnswer,
@@ -21,11 +21,11 @@ from annotator.prompting.answers import (
 )
 from annotator.vlm.scripted.schema_sampler import sample_text
 
-RELATIVE = Axes(width_px=640, height_px=480, units="relative_1000")
-PIXELS = Axes(width_px=640, height_px=480, units="pixels")
+RELATIVE = CoordinateFrame(width_px=640, height_px=480, units="relative_1000")
+PIXELS = CoordinateFrame(width_px=640, height_px=480, units="pixels")
 
 sides = st.integers(1, 4000)
-axes = st.builds(Axes, width_px=sides, height_px=sides, units=st.sampled_from(("relative_1000", "pixels")))
+axes = st.builds(CoordinateFrame, width_px=sides, height_px=sides, units=st.sampled_from(("relative_1000", "pixels")))
 numbers = st.one_of(st.floats(allow_nan=False), st.floats(0, 1000), st.integers(0, 1000).map(float), st.floats(-5, 5))
 
 
@@ -37,11 +37,11 @@ def point(x: float, y: float) -> KeypointAnswer:
     return KeypointAnswer("Where?", "handle", [x, y])
 
 
-def bbox_of(answer: BboxAnswer, frame: Axes) -> list[int]:
+def bbox_of(answer: BboxAnswer, frame: CoordinateFrame) -> list[int]:
     return json.loads(content(answer, frame))["detections"][0]["bbox"]
 
 
-def point_of(answer: KeypointAnswer, frame: Axes) -> list[int]:
+def point_of(answer: KeypointAnswer, frame: CoordinateFrame) -> list[int]:
     return json.loads(content(answer, frame))["point"]
 
 
@@ -95,7 +95,7 @@ def test_whole_pixels_come_back_as_they_are(x: int, y: int) -> None:
 
 
 @given(frame=axes, x=st.integers(0, 1000), y=st.integers(0, 1000))
-def test_thousandths_are_converted_without_an_error_of_rounding(frame: Axes, x: int, y: int) -> None:
+def test_thousandths_are_converted_without_an_error_of_rounding(frame: CoordinateFrame, x: int, y: int) -> None:
     """Held to whole numbers, which cannot round."""
     frame = msgspec.structs.replace(frame, units="relative_1000")
     expected = [
@@ -130,7 +130,7 @@ def test_corners_in_any_order_are_one_box(corners: list[float]) -> None:
     ],
 )
 def test_what_lies_outside_or_has_no_area_is_said_in_the_units_of_the_prompt(
-    answer: VqaAnswer, frame: Axes, said: str
+    answer: VqaAnswer, frame: CoordinateFrame, said: str
 ) -> None:
     assert misfit(answer, frame).startswith(said)
 
@@ -160,7 +160,7 @@ def test_a_box_that_is_listed_again_is_still_one() -> None:
 
 
 @given(frame=axes, corners=st.lists(st.tuples(numbers, numbers, numbers, numbers), min_size=1, max_size=4))
-def test_any_boxes_are_ordered_and_inside_the_frame_or_a_misfit(frame: Axes, corners: list[Any]) -> None:
+def test_any_boxes_are_ordered_and_inside_the_frame_or_a_misfit(frame: CoordinateFrame, corners: list[Any]) -> None:
     answer = boxes(*map(list, corners))
     if misfit(answer, frame):
         outside = any(not (0 <= n <= most) for one in corners for n, most in zip(one, frame.most * 2, strict=True))
@@ -176,13 +176,13 @@ def test_any_boxes_are_ordered_and_inside_the_frame_or_a_misfit(frame: Axes, cor
             assert (right - left, bottom - top) == pytest.approx(_sides(corners[0], frame), abs=1.001)
 
 
-def _sides(box: tuple[float, ...], frame: Axes) -> tuple[float, float]:
+def _sides(box: tuple[float, ...], frame: CoordinateFrame) -> tuple[float, float]:
     scale_x, scale_y = frame.width_px / frame.most[0], frame.height_px / frame.most[1]
     return abs(box[2] - box[0]) * scale_x, abs(box[3] - box[1]) * scale_y
 
 
 @given(frame=axes, x=numbers, y=numbers)
-def test_any_point_is_a_pixel_of_the_frame_or_a_misfit(frame: Axes, x: float, y: float) -> None:
+def test_any_point_is_a_pixel_of_the_frame_or_a_misfit(frame: CoordinateFrame, x: float, y: float) -> None:
     inside = 0 <= x <= frame.most[0] and 0 <= y <= frame.most[1]
     assert (misfit(point(x, y), frame) == "") == inside
     if inside:
@@ -199,7 +199,7 @@ def test_what_is_no_number_is_outside(value: float) -> None:
 
 @pytest.mark.parametrize("units", ["relative_1000", "pixels"])
 def test_prompts_are_told_the_bounds_that_answers_are_held_to(units: Literal["relative_1000", "pixels"]) -> None:
-    frame = Axes(width_px=1280, height_px=720, units=units)
+    frame = CoordinateFrame(width_px=1280, height_px=720, units=units)
     right, bottom = frame.most
     assert f"x is 0 at the left edge and {right} at the right edge" in frame.told
     assert f"y is 0 at the top edge and {bottom} at the bottom edge" in frame.told
@@ -209,7 +209,7 @@ def test_prompts_are_told_the_bounds_that_answers_are_held_to(units: Literal["re
 @pytest.mark.parametrize("kind", [BboxAnswer, KeypointAnswer, CountAnswer, AttributeAnswer, SpatialAnswer])
 def test_sampled_answers_fit(kind: type[VqaAnswer]) -> None:
     """The scripted engine stands in for a model; its answers become rows as a model's do."""
-    small = Axes(width_px=160, height_px=120, units="relative_1000")
+    small = CoordinateFrame(width_px=160, height_px=120, units="relative_1000")
     for seed in range(300):
         answer = msgspec.json.decode(sample_text(schema_of(kind), seed=str(seed)), type=kind)
         assert misfit(answer, small) == ""

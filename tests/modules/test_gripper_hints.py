@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from annotator.dataset.metadata import open_dataset
-from annotator.dataset.shard_scan import scan_shard, signals_of
+from annotator.dataset.shard_scan import scan_shard
+from annotator.dataset.signals import Signals, signals_of
 from annotator.modules.plan.gripper_hints import gripper_times
-from annotator.vlm.base import Signals
 from annotator.vlm.signals.gripper import find_grippers
 from tests.vlm.signal_shapes import NAMES, PICK_AND_PLACE, draw, signals
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from annotator.config.settings import InterjectionsSettings, PlanSettings, SyncSettings
 from annotator.errors import CallError, Declined, Rejected, StepError
-from annotator.modules.base import CameraView, EpisodeView, ModuleRows
+from annotator.modules.base import CameraView, ModuleInput, ModuleOutput
 from annotator.modules.interjections import KINDS, NAME, STEPS, STYLES, annotate, moments, say
 from annotator.modules.views import NO_FOOTAGE
 from annotator.prompting.answers import Answer, InitialSpeech, Interjection, schema_of
@@ -60,10 +60,10 @@ def episode(
     name: bytes = b"one",
     watched: tuple[CameraView, ...] = (TOP,),
     **upstream: Any,
-) -> EpisodeView:
+) -> ModuleInput:
     clock = (np.arange(frames) / 10).astype(np.float32)
     starts = [(float(clock[frame]), text) for frame, text in subtasks]
-    return EpisodeView(
+    return ModuleInput(
         where="episode 0",
         digest=digest_parts("episode", [name]),
         task=task,
@@ -78,12 +78,12 @@ def settings_of(*, seed: int = 1729, quality: int = 84, **interjections: Any) ->
     return SyncSettings(seed=seed, plan=plan, interjections=InterjectionsSettings(**interjections))
 
 
-def run(view: EpisodeView, script: Script | None = None, /, **settings: Any) -> tuple[ModuleRows, ScriptedAsk]:
+def run(view: ModuleInput, script: Script | None = None, /, **settings: Any) -> tuple[ModuleOutput, ScriptedAsk]:
     ask = ScriptedAsk({**SCRIPT, **(script or {})})
     return asyncio.run(annotate(view, ask, settings_of(**settings))), ask
 
 
-def shown(found: ModuleRows, style: str | None) -> list[tuple[float, str]]:
+def shown(found: ModuleOutput, style: str | None) -> list[tuple[float, str]]:
     """When, and what: the content, or what is said."""
     return [(round(a.row.timestamp, 3), _words(a.row)) for a in found.rows if a.row.style == style]
 

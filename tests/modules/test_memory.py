@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from annotator.errors import Rejected
-from annotator.modules.base import EpisodeView
+from annotator.modules.base import ModuleInput
 from annotator.modules.vocabulary.entries import Vocabulary
 from annotator.prompting.answers import MOST_MILESTONES, Memory, Milestones
 from annotator.prompting.loader import load_prompts
@@ -19,7 +19,7 @@ WORDS = vocabulary(LABELS, "|".join(MILESTONES))
 THREE_CUBES = spans(*((at, at + 1, LABELS.split("|")[at % 2]) for at in range(6)))
 
 
-def view(words: Vocabulary | None = WORDS) -> EpisodeView:
+def view(words: Vocabulary | None = WORDS) -> ModuleInput:
     return episode(vocabulary=words)
 
 

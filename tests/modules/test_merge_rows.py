@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from annotator.modules.merge_rows import compose
+from annotator.modules.merge_rows import merge_rows
 from annotator.modules.registry import owners
 from annotator_store.digests import Digest
 from annotator_store.log.events import AnnotatedRow
@@ -39,7 +39,7 @@ def test_a_plan_at_an_interjection_belongs_to_the_interjection_and_any_other_to_
 
 
 def test_new_rows_of_all_modules_stand_together_with_one_plan_at_each_time() -> None:
-    rows = compose([], {"plan": new(*PLANNED), "interjections": new(*SPOKEN), "vqa": new(row("vqa", 2))})
+    rows = merge_rows([], {"plan": new(*PLANNED), "interjections": new(*SPOKEN), "vqa": new(row("vqa", 2))})
     assert [one.row for one in rows] == sorted((one.row for one in rows), key=order_key)
     plans = [(one.row.timestamp, one.row.content, one.module) for one in rows if one.row.style == "plan"]
     assert plans == [(0, "1. a\n2. b", "plan"), (4, "1. b", "interjections")]
@@ -48,14 +48,14 @@ def test_new_rows_of_all_modules_stand_together_with_one_plan_at_each_time() -> 
 
 def test_what_nobody_wrote_anew_stays_as_it_is() -> None:
     held = [row("motion", 1), row("vqa", 2), row("trace", 3), *PLANNED]
-    rows = [one.row for one in compose(held, {"vqa": new(row("vqa", 5))})]
+    rows = [one.row for one in merge_rows(held, {"vqa": new(row("vqa", 5))})]
     assert rows == sorted([row("motion", 1), row("vqa", 5), row("trace", 3), *PLANNED], key=order_key)
 
 
 def test_a_new_plan_leaves_switched_off_interjections_a_refresh_that_says_what_is_left_of_it() -> None:
     held = [PLANNED[0], PLANNED[1], PLANNED[2], *SPOKEN]
     planned = new(row("subtask", 0), row("plan", 0, "1. c\n2. d"), row("subtask", 4, "d"), row("plan", 4, "1. d"))
-    rows = compose(held, {"plan": planned})
+    rows = merge_rows(held, {"plan": planned})
     plans = [(one.row.timestamp, one.row.content, one.module) for one in rows if one.row.style == "plan"]
     assert plans == [(0, "1. c\n2. d", "plan"), (4, "1. d", "interjections")]
     assert ("interjection", 4, "x") in said(rows)
@@ -66,7 +66,7 @@ def test_a_refresh_between_two_subtasks_of_another_plan_begins_with_the_one_in_f
     planned = new(*(row("subtask", at, text) for at, text in ((0, "c"), (3, "d"), (5, "e"))))
     at_once = spoken == "held"
     rows = said(
-        compose(SPOKEN if at_once else [], {"plan": planned} | ({} if at_once else {"interjections": new(*SPOKEN)}))
+        merge_rows(SPOKEN if at_once else [], {"plan": planned} | ({} if at_once else {"interjections": new(*SPOKEN)}))
     )
     assert [(t, c) for s, t, c in rows if s == "plan"] == [(4, "1. d\n2. e")]
 
@@ -74,24 +74,26 @@ def test_a_refresh_between_two_subtasks_of_another_plan_begins_with_the_one_in_f
 def test_interjections_elsewhere_leave_the_plan_where_they_were() -> None:
     held = [PLANNED[0], PLANNED[1], PLANNED[2], *SPOKEN]
     moved = [row("interjection", 0), row(None, 0), row("plan", 0, "1. a\n2. b, as asked")]
-    rows = said(compose(held, {"interjections": new(*moved)}))
+    rows = said(merge_rows(held, {"interjections": new(*moved)}))
     assert [(t, c) for s, t, c in rows if s == "plan"] == [(0, "1. a\n2. b, as asked"), (4, "1. b, as asked")]
     assert {(s, t) for s, t, _ in rows if s in ("interjection", None)} == {(None, 0), ("interjection", 0)}
 
 
 def test_plan_and_interjections_written_anew_leave_nothing_of_the_old() -> None:
     held = [*PLANNED[:3], *SPOKEN]
-    rows = compose(held, {"plan": new(row("subtask", 0), row("plan", 0, "1. z")), "interjections": new(row(None, 0))})
+    rows = merge_rows(
+        held, {"plan": new(row("subtask", 0), row("plan", 0, "1. z")), "interjections": new(row(None, 0))}
+    )
     assert said(rows) == [(None, 0, None), ("plan", 0, "1. z"), ("subtask", 0, "x")]
 
 
 def test_a_row_keeps_the_call_it_came_from() -> None:
     mine = AnnotatedRow(row=row("vqa", 2), call=Digest("1" * 32))
-    assert [(one.row, one.call) for one in compose([], {"vqa": [mine]})] == [(mine.row, mine.call)]
+    assert [(one.row, one.call) for one in merge_rows([], {"vqa": [mine]})] == [(mine.row, mine.call)]
 
 
 def test_rows_say_whether_a_run_leaves_them_as_they_are_and_who_writes_such() -> None:
-    rows = compose([row("motion", 1), row("subtask", 0), row("vqa", 2)], {"vqa": new(row("vqa", 5))})
+    rows = merge_rows([row("motion", 1), row("subtask", 0), row("vqa", 2)], {"vqa": new(row("vqa", 5))})
     assert [(one.row.style, one.module, one.kept) for one in rows] == [
         ("subtask", "plan", True),
         ("motion", None, True),
@@ -107,5 +109,5 @@ def test_calls_of_other_tools_are_nobody_s_and_stay() -> None:
         row(None, 6, None, "no JSON"),
     ]
     assert owners([*others, row(None, 0)]) == [None, None, None, "interjections"]
-    rows = compose([row(None, 0), *others, row(None, 7)], {"interjections": new(row(None, 1))})
+    rows = merge_rows([row(None, 0), *others, row(None, 7)], {"interjections": new(row(None, 1))})
     assert [one.row for one in rows] == [row(None, 1), *others]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from annotator.config.settings import PlanSettings, SyncSettings, TaskAugAxesSettings
 from annotator.errors import Rejected
-from annotator.modules.base import EpisodeView, ModuleRows
+from annotator.modules.base import ModuleInput, ModuleOutput
 from annotator.modules.plan.module import STYLES, annotate
 from annotator.modules.plan.task_paraphrases import AXES
 from annotator.modules.plan.timeline import LEAST_SECONDS
@@ -45,7 +45,7 @@ SPANS = st.lists(st.builds(Span, TIMES, TIMES, SAID), max_size=12)
 LISTS = st.lists(SAID, max_size=6)
 
 
-def check_rows(view: EpisodeView, found: ModuleRows, plan: PlanSettings) -> None:
+def check_rows(view: ModuleInput, found: ModuleOutput, plan: PlanSettings) -> None:
     rows = [one.row for one in found.rows]
     frames = set(view.clock.tolist())
     assert {row.style for row in rows} <= STYLES
@@ -63,7 +63,7 @@ def check_rows(view: EpisodeView, found: ModuleRows, plan: PlanSettings) -> None
     check_texts(view, {style: [str(row.content) for row in rows if row.style == style] for style in STYLES})
 
 
-def check_texts(view: EpisodeView, texts: dict[str | None, list[str]]) -> None:
+def check_texts(view: ModuleInput, texts: dict[str | None, list[str]]) -> None:
     assert all(a.casefold() != b.casefold() for a, b in pairwise(texts["subtask"]))
     assert all(a.splitlines()[1:] for a in texts["plan"][:-1])
     assert len({text.casefold() for text in texts["task_aug"]}) == len(texts["task_aug"])

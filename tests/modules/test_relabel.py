@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from annotator.errors import CallError, Declined, Rejected, StepError
-from annotator.modules.base import EpisodeView, ModuleRows
+from annotator.modules.base import ModuleInput, ModuleOutput
 from annotator.prompting.answers import RelabelledSpan
 from annotator_store.digests import digest_parts
 from tests.modules.planned import CALL, FOOTAGE, camera, episode, refused, run, shown
@@ -14,7 +14,7 @@ from tests.modules.scripted_ask import Question, Script, ScriptedAsk, spans
 WRIST = digest_parts("footage", [b"wrist"])
 
 
-def look_again(view: EpisodeView, script: Script | None = None, /, **settings: Any) -> tuple[ModuleRows, ScriptedAsk]:
+def look_again(view: ModuleInput, script: Script | None = None, /, **settings: Any) -> tuple[ModuleOutput, ScriptedAsk]:
     return run(view, script, subtask_seeded_relabel=True, **settings)
 
 

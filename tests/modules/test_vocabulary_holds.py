@@ -3,7 +3,7 @@
 import pytest
 
 from annotator.errors import Rejected
-from annotator.modules.base import EpisodeView
+from annotator.modules.base import ModuleInput
 from annotator.modules.vocabulary.entries import Vocabulary
 from annotator.prompting.answers import RelabelledSpan
 from tests.modules.planned import episode, run, shown, vocabulary
@@ -16,7 +16,7 @@ SCRIPT: Script = {"plan.segment": SEGMENTS}
 NO_MEMORY = {"emit_memory": False}
 
 
-def view(words: Vocabulary = WORDS) -> EpisodeView:
+def view(words: Vocabulary = WORDS) -> ModuleInput:
     return episode(vocabulary=words)
 
 

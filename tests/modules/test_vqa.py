@@ -16,9 +16,19 @@ from hypothesis import strategies as st
 
 from annotator.config.settings import SyncSettings, VlmSettings, VqaSettings
 from annotator.errors import CallError, Declined, FootageError, Rejected, StepError
-from annotator.media.render_pool import Pictures, Studio
-from annotator.modules.base import CameraView, EpisodeView, ModuleRows
-from annotator.modules.vqa.module import BATCH, LANES, MOST_FAILURES, STEPS, Place, annotate, frames_asked, places_of
+from annotator.media.picture import Picture
+from annotator.media.render_pool import EpisodeMedia, RenderPool
+from annotator.modules.base import CameraView, ModuleInput, ModuleOutput
+from annotator.modules.vqa.module import (
+    BATCH,
+    LANES,
+    MOST_FAILURES,
+    STEPS,
+    FrameQuestion,
+    annotate,
+    frames_asked,
+    places_of,
+)
 from annotator.modules.vqa.topics import FOCI
 from annotator.prompting import answers
 from annotator.prompting.answers import (
@@ -30,7 +40,6 @@ from annotator.prompting.answers import (
     SpatialAnswer,
 )
 from annotator.prompting.loader import load_prompts
-from annotator.vlm.base import Picture
 from annotator_store.digests import Digest, digest_parts
 from annotator_store.keys import Render
 from annotator_store.rows import order_key
@@ -54,9 +63,9 @@ ANSWERS: Script = {
 }
 
 
-def episode(frames: int = 100, *cameras: CameraView, fps: int = 10, digest: Digest = DIGEST) -> EpisodeView:
+def episode(frames: int = 100, *cameras: CameraView, fps: int = 10, digest: Digest = DIGEST) -> ModuleInput:
     clock = (np.arange(frames) / fps).astype(np.float32)
-    return EpisodeView(where="episode 0", digest=digest, task="stack  the cups", clock=clock, cameras=cameras or (TOP,))
+    return ModuleInput(where="episode 0", digest=digest, task="stack  the cups", clock=clock, cameras=cameras or (TOP,))
 
 
 def settings(seed: int = 1729, coordinates: Any = "relative_1000", **vqa: Any) -> SyncSettings:
@@ -64,8 +73,8 @@ def settings(seed: int = 1729, coordinates: Any = "relative_1000", **vqa: Any) -
 
 
 def run(
-    view: EpisodeView, how: SyncSettings | None = None, script: Script | None = None
-) -> tuple[ModuleRows, ScriptedAsk]:
+    view: ModuleInput, how: SyncSettings | None = None, script: Script | None = None
+) -> tuple[ModuleOutput, ScriptedAsk]:
     ask = ScriptedAsk({**ANSWERS, **(script or {})})
     return asyncio.run(annotate(view, ask, how or settings())), ask
 
@@ -158,7 +167,7 @@ def _by_hand(clock: npt.NDArray[np.float32], hz: float, most: int) -> list[int]:
 
 
 def test_a_place_keeps_its_question_whatever_else_is_asked() -> None:
-    def places(how: SyncSettings, *cameras: CameraView) -> dict[tuple[int, str], Place]:
+    def places(how: SyncSettings, *cameras: CameraView) -> dict[tuple[int, str], FrameQuestion]:
         return {(p.frame, p.camera.key): p for p in places_of(episode(300, *cameras), how)}
 
     few = places(settings(), TOP)
@@ -353,7 +362,7 @@ class Crowd(ScriptedAsk):
 class Looker(ScriptedAsk):
     """Holds each picture while it answers, as a call does, and counts now and then how many there are."""
 
-    pictures: Pictures
+    pictures: EpisodeMedia
     most = 0
 
     async def __call__(self, step: str, answer: Any, inputs: Any, media: Any = (), **more: Any) -> Any:
@@ -374,8 +383,8 @@ def test_frames_are_decoded_together_and_not_kept(tmp_path: Path) -> None:
     decoded: list[int] = []
     ask = Looker(ANSWERS)
 
-    async def look() -> ModuleRows:
-        with Studio(2) as studio, studio.open({TOP.footage: footage}, decoded.append) as ask.pictures:
+    async def look() -> ModuleOutput:
+        with RenderPool(2) as studio, studio.open({TOP.footage: footage}, decoded.append) as ask.pictures:
             return await annotate(view, ask, settings(vqa_emission_hz=5))
 
     assert len(asyncio.run(look()).rows) == 2 * 450

@@ -23,7 +23,7 @@ def run_card(root: Path) -> subprocess.CompletedProcess[str]:
     """Run the card's block of commands in the dataset's folder, as one who reads it would."""
     (block,) = re.findall(r"```sh\n(.*?)```", (root / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     shell = f'set -e\nannotator() {{ "{sys.executable}" -m annotator.cli.main "$@"; }}\n{block}'
-    environment = os.environ | {"PYTHONPATH": str(REPO)}
+    environment = os.environ | {"PYTHONPATH": f"{REPO}:{REPO}/store"}
     return subprocess.run(["bash", "-c", shell], cwd=root, env=environment, capture_output=True, text=True, check=False)
 
 

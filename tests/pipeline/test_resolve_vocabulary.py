@@ -10,19 +10,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from annotator.modules.vocabulary.entries import (
-    LEAST_OVERLAP,
-    Snapped,
-    Vocabulary,
-    distinct,
-    edited,
-    sameness,
-    snap,
-    tidy_memory,
-    tidy_subtask,
-    told_apart,
-)
-from annotator.modules.vocabulary.matching import Worded, worded
+from annotator.modules.vocabulary.entries import LEAST_OVERLAP, Snapped, Vocabulary, distinct, edited, snap, told_apart
+from annotator.modules.vocabulary.matching import Worded, match_entry
+from annotator.prompting.normalize import sameness, tidy_memory, tidy_subtask
 from annotator_store.digests import digest_parts
 from annotator_store.log.events import VocabularyDiscovered, decode_event, encode_event, utc_now
 from annotator_store.sql import read_sql
@@ -112,7 +102,7 @@ def test_a_text_that_says_another_thing_in_much_the_same_words_is_told_apart(
     nearest = snap(text, entries)
     assert nearest.overlap >= LEAST_OVERLAP
     assert told_apart(text, nearest.entry, entries) == by
-    assert worded(text, entries, tidy_subtask).text == ""
+    assert match_entry(text, entries, tidy_subtask).text == ""
 
 
 @pytest.mark.parametrize(
@@ -127,7 +117,7 @@ def test_a_text_that_says_another_thing_in_much_the_same_words_is_told_apart(
 )
 def test_a_true_paraphrase_is_taken_for_its_entry(text: str, entry: str) -> None:
     entries = ("open a lid", "pick up the cup", "grip the red cup", "place the cup on the tray", "do not touch the lid")
-    assert worded(text, entries, tidy_subtask) == Worded(entry)
+    assert match_entry(text, entries, tidy_subtask) == Worded(entry)
 
 
 AXES = (("open", "close", "turn"), ("left", "right"), ("red", "blue", "small"))
@@ -141,7 +131,7 @@ def test_no_text_is_taken_for_one_that_says_another_action_side_or_thing(
     text: str, entries: list[str], before: str
 ) -> None:
     """A word that no entry has says nothing of how entries differ: such a text may pass for a free paraphrase."""
-    told = worded(before + text, entries, tidy_subtask)
+    told = match_entry(before + text, entries, tidy_subtask)
     negated = before in {"do not ", "never "}
     if told.text and told.text != text:
         named = {word for entry in entries for word in entry.split()}

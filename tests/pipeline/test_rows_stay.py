@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from annotator.cli.parsing import parse_sync
+from annotator.cli.progress import ConsoleProgress
 from annotator.errors import UsageError
-from annotator.pipeline.progress import Report
 from annotator.pipeline.sync import Outcome, sync
 from annotator_store.errors import Problem
 from annotator_store.log.query import run_query
@@ -25,7 +25,7 @@ A, B, C = Recording(1), Recording(2), Recording(3, frames=30)
 
 
 def run(root: Path, *flags: object) -> Outcome:
-    with Report() as report:
+    with ConsoleProgress() as report:
         return sync(parse_sync([str(root), *SIGNALS, *(str(flag) for flag in flags)]), report)
 
 

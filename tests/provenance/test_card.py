@@ -10,7 +10,7 @@ from annotator.config.settings import VlmSettings
 from annotator.prompting.loader import load_prompts
 from annotator.provenance.card import BEGIN, END, recipe_flags, render_section, update_card
 from annotator.provenance.lock import Lock
-from annotator.provenance.setups import Made, Variant, pinned
+from annotator.provenance.setups import OtherSetup, PinnedSetup, pinned
 from annotator.vlm.models import model_of
 from annotator_store.digests import Digest
 from annotator_store.errors import StoreError
@@ -165,7 +165,7 @@ def test_the_recipe_gives_what_is_not_the_default_and_no_more(lock: Lock, flags:
 
 def test_what_was_made_otherwise_is_said_with_what_is_other_and_no_more() -> None:
     lead = msgspec.structs.replace(LOCK, vocabulary=Digest("d" * 32))
-    same = Made(seed=1729, model=MODEL, prompts=PROMPTS, vocabulary=lead.vocabulary, version=2, settings={})
+    same = PinnedSetup(seed=1729, model=MODEL, prompts=PROMPTS, vocabulary=lead.vocabulary, version=2, settings={})
     twos = Digest("2" * 32)
     changes: dict[str, dict[str, Any]] = {
         f"vocabulary `{'1' * 32}`": {"vocabulary": Digest("1" * 32)},
@@ -175,26 +175,26 @@ def test_what_was_made_otherwise_is_said_with_what_is_other_and_no_more() -> Non
         "version 1": {"version": 1},
     }
     for said, change in changes.items():
-        other = Variant(module="plan", episodes=1, made=msgspec.structs.replace(same, **change))
+        other = OtherSetup(module="plan", episodes=1, made=msgspec.structs.replace(same, **change))
         assert f"- plan: 1 episode: {said}\n" in render_section(msgspec.structs.replace(lead, others=(other,)), COUNTS)
 
 
 def test_where_episodes_were_held_to_several_vocabularies_the_file_is_not_said_to_be_that_of_most() -> None:
     lead = msgspec.structs.replace(LOCK, vocabulary=Digest("d" * 32))
-    made = Made(seed=1729, model=MODEL, prompts=PROMPTS, vocabulary=Digest("1" * 32), version=2, settings={})
-    mixed = msgspec.structs.replace(lead, others=(Variant(module="plan", episodes=1, made=made),))
+    made = PinnedSetup(seed=1729, model=MODEL, prompts=PROMPTS, vocabulary=Digest("1" * 32), version=2, settings={})
+    mixed = msgspec.structs.replace(lead, others=(OtherSetup(module="plan", episodes=1, made=made),))
     section = render_section(mixed, COUNTS)
     assert f"`meta/canonical_vocabulary.json`, digest `{'d' * 32}`" not in section
     assert f"Vocabulary of most episodes: digest `{'d' * 32}`; `meta/canonical_vocabulary.json` may be" in section
 
 
 def test_what_was_made_otherwise_is_said_with_its_seed_and_its_prompts() -> None:
-    made = Made(
+    made = PinnedSetup(
         seed=7, model=pinned(Model(model_id="other")), prompts={"system": Digest("f" * 32)}, vocabulary=None, version=2,
         settings={},
     )  # fmt: skip
     section = render_section(
-        msgspec.structs.replace(LOCK, others=(Variant(module="plan", episodes=3, made=made),)), COUNTS
+        msgspec.structs.replace(LOCK, others=(OtherSetup(module="plan", episodes=3, made=made),)), COUNTS
     )
     assert "- plan: 3 episodes: model `other`" in section
     assert "; seed 7; prompt system\n" in section

@@ -16,8 +16,8 @@ from annotator.modules.vocabulary.file import FILE as VOCABULARY
 from annotator.modules.vocabulary.file import write_vocabulary
 from annotator.prompting.loader import eject, load_prompts
 from annotator.provenance.lock import FILE, Lock, digest_of, lock_of, read_lock, render_lock, take_stock, write_lock
-from annotator.provenance.publish import CARD, Basis, lock_now, publish
-from annotator.provenance.setups import Asked, Census, Made, Variant, pinned
+from annotator.provenance.publish import CARD, PublishedFrom, lock_now, publish
+from annotator.provenance.setups import AskedCall, OtherSetup, PinnedSetup, SetupCounts, pinned
 from annotator.verify.run import verify_dataset
 from annotator.vlm.models import model_of
 from annotator_store.digests import digest_struct
@@ -35,7 +35,7 @@ SIGNALS = ("--vlm.backend", "signals")
 WORDS = Vocabulary(subtasks=("reach",), memories=())
 
 
-BASIS = Basis(dataset="tiny", shards=SHARDS)
+BASIS = PublishedFrom(dataset="tiny", shards=SHARDS)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def only(audit: Audit) -> Finding:
     return audit.findings[0]
 
 
-def made(root: Path, basis: Basis = BASIS) -> Lock:
+def made(root: Path, basis: PublishedFrom = BASIS) -> Lock:
     with Log.open(root / ".annotator") as log:
         return lock_now(log, basis)[0]
 
@@ -107,7 +107,7 @@ def test_a_run_that_changes_nothing_leaves_the_lock_and_another_log_of_the_same_
 
 
 def test_fewer_shards_are_another_lock(root: Path) -> None:
-    assert made(root, Basis(dataset="tiny", shards=SHARDS[:1])) != made(root)
+    assert made(root, PublishedFrom(dataset="tiny", shards=SHARDS[:1])) != made(root)
 
 
 def test_the_log_digest_moves_with_a_reply_and_with_a_row(root: Path) -> None:
@@ -143,7 +143,7 @@ def test_publishing_again_reads_no_annotation_until_something_changed(
             watched.setattr(Log, "annotations", None)
             watched.setattr(Log, "answers", None)
             assert not publish(root, log, BASIS)
-        assert publish(root, log, Basis(dataset="tiny", shards=SHARDS[:1]))
+        assert publish(root, log, PublishedFrom(dataset="tiny", shards=SHARDS[:1]))
         assert publish(root, log, BASIS)
         (root / CARD).unlink()
         assert publish(root, log, BASIS)
@@ -351,10 +351,10 @@ def test_settings_that_are_not_the_defaults_are_pinned_by_their_module(root: Pat
 
 @pytest.mark.parametrize("field", ["seed", "vocabulary", "prompts", "modules", "settings", "others"])
 def test_a_forged_lock_that_digests_to_what_it_says_is_found_out(root: Path, field: str) -> None:
-    other = Made(seed=3, model=None, prompts={}, vocabulary=None, version=None, settings={})
+    other = PinnedSetup(seed=3, model=None, prompts={}, vocabulary=None, version=None, settings={})
     wrong: dict[str, Any] = {
         "seed": 3, "vocabulary": WORDS.digest, "prompts": {}, "modules": {"plan": 9, "interjections": 1},
-        "settings": {"plan": {"plan.view": "video"}}, "others": (Variant(module="plan", episodes=1, made=other),),
+        "settings": {"plan": {"plan.view": "video"}}, "others": (OtherSetup(module="plan", episodes=1, made=other),),
     }  # fmt: skip
     forge(root, **{field: wrong[field]})
     found = verify(root).findings
@@ -363,14 +363,14 @@ def test_a_forged_lock_that_digests_to_what_it_says_is_found_out(root: Path, fie
 
 
 def test_of_annotations_from_before_setups_were_noted_the_calls_tell_seed_and_model(root: Path) -> None:
-    census = Census()
+    census = SetupCounts()
     with Log.open(root / ".annotator") as log:
         (_, written), *_ = log.shards_written()
         event = log.annotation((written.made_of[0].sources or {})["plan"])
         (answer,) = log.answers(event.calls[:1])
         described = log.models([answer.model])
     census.add(msgspec.structs.replace(event, setup=None))
-    asked = {answer.key: Asked(answer.step, 42, answer.model)}
+    asked = {answer.key: AskedCall(answer.step, 42, answer.model)}
     assert census.models(asked) == {answer.model}
     (one,) = census.variants(asked, described)
     assert (one.made.seed, one.made.model, one.made.version) == (42, pinned(model_of(SETTINGS.vlm)), None)

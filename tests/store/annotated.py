@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 from annotator_store.log.events import AnnotatedRow
 from annotator_store.parquet.columns import language_field
 from annotator_store.rows import EVENTS, PERSISTENT, PERSISTENT_STYLES, Column, Row
-from annotator_store.validation.run import CameraSize, Known
+from annotator_store.validation.run import CameraSize, RuleContext
 
 TOP, WRIST = "observation.images.top", "observation.images.wrist"
 WIDTH, HEIGHT = 32, 24
 FRAMES = 40
 CLOCK = (np.arange(FRAMES) / 10).astype(np.float32)
-KNOWN = Known(
+KNOWN = RuleContext(
     cameras=tuple(CameraSize(camera=camera, width_px=WIDTH, height_px=HEIGHT) for camera in (TOP, WRIST)),
     subtasks=("grip the cube", "lift the cube", "open the hand"),
     memories=("I gripped the cube.", "I lifted the cube."),

@@ -11,7 +11,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "events.md"
 
 
 def test_the_page_is_what_the_structs_say() -> None:
-    assert PAGE.read_text(encoding="utf-8") == describe_events(), "run: python scripts/generate_event_docs.py > docs/events.md"
+    assert PAGE.read_text(encoding="utf-8") == describe_events(), (
+        "run: python scripts/generate_event_docs.py > docs/events.md"
+    )
 
 
 def test_every_event_and_field_is_on_the_page() -> None:

@@ -62,8 +62,9 @@ def test_a_digest_survives_the_way_through_a_uuid(data: bytes) -> None:
 
 def test_digests_do_not_depend_on_the_hash_seed() -> None:
     code = (
-        "from store.keys import *; from store.fold import rows_digest; from tests.store.facts import annotated\n"
-        "from store.lines import entry_of; from tests.store.facts import answered\n"
+        "from annotator_store.keys import *; from annotator_store.log.folds import rows_digest\n"
+        "from tests.store.facts import annotated\n"
+        "from annotator_store.log.lines import entry_of; from tests.store.facts import answered\n"
         "m = Model(model_id='m', mm_processor_kwargs={c: i for i, c in enumerate('zyxw')})\n"
         "print(digest_struct(m), rows_digest(annotated(1)), entry_of(answered(1, 1)).id)"
     )

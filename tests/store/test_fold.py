@@ -20,9 +20,9 @@ from annotator_store.log.events import (
 )
 from annotator_store.log.folds import (
     Answered,
-    Current,
     DeclinedBefore,
     Known,
+    LatestAnnotation,
     as_utc,
     current_of,
     fold_current,
@@ -63,7 +63,7 @@ def known(events: Sequence[AnyEvent]) -> dict[Digest, Known]:
     return fold_known(outcome for outcome in outcomes if outcome is not None)
 
 
-def current(events: Sequence[AnyEvent]) -> dict[tuple[Digest, str], Current]:
+def current(events: Sequence[AnyEvent]) -> dict[tuple[Digest, str], LatestAnnotation]:
     found = (current_of(entry_of(event).id, event) for event in events if isinstance(event, EpisodeAnnotated))
     return fold_current(found)
 

@@ -304,7 +304,8 @@ for call in itertools.count():
 def test_kill_9_loses_no_acknowledged_event(folder: Path, acknowledged: int) -> None:
     root = Path(__file__).parents[2]
     command = [sys.executable, "-c", CHILD, str(folder)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
+    env = {**os.environ, "PYTHONPATH": str(root / "store")}
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root, env=env)
     assert child.stdout is not None
     printed = [child.stdout.readline() for _ in range(acknowledged + 1)]
     child.send_signal(signal.SIGKILL)

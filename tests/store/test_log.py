@@ -15,7 +15,7 @@ from annotator_store.errors import NewerEvent, StoreError
 from annotator_store.log import pending as recent
 from annotator_store.log.cache import NO_EXTENSIONS, Cache
 from annotator_store.log.events import event_id
-from annotator_store.log.folds import Answered, DeclinedBefore, Followed, rows_digest
+from annotator_store.log.folds import Answered, CachedAnnotation, DeclinedBefore, rows_digest
 from annotator_store.log.lines import Entry, entry_of, render_line
 from annotator_store.log.log import Log
 from annotator_store.log.segments import list_actives, list_segments, read_journal
@@ -30,7 +30,7 @@ def python(code: str, *arguments: object) -> "subprocess.Popen[bytes]":
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT / "store")},
     )
 
 
@@ -106,8 +106,8 @@ def test_current_recipes_and_annotations_agree(tmp_path: Path) -> None:
         }
         assert current[new.episode, "plan"].recorded_at == new.recorded_at
         assert log.recipes([new.recipe, other.recipe, digest("unheard of")]) == {
-            new.recipe: Followed(entry_of(new).id, rows_digest(new)),
-            other.recipe: Followed(entry_of(other).id, rows_digest(other)),
+            new.recipe: CachedAnnotation(entry_of(new).id, rows_digest(new)),
+            other.recipe: CachedAnnotation(entry_of(other).id, rows_digest(other)),
         }
         assert log.annotation(entry_of(old).id) == old
 
@@ -208,7 +208,7 @@ def test_a_run_that_records_nothing_leaves_the_journal_untouched(tmp_path: Path)
 KILLED = """
 import itertools, sys
 from pathlib import Path
-from annotator_store import recent
+from annotator_store.log import pending as recent
 from annotator_store.log.lines import entry_of
 from annotator_store.log.log import Log
 from tests.store.facts import answered
@@ -298,7 +298,7 @@ def test_the_store_imports_without_the_heavy_libraries(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "for name in ('av', 'PIL', 'openai', 'vllm', 'torch', 'transformers', 'annotator'): sys.modules[name] = None\n"
-        "import annotator_store.log.log, annotator_store.log.query, annotator_store.log.cache, annotator_store.log.journal\n"
+        "from annotator_store.log import cache, journal, log, query\n"
         "print('pyarrow' in sys.modules)"
     )
     with python(code) as child:

@@ -6,6 +6,7 @@ import pytest
 
 from annotator_store.digests import Digest
 from annotator_store.log.dataset_names import alike_at, name_in_log
+from annotator_store.parquet.rewrite import language_digest_or_none
 from tests.store.test_ledger import NOTES, written
 
 SHARD = "data/a.parquet"
@@ -31,7 +32,7 @@ def test_no_name_is_taken_over_that_came_through_a_bucket(tmp_path: Path) -> Non
 
 def test_one_that_moved_is_known_by_what_the_lock_says_of_its_shards(tmp_path: Path) -> None:
     pinned: dict[str, Digest] = {SHARD: NOTES[1][1].language}
-    alike = alike_at(tmp_path, [SHARD], NOTES, lambda: pinned)
+    alike = alike_at(tmp_path, [SHARD], NOTES, lambda: pinned, language_digest_or_none)
     assert [name for name in ("cups", "bowls", "mugs") if alike(name)] == ["cups"]
     assert name_in_log({"bowls", "cups"}, tmp_path, tmp_path.parent / "log", alike=alike) == "cups"
 
@@ -40,5 +41,5 @@ def test_one_that_moved_is_known_by_what_the_lock_says_of_its_shards(tmp_path: P
 def test_shards_that_are_not_there_or_cannot_be_read_are_like_none(tmp_path: Path, shards: list[str]) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / SHARD).write_bytes(b"no parquet")
-    alike = alike_at(tmp_path, shards, NOTES, dict)
+    alike = alike_at(tmp_path, shards, NOTES, dict, language_digest_or_none)
     assert not alike(written(1).dataset)

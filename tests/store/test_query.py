@@ -500,7 +500,7 @@ def test_a_query_answers_without_a_usable_cache(tmp_path: Path, ruin: Callable[[
 RUNNING = """
 import itertools, sys
 from pathlib import Path
-from annotator_store import recent
+from annotator_store.log import pending as recent
 from annotator_store.log.log import Log
 from tests.store.facts import answered, seen
 
@@ -516,7 +516,7 @@ with Log.open(Path(sys.argv[1])) as log:
 def test_a_query_answers_while_another_process_records(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     command = [sys.executable, "-c", RUNNING, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root, env={"PYTHONPATH": str(root)}) as child:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root, env={"PYTHONPATH": str(root / "store")}) as child:
         assert child.stdout is not None
         counted = 0
         for target in (1, 40, 150):

@@ -13,7 +13,7 @@ import pytest
 from annotator_store.errors import RuleError
 from annotator_store.rows import EVENTS, PERSISTENT, Row
 from annotator_store.validation.dataset_rules import DATASET_RULES
-from annotator_store.validation.report import Verdict
+from annotator_store.validation.report import ValidationReport
 from annotator_store.validation.rules import SHIPPED, digest_rules, load_rules
 from annotator_store.validation.run import check_rows, check_shards, try_rules
 from tests.store.annotated import (
@@ -214,7 +214,7 @@ def faulty(name: str, number: int) -> Episodes:
     return {3: clean_rows(), 7: FAULTS[name][number](clean_rows())}
 
 
-def assert_only(verdict: Verdict, name: str) -> None:
+def assert_only(verdict: ValidationReport, name: str) -> None:
     assert {breach.rule.name for breach in verdict.breaches} == {name}
     assert {finding.episode_index for finding in verdict.findings} == {7}
 

@@ -18,10 +18,10 @@ from annotator_store.parquet.episode_language import EpisodeRows
 from annotator_store.parquet.rewrite import prepare_shard
 from annotator_store.rows import EVENTS, PERSISTENT
 from annotator_store.validation import run as validate
-from annotator_store.validation.report import Verdict, merged
+from annotator_store.validation.report import ValidationReport, merged
 from annotator_store.validation.rules import load_rules
 from annotator_store.validation.run import check_rows, check_shards
-from annotator_store.validation.tables import DraftRow, evidence_of_shard, first_change
+from annotator_store.validation.tables import CandidateRow, evidence_of_shard, first_change
 from tests.store.annotated import (
     FRAMES,
     KNOWN,
@@ -40,7 +40,7 @@ from tests.store.annotated import (
 RULES = load_rules()
 
 
-def names(verdict: Verdict) -> list[str]:
+def names(verdict: ValidationReport) -> list[str]:
     return [breach.rule.name for breach in verdict.breaches]
 
 
@@ -108,9 +108,9 @@ def test_an_episode_without_frames_has_no_frame_for_its_rows(tmp_path: Path) -> 
 # --- rows that are kept ------------------------------------------------------------------------------------------
 
 
-def drafted(placed: Sequence[Placed], *kept: str | None) -> list[DraftRow]:
+def drafted(placed: Sequence[Placed], *kept: str | None) -> list[CandidateRow]:
     """The rows as a run has them; those of some styles are kept."""
-    return [DraftRow(row=row, kept=row.style in kept) for _, row in placed]
+    return [CandidateRow(row=row, kept=row.style in kept) for _, row in placed]
 
 
 def test_what_kept_rows_break_by_themselves_was_there_before(tmp_path: Path) -> None:
@@ -130,8 +130,8 @@ def test_what_kept_rows_break_by_themselves_was_there_before(tmp_path: Path) -> 
 def test_what_kept_and_new_rows_break_together_is_new(tmp_path: Path) -> None:
     """A second subtask on one frame, and one interjection without its plan: neither half is wrong by itself."""
     shard = write_frames(tmp_path / "shard.parquet", [3])
-    both = [DraftRow(row=row, kept=True) for _, row in clean_rows()]
-    doubled = [*both, DraftRow(row=persistent("subtask", 15, "grip the cube")[1])]
+    both = [CandidateRow(row=row, kept=True) for _, row in clean_rows()]
+    doubled = [*both, CandidateRow(row=persistent("subtask", 15, "grip the cube")[1])]
     found = check_rows([(shard, {3: doubled})], RULES, KNOWN)
     assert (names(found), found.before) == (["one_row_per_time"], ())
     kept = drafted(spoiled(3)[3], "plan", "subtask", "memory")
@@ -141,7 +141,7 @@ def test_what_kept_and_new_rows_break_together_is_new(tmp_path: Path) -> None:
 def test_a_new_row_that_repeats_an_old_fault_is_new_once(tmp_path: Path) -> None:
     shard = write_frames(tmp_path / "shard.parquet", [3])
     blank = persistent("motion", 25, " ")[1]
-    rows = [*drafted(clean_rows()), DraftRow(row=blank, kept=True), DraftRow(row=blank)]
+    rows = [*drafted(clean_rows()), CandidateRow(row=blank, kept=True), CandidateRow(row=blank)]
     verdict = check_rows([(shard, {3: rows})], [rule for rule in RULES if rule.name == "no_empty_text"], KNOWN)
     assert [one.found for one in (*verdict.breaches, *verdict.before)] == [1, 1]
 
@@ -154,7 +154,7 @@ SELECT episode_index, "timestamp", concat(module, ' ', kept) AS detail FROM rows
     (rule,) = [rule for rule in load_rules(tmp_path) if rule.name == "own"]
     row = persistent("motion", 0, "waits")[1]
     shard = write_frames(tmp_path / "shard.parquet", [3])
-    mine = [DraftRow(row=row, module="plan"), DraftRow(row=row, kept=True)]
+    mine = [CandidateRow(row=row, module="plan"), CandidateRow(row=row, kept=True)]
     verdict = check_rows([(shard, {3: mine})], [rule], KNOWN)
     assert [one.detail for breach in (*verdict.breaches, *verdict.before) for one in breach.findings] == [
         "plan false",
@@ -189,7 +189,7 @@ def test_rows_are_made_shard_by_shard_as_they_are_needed(tmp_path: Path, monkeyp
 
     really = validate._judge  # pyright: ignore[reportPrivateUsage]
 
-    def judge(*arguments: Any) -> Verdict:
+    def judge(*arguments: Any) -> ValidationReport:
         judged.extend(range(validate.THREADS))
         return really(*arguments)
 

@@ -17,7 +17,7 @@ import pytest
 from annotator.cli.main import main
 from annotator.dataset.metadata import open_dataset
 from annotator.provenance.lock import FILE
-from annotator.provenance.publish import Basis, publish
+from annotator.provenance.publish import PublishedFrom, publish
 from annotator.verify.run import verify_dataset
 from annotator_store.keys import Call, call_key
 from annotator_store.log.events import (
@@ -50,7 +50,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = write_dataset(tmp_path_factory.mktemp("verify") / "tiny", [Recording(n, frames=24) for n in (1, 2, 3)])
     assert main(["sync", str(root), "--vlm.backend", "signals", "--plan.min_subtask_seconds", "0.2"]) == 0
     with Log.open(root / ".annotator") as log:
-        publish(root, log, Basis(dataset="tiny", shards=(SHARD, shard_path(1))))
+        publish(root, log, PublishedFrom(dataset="tiny", shards=(SHARD, shard_path(1))))
     return root
 
 

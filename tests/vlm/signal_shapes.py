@@ -8,8 +8,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from annotator.dataset.signals import Signals
 from annotator.prompting.answers import Answer, Segmentation
-from annotator.vlm.base import Request, Signals
+from annotator.vlm.base import Request
 from annotator.vlm.signals.engine import MODEL_ID, SignalsEngine
 from annotator_store.digests import Digest
 from annotator_store.keys import Model

@@ -17,8 +17,9 @@ import openai
 import pytest
 
 from annotator.errors import CallError, NoEngine, UsageError
+from annotator.media.picture import Picture
 from annotator.prompting.answers import Segmentation, Task
-from annotator.vlm.base import Engine, Picture, Reply, Request
+from annotator.vlm.base import Engine, Reply, Request
 from annotator.vlm.openai.engine import OpenAIEngine, probe, require, served_at
 from annotator.vlm.openai.wire import PictureParts, request_body
 from annotator.vlm.reply_text import json_part

@@ -18,8 +18,8 @@ from annotator.config.settings import VlmSettings
 from annotator.errors import CallError, NoEngine
 from annotator.vlm.base import Reply, Request
 from annotator.vlm.openai.engine import OpenAIEngine, require_any
-from annotator.vlm.openai.limiter import Window
-from annotator.vlm.openai.router import STRIKES, Lane, Router, Stopped
+from annotator.vlm.openai.limiter import ConcurrencyLimiter
+from annotator.vlm.openai.router import STRIKES, EndpointState, Router, Stopped
 from annotator.vlm.registry import choose_engine
 from annotator_store.digests import Digest, digest_parts
 from tests.contracts.engine_contract import make_request
@@ -63,14 +63,14 @@ def error(kind: str, retry_after_s: float | None = None) -> CallError:
     return made
 
 
-async def pass_through(router: Router[Fake], episode: Digest) -> Lane[Fake]:
+async def pass_through(router: Router[Fake], episode: Digest) -> EndpointState[Fake]:
     """Enter and leave at once; say which lane it was."""
     lane = await router.enter(episode, "plan.task")
     router.leave(lane)
     return lane
 
 
-def fail(router: Router[Fake], lane: Lane[Fake], kind: str, retry_after_s: float | None = None) -> None:
+def fail(router: Router[Fake], lane: EndpointState[Fake], kind: str, retry_after_s: float | None = None) -> None:
     assert lane.endpoint is not None
     router.failed(lane, lane.endpoint, error(kind, retry_after_s), asyncio.get_running_loop().time())
 
@@ -306,7 +306,7 @@ def test_a_call_whose_turn_comes_as_the_run_stops_is_not_sent() -> None:
 
 def test_refusals_halve_a_window_once_for_all_that_were_under_way_and_answers_let_it_grow() -> None:
     async def scenario() -> None:
-        window = Window(16)
+        window = ConcurrencyLimiter(16)
         for _ in range(16):
             assert await window.enter()
         sent_at = asyncio.get_running_loop().time()
@@ -328,7 +328,7 @@ def test_refusals_halve_a_window_once_for_all_that_were_under_way_and_answers_le
 
 def test_a_window_lets_in_no_more_than_its_size_in_the_order_of_coming() -> None:
     async def scenario() -> None:
-        window, entered = Window(2), list[int]()
+        window, entered = ConcurrencyLimiter(2), list[int]()
 
         async def visit(number: int) -> None:
             assert await window.enter()
@@ -349,7 +349,7 @@ def test_a_window_lets_in_no_more_than_its_size_in_the_order_of_coming() -> None
 
 def test_a_place_given_to_a_call_that_was_cancelled_in_that_moment_is_given_on() -> None:
     async def scenario() -> None:
-        window = Window(1)
+        window = ConcurrencyLimiter(1)
         assert await window.enter()
         second, third = asyncio.create_task(window.enter()), asyncio.create_task(window.enter())
         await asyncio.sleep(0)

@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from annotator.dataset.signals import Signals
 from annotator.errors import Declined
 from annotator.prompting.answers import Answer, Description, Memory, Milestones, Rephrasings, Segmentation
-from annotator.vlm.base import Engine, Request, Signals
+from annotator.vlm.base import Engine, Request
 from annotator.vlm.signals.engine import MODEL_ID, SignalsEngine
 from annotator_store.keys import Model
 from tests.contracts.engine_contract import AnsweringContract

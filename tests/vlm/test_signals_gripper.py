@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from annotator.vlm.base import Signals
+from annotator.dataset.signals import Signals
 from annotator.vlm.signals.gripper import find_grippers, gripper_acts, gripper_dims
 from tests.vlm.signal_shapes import HELD, HOME, NAMES, OBJECT, OPEN, PICK_AND_PLACE, SHUT, Stroke, draw, signals
 

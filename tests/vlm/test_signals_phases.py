@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from annotator.vlm.base import Signals
+from annotator.dataset.signals import Signals
 from annotator.vlm.signals.phases import analyse
 from tests.vlm.signal_shapes import (
     ABOVE,

@@ -37,12 +37,12 @@ from annotator.vlm.vllm_server.command import (
     share_gpus,
     visible_gpus,
 )
-from annotator.vlm.vllm_server.engine import Patience, ServeEngine, serve
+from annotator.vlm.vllm_server.engine import ServeEngine, StartupPolicy, serve
 from tests.contracts.engine_contract import make_picture, make_request
 
 SERVER = Path(__file__).parents[1] / "fakes" / "openai_server.py"
 REPO = SERVER.parents[2]
-QUICK = Patience(ready_s=30, pause_s=0.05)
+QUICK = StartupPolicy(ready_s=30, pause_s=0.05)
 COMMAND = (sys.executable, str(SERVER), "--port", "{port}")
 
 
@@ -62,7 +62,7 @@ def in_shell(script: str) -> tuple[str, ...]:
 
 @asynccontextmanager
 async def serving(
-    plans: list[ServerPlan], notes: list[str] | None = None, patience: Patience = QUICK, **asking: Any
+    plans: list[ServerPlan], notes: list[str] | None = None, patience: StartupPolicy = QUICK, **asking: Any
 ) -> AsyncGenerator[ServeEngine, None]:
     said: list[str] = [] if notes is None else notes
     engine = await serve(plans, OpenAIEngine(api_base=(), **asking), "test-model", said.append, patience)
@@ -203,7 +203,7 @@ def test_no_server_outlives_a_run_however_it_ends(tmp_path: Path, number: signal
 # Starts that fail
 
 
-def no_engine(plans: list[ServerPlan], patience: Patience = QUICK) -> NoEngine:
+def no_engine(plans: list[ServerPlan], patience: StartupPolicy = QUICK) -> NoEngine:
     async def scenario() -> None:
         async with serving(plans, patience=patience):
             pass
@@ -235,7 +235,7 @@ def test_the_cause_is_shown_and_met_with_a_hint_where_the_end_of_the_log_only_po
 
 
 def test_a_server_that_does_not_get_ready_in_time_is_stopped_and_reported(tmp_path: Path) -> None:
-    error = no_engine([plan(tmp_path, ("bash", "-c", "echo loading; sleep 1000"))], Patience(ready_s=0.5))
+    error = no_engine([plan(tmp_path, ("bash", "-c", "echo loading; sleep 1000"))], StartupPolicy(ready_s=0.5))
     assert error.got == "was not ready after 0.5 s (--vlm.serve_ready_timeout_s)\n  loading"
     all_gone(tmp_path)
 
@@ -253,7 +253,7 @@ def test_the_server_and_the_log_that_are_named_belong_to_what_is_shown(tmp_path:
 
 def test_no_second_start_is_tried_where_every_first_one_fails(tmp_path: Path) -> None:
     plans = [plan(tmp_path, ("false",), number) for number in range(2)]
-    no_engine(plans, Patience(ready_s=30, pause_s=0))
+    no_engine(plans, StartupPolicy(ready_s=30, pause_s=0))
     assert [one.log.read_text() for one in plans] == ["$ false\n"] * 2
 
 
@@ -281,7 +281,7 @@ def test_a_server_that_never_starts_beside_one_that_runs_is_given_up_after_five_
 
     async def scenario() -> None:
         plans = [plan(tmp_path, in_shell("echo OOM; exit 3")), plan(tmp_path, number=1)]
-        async with serving(plans, notes, Patience(ready_s=30, pause_s=0.01)) as engine:
+        async with serving(plans, notes, StartupPolicy(ready_s=30, pause_s=0.01)) as engine:
             await asyncio.to_thread(wait_until, lambda: any("given up" in note for note in notes))
             assert (await engine.generate(make_request())).text
 
@@ -314,7 +314,7 @@ def test_a_port_that_somebody_else_took_first_is_exchanged_for_another(
         monkeypatch.setattr(serve_process, "free_port", lambda: ports.pop() if ports else real())
 
         async def scenario() -> None:
-            async with serving([plan(tmp_path)], patience=Patience(ready_s=30)) as engine:
+            async with serving([plan(tmp_path)], patience=StartupPolicy(ready_s=30)) as engine:
                 assert (await engine.generate(make_request())).text
 
         run(scenario())
@@ -398,7 +398,9 @@ def test_a_server_that_keeps_dying_is_given_up_and_its_calls_fail_clearly(tmp_pa
     script = f"if [ -e {marker} ]; then echo CUDA error; exit 9; fi; exec $SERVER"
 
     async def scenario() -> CallError:
-        async with serving([plan(tmp_path, in_shell(script))], notes, Patience(ready_s=30, pause_s=0.01)) as engine:
+        async with serving(
+            [plan(tmp_path, in_shell(script))], notes, StartupPolicy(ready_s=30, pause_s=0.01)
+        ) as engine:
             assert (await engine.generate(make_request())).text
             marker.touch()
             (server,) = servers(tmp_path)

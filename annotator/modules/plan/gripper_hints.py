@@ -1,7 +1,7 @@
 """When the grippers that a dataset names close and open: evidence for prompts, never for an answer by itself."""
 
+from annotator.dataset.signals import Signals
 from annotator.modules.base import GripperTime
-from annotator.vlm.base import Signals
 from annotator.vlm.signals.gripper import find_grippers, gripper_acts
 
 

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from annotator.modules.plan.segmentation import Cut, Work, row_at
-from annotator.modules.vocabulary.entries import tidy_memory
-from annotator.modules.vocabulary.matching import held_to, lines, worded
+from annotator.modules.plan.segmentation import PlanContext, Subtask, row_at
+from annotator.modules.vocabulary.matching import allowed_values, lines, match_entry
 from annotator.prompting.answers import Memory, Milestones
+from annotator.prompting.normalize import tidy_memory
 from annotator_store.log.events import AnnotatedRow
 
 
-async def memories(work: Work, cuts: Sequence[Cut]) -> list[AnnotatedRow]:
+async def memories(work: PlanContext, cuts: Sequence[Subtask]) -> list[AnnotatedRow]:
     """Walk the chain: each memory is written from the one before it. A gap keeps the memory as it was.
 
     With a vocabulary memory is the list of its milestones that hold, and one without milestones leaves none to write.
@@ -25,7 +25,7 @@ async def memories(work: Work, cuts: Sequence[Cut]) -> list[AnnotatedRow]:
     return await _in_milestones(work, cuts) if work.milestones else []
 
 
-async def _freely(work: Work, cuts: Sequence[Cut]) -> list[AnnotatedRow]:
+async def _freely(work: PlanContext, cuts: Sequence[Subtask]) -> list[AnnotatedRow]:
     rows: list[AnnotatedRow] = []
     memory = ""
     for before, cut in pairwise(cuts):
@@ -33,7 +33,7 @@ async def _freely(work: Work, cuts: Sequence[Cut]) -> list[AnnotatedRow]:
         asked = await work.gaps.optional(work.ask, "plan.memory", Memory, inputs)
         if asked is None:
             continue
-        text = worded(asked.answer.memory, (), tidy_memory)
+        text = match_entry(asked.answer.memory, (), tidy_memory)
         if text.refusal:
             work.refuse("plan.memory", [text.refusal], asked.key)
         else:
@@ -42,17 +42,17 @@ async def _freely(work: Work, cuts: Sequence[Cut]) -> list[AnnotatedRow]:
     return rows
 
 
-async def _in_milestones(work: Work, cuts: Sequence[Cut]) -> list[AnnotatedRow]:
+async def _in_milestones(work: PlanContext, cuts: Sequence[Subtask]) -> list[AnnotatedRow]:
     """A row where the list changed. An empty list writes none: what stood before stays in force, and is shown next."""
     rows: list[AnnotatedRow] = []
     reached: list[str] = []
-    allowed = held_to("memories", work.milestones)
+    allowed = allowed_values("memories", work.milestones)
     for before, cut in pairwise(cuts):
         inputs = _inputs(work, before, cut) | {"memory": lines(reached), "milestones": lines(work.milestones)}
         asked = await work.gaps.optional(work.ask, "plan.milestones", Milestones, inputs, allowed=allowed)
         if asked is None:
             continue
-        texts = [worded(said, work.milestones, tidy_memory) for said in asked.answer.memories]
+        texts = [match_entry(said, work.milestones, tidy_memory) for said in asked.answer.memories]
         work.refuse("plan.milestones", [text.refusal for text in texts if text.refusal], asked.key)
         now = [text.text for text in texts if not text.refusal]
         if now and now != reached:
@@ -61,5 +61,5 @@ async def _in_milestones(work: Work, cuts: Sequence[Cut]) -> list[AnnotatedRow]:
     return rows
 
 
-def _inputs(work: Work, before: Cut, cut: Cut) -> dict[str, str]:
+def _inputs(work: PlanContext, before: Subtask, cut: Subtask) -> dict[str, str]:
     return {"task": work.task, "completed": before.segment.text, "upcoming": cut.segment.text}

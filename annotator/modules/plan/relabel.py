@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 import msgspec
 import numpy as np
 
-from annotator.modules.plan.segmentation import Cut, Work, heard_out, seconds
+from annotator.modules.plan.segmentation import PlanContext, Subtask, gather_all, seconds
 from annotator.modules.plan.timeline import Segment, merge_equal, tidy
 from annotator.modules.views import name_of, sheet_render
-from annotator.modules.vocabulary.matching import held_to, lines, worded
+from annotator.modules.vocabulary.matching import allowed_values, lines, match_entry
 from annotator.prompting.answers import RelabelledSpan
 from annotator_store.keys import MediaItem
 
@@ -25,7 +25,7 @@ class Shown(msgspec.Struct, frozen=True):
     view: str
 
 
-async def relabelled(work: Work, cuts: Sequence[Cut]) -> list[Cut]:
+async def relabelled(work: PlanContext, cuts: Sequence[Subtask]) -> list[Subtask]:
     """Correct the words of each cut where the settings want it and there is a camera.
 
     A cut whose call is declined or rejected keeps its words, and that is a gap. Neighbours that read equal afterwards
@@ -36,12 +36,12 @@ async def relabelled(work: Work, cuts: Sequence[Cut]) -> list[Cut]:
     """
     if not work.settings.subtask_seeded_relabel or not work.episode.watched:
         return list(cuts)
-    corrected = await heard_out(_relabelled(work, cuts, at) for at in range(len(cuts)))
+    corrected = await gather_all(_relabelled(work, cuts, at) for at in range(len(cuts)))
     segments = [msgspec.structs.replace(cut.segment, source=at) for at, cut in enumerate(corrected)]
-    return [Cut(segment, corrected[segment.source].call) for segment in merge_equal(segments)]
+    return [Subtask(segment, corrected[segment.source].call) for segment in merge_equal(segments)]
 
 
-async def _relabelled(work: Work, cuts: Sequence[Cut], at: int) -> Cut:
+async def _relabelled(work: PlanContext, cuts: Sequence[Subtask], at: int) -> Subtask:
     cut = cuts[at]
     around = _around(cuts, at)
     shown = _shown(work, around)
@@ -57,24 +57,24 @@ async def _relabelled(work: Work, cuts: Sequence[Cut], at: int) -> Cut:
         "next": after,
         "labels": lines(work.labels),
     }
-    allowed = held_to("subtask", work.labels)
+    allowed = allowed_values("subtask", work.labels)
     asked = await work.gaps.optional(work.ask, "plan.relabel", RelabelledSpan, inputs, shown.media, allowed=allowed)
     if asked is None:
         return cut
-    text = worded(asked.answer.subtask, work.labels, tidy)
+    text = match_entry(asked.answer.subtask, work.labels, tidy)
     if text.refusal:
         work.refuse("plan.relabel", [text.refusal], asked.key)
         return cut
-    return Cut(msgspec.structs.replace(cut.segment, text=text.text), asked.key)
+    return Subtask(msgspec.structs.replace(cut.segment, text=text.text), asked.key)
 
 
-def _around(cuts: Sequence[Cut], at: int) -> tuple[Segment | None, Segment, Segment | None]:
+def _around(cuts: Sequence[Subtask], at: int) -> tuple[Segment | None, Segment, Segment | None]:
     before = cuts[at - 1].segment if at else None
     after = cuts[at + 1].segment if at + 1 < len(cuts) else None
     return before, cuts[at].segment, after
 
 
-def _shown(work: Work, around: Sequence[Segment | None]) -> Shown:
+def _shown(work: PlanContext, around: Sequence[Segment | None]) -> Shown:
     """One contact sheet for each subtask and camera: camera by camera, before, in question, after."""
     render = sheet_render(work.settings)
     several = len(work.episode.watched) > 1
@@ -98,7 +98,7 @@ def _shown(work: Work, around: Sequence[Segment | None]) -> Shown:
     return Shown(tuple(media), "\n".join([reading, *listed]))
 
 
-def _times(work: Work, segment: Segment) -> Iterator[float]:
+def _times(work: PlanContext, segment: Segment) -> Iterator[float]:
     """Spread some frames over a subtask, its first and its last among them; a single one stands in its middle."""
     count = min(work.settings.subtask_relabel_frames, segment.stop - segment.first)
     last = segment.stop - 1

@@ -9,10 +9,10 @@ import msgspec
 
 from annotator.config.settings import PlanSettings
 from annotator.errors import Declined, Rejected
-from annotator.modules.base import Ask, EpisodeView, Gaps, GripperTime
+from annotator.modules.base import Ask, Gaps, GripperTime, ModuleInput
 from annotator.modules.plan.timeline import Segment, cover, tidy
 from annotator.modules.views import Window, windows_of
-from annotator.modules.vocabulary.matching import held_to, lines, worded
+from annotator.modules.vocabulary.matching import allowed_values, lines, match_entry
 from annotator.prompting.answers import Description, Segmentation, Span
 from annotator_store.digests import Digest
 from annotator_store.log.events import AnnotatedRow, Gap
@@ -22,10 +22,10 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Work:
+class PlanContext:
     """One episode's annotation under way. `grippers` is empty unless the settings want them told."""
 
-    episode: EpisodeView
+    episode: ModuleInput
     ask: Ask
     settings: PlanSettings
     task: str
@@ -47,7 +47,7 @@ class Work:
         self.gaps.found.extend(Gap(step=step, reason="rejected", detail=detail, call=call) for detail in details)
 
 
-class Cut(msgspec.Struct, frozen=True):
+class Subtask(msgspec.Struct, frozen=True):
     """A segment of the cover, and the call that its text comes from."""
 
     segment: Segment
@@ -61,7 +61,7 @@ class Clipped(msgspec.Struct, frozen=True):
     refusals: list[str]
 
 
-async def cut(work: Work) -> list[Cut]:
+async def cut(work: PlanContext) -> list[Subtask]:
     """Cut an episode into subtasks; at least one.
 
     A window without a usable subtask is a gap, and its time goes to the subtask before it.
@@ -86,7 +86,7 @@ async def cut(work: Work) -> list[Cut]:
     for error in refused:
         work.gaps.found.append(gap_of("plan.segment", error))
     segments = cover([span for span, _ in spans], work.episode.clock, min_seconds=work.settings.min_subtask_seconds)
-    return [Cut(segment, spans[segment.source][1]) for segment in segments]
+    return [Subtask(segment, spans[segment.source][1]) for segment in segments]
 
 
 def gap_of(step: str, error: Declined | Rejected) -> Gap:
@@ -95,14 +95,14 @@ def gap_of(step: str, error: Declined | Rejected) -> Gap:
     return Gap(step=step, reason=reason, detail=error.got or error.what, call=Digest(error.call))
 
 
-async def _window(work: Work, window: Window) -> list[tuple[Span, Digest]]:
+async def _window(work: PlanContext, window: Window) -> list[tuple[Span, Digest]]:
     inputs = await _inputs(work, window)
     asked = await work.ask(
         "plan.segment",
         Segmentation,
         inputs,
         window.media,
-        allowed=held_to("subtask", work.labels),
+        allowed=allowed_values("subtask", work.labels),
         misfit=lambda answer: _misfit(_clipped(answer, window, work.labels), window),
         most={"subtasks": work.settings.plan_max_steps},
     )
@@ -115,7 +115,7 @@ def _clipped(answer: Segmentation, window: Window, labels: Sequence[str]) -> Cli
     spans: list[Span] = []
     refusals: list[str] = []
     for span in window.clip(answer.subtasks):
-        text = worded(span.subtask, labels, tidy)
+        text = match_entry(span.subtask, labels, tidy)
         if text.refusal:
             refusals.append(text.refusal)
         else:
@@ -131,7 +131,7 @@ def _misfit(clipped: Clipped, window: Window) -> str:
     return f"no usable subtask: {clipped.refusals[0] if clipped.refusals else nothing}"
 
 
-async def _inputs(work: Work, window: Window) -> dict[str, str]:
+async def _inputs(work: PlanContext, window: Window) -> dict[str, str]:
     settings = work.settings
     bounds = {"view": window.view, "start_s": seconds(window.start), "end_s": seconds(window.end)}
     description = ""
@@ -165,13 +165,13 @@ def seconds(value: float) -> str:
     return f"{value:.1f}"
 
 
-def row_at(episode: EpisodeView, style: str, content: str, cut: Cut, call: Digest | None) -> AnnotatedRow:
+def row_at(episode: ModuleInput, style: str, content: str, cut: Subtask, call: Digest | None) -> AnnotatedRow:
     """Write a row of the robot's at the start of a subtask."""
     timestamp = float(episode.clock[cut.segment.first])
     return AnnotatedRow(row=Row(role="assistant", content=content, style=style, timestamp=timestamp), call=call)
 
 
-async def heard_out(asks: Iterable[Awaitable[T]]) -> list[T]:
+async def gather_all(asks: Iterable[Awaitable[T]]) -> list[T]:
     """Let all finish before the first error is raised, so that no answer under way is thrown away."""
     results = await asyncio.gather(*asks, return_exceptions=True)
     found: list[T] = []

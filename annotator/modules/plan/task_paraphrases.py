@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import msgspec
 
 from annotator.config.settings import PlanSettings
-from annotator.modules.base import Ask, EpisodeView, Gaps
-from annotator.modules.plan.segmentation import Work
+from annotator.modules.base import Ask, Gaps, ModuleInput
+from annotator.modules.plan.segmentation import PlanContext
 from annotator.modules.plan.timeline import tidy
 from annotator.modules.views import windows_of
 from annotator.prompting.answers import AxisRephrasings, Rephrasings, Task
@@ -25,7 +25,7 @@ AXES = AxisRephrasings.__struct_fields__
 """The axes, in the order in which their wordings are written."""
 
 
-class Offer(msgspec.Struct, frozen=True):
+class Paraphrases(msgspec.Struct, frozen=True):
     """The wordings of one call, in groups; of each group at most so many are taken."""
 
     call: Digest
@@ -38,7 +38,7 @@ def is_placeholder(task: str, min_words: int) -> bool:
     return len(words) < min_words or all(word in PLACEHOLDERS or word.isdigit() for word in words)
 
 
-async def task_of(episode: EpisodeView, ask: Ask, settings: PlanSettings, gaps: Gaps) -> str:
+async def task_of(episode: ModuleInput, ask: Ask, settings: PlanSettings, gaps: Gaps) -> str:
     """Find the task to go by: the dataset's, or the one read off the footage where the settings want that.
 
     Raises:
@@ -55,7 +55,7 @@ async def task_of(episode: EpisodeView, ask: Ask, settings: PlanSettings, gaps: 
     return (tidy(found.answer.task) if found else "") or given
 
 
-async def wordings(work: Work) -> list[AnnotatedRow]:
+async def task_paraphrases(work: PlanContext) -> list[AnnotatedRow]:
     """Ask for other wordings; the task itself comes first, since training picks among task_aug rows alone.
 
     Those along axes stand in the order of the axes. No wording stands twice, on whichever axes it came.
@@ -69,25 +69,25 @@ async def wordings(work: Work) -> list[AnnotatedRow]:
     return [] if offer is None else [_wording(work.episode, text, call) for text, call in _taken(work.task, offer)]
 
 
-async def _freely(work: Work) -> Offer | None:
+async def _freely(work: PlanContext) -> Paraphrases | None:
     count = work.settings.n_task_rephrasings
     if count == 0:
         return None
     inputs = {"task": work.task, "count": str(count)}
     asked = await work.gaps.optional(work.ask, "plan.task_rephrasings", Rephrasings, inputs)
-    return asked and Offer(asked.key, [(asked.answer.rephrasings, count)])
+    return asked and Paraphrases(asked.key, [(asked.answer.rephrasings, count)])
 
 
-async def _along_axes(work: Work) -> Offer | None:
+async def _along_axes(work: PlanContext) -> Paraphrases | None:
     counts: dict[str, int] = {axis: getattr(work.settings.task_aug_axes, axis) for axis in AXES}
     if not any(counts.values()):
         return None
     inputs = {"task": work.task} | {axis: str(count) for axis, count in counts.items()}
     asked = await work.gaps.optional(work.ask, "plan.task_aug_axes", AxisRephrasings, inputs)
-    return asked and Offer(asked.key, [(getattr(asked.answer, axis), counts[axis]) for axis in AXES])
+    return asked and Paraphrases(asked.key, [(getattr(asked.answer, axis), counts[axis]) for axis in AXES])
 
 
-def _taken(task: str, offer: Offer) -> Sequence[tuple[str, Digest | None]]:
+def _taken(task: str, offer: Paraphrases) -> Sequence[tuple[str, Digest | None]]:
     taken: dict[str, tuple[str, Digest | None]] = {task.casefold(): (task, None)}
     for texts, most in offer.groups:
         full = len(taken) + most
@@ -97,6 +97,6 @@ def _taken(task: str, offer: Offer) -> Sequence[tuple[str, Digest | None]]:
     return list(taken.values())
 
 
-def _wording(episode: EpisodeView, text: str, call: Digest | None) -> AnnotatedRow:
+def _wording(episode: ModuleInput, text: str, call: Digest | None) -> AnnotatedRow:
     row = Row(role="user", content=text, style="task_aug", timestamp=float(episode.clock[0]))
     return AnnotatedRow(row=row, call=call)

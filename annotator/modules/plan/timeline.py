@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from annotator.media.sampling import nearest
-from annotator.modules.vocabulary.entries import sameness, tidy_subtask
 from annotator.prompting.answers import Span
+from annotator.prompting.normalize import sameness, tidy_subtask
 
 LEAST_SECONDS = 0.2
 """No two segments start closer together than this.

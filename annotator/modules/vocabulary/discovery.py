@@ -9,11 +9,12 @@ import msgspec
 
 from annotator.config.settings import PlanSettings, SyncSettings
 from annotator.errors import VocabularyError
-from annotator.modules.base import Ask, EpisodeView
+from annotator.modules.base import Ask, ModuleInput
 from annotator.modules.plan.task_paraphrases import is_placeholder
 from annotator.modules.views import Window, windows_of
-from annotator.modules.vocabulary.entries import Vocabulary, distinct, tidy_memory, tidy_subtask
+from annotator.modules.vocabulary.entries import Vocabulary, distinct
 from annotator.prompting.answers import Discovered
+from annotator.prompting.normalize import tidy_memory, tidy_subtask
 from annotator_store.digests import Digest, Keyed, digest_parts, digest_struct
 from annotator_store.log.event_parts import SetupUsed
 from annotator_store.log.events import VocabularyDiscovered, utc_now
@@ -45,7 +46,7 @@ class Discovery(msgspec.Struct, frozen=True, kw_only=True):
     call: Digest
 
 
-class Watched(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class WatchedEpisodes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One episode that is watched: its identity, its task, and each camera with what it saw."""
 
     episode: Digest
@@ -57,7 +58,7 @@ class DiscoveryRecipe(Keyed, frozen=True, kw_only=True):
     """Everything a discovered vocabulary depends on."""
 
     tag_v = "discovery.v1"
-    watched: tuple[Watched, ...]
+    watched: tuple[WatchedEpisodes, ...]
     evidence: Digest | None
     version: int
     settings: dict[str, str | float | int]
@@ -80,7 +81,7 @@ def watched_digest(digests: Iterable[Digest]) -> Digest:
 
 
 def discovery_recipe(
-    episodes: Sequence[EpisodeView],
+    episodes: Sequence[ModuleInput],
     settings: SyncSettings,
     *,
     prompts: Mapping[str, Digest],
@@ -104,7 +105,7 @@ def discovery_recipe(
     return digest_struct(recipe)
 
 
-async def discover(episodes: Sequence[EpisodeView], ask: Ask, settings: SyncSettings) -> Discovery:
+async def discover(episodes: Sequence[ModuleInput], ask: Ask, settings: SyncSettings) -> Discovery:
     """Watch episodes together and ask for the labels and milestones that recur in them.
 
     The episodes share the frames that one prompt may hold, and are shown in the order of `sampled`, however they come.
@@ -171,16 +172,16 @@ def _rank(seed: int, episode: Digest) -> tuple[Digest, Digest]:
     return digest_parts("vocabulary-sample.v1", [str(seed).encode(), episode.encode()]), episode
 
 
-def _in_order(episodes: Iterable[EpisodeView], seed: int) -> list[EpisodeView]:
+def _in_order(episodes: Iterable[ModuleInput], seed: int) -> list[ModuleInput]:
     return sorted(episodes, key=lambda episode: _rank(seed, episode.digest))
 
 
-def _watched(episode: EpisodeView) -> Watched:
+def _watched(episode: ModuleInput) -> WatchedEpisodes:
     footage = tuple((camera.key, camera.footage) for camera in episode.watched)
-    return Watched(episode=episode.digest, task=_task(episode), footage=footage)
+    return WatchedEpisodes(episode=episode.digest, task=_task(episode), footage=footage)
 
 
-def _task(episode: EpisodeView) -> str:
+def _task(episode: ModuleInput) -> str:
     """The task where it says something: one that everyone can see is a placeholder would only mislead."""
     return "" if is_placeholder(episode.task, 1) else tidy_memory(episode.task)
 
@@ -191,7 +192,7 @@ def _share(settings: SyncSettings, episodes: int) -> PlanSettings:
     return msgspec.structs.replace(settings.plan, max_frames_per_prompt=most, max_video_frames=most)
 
 
-def _recordings(episodes: Sequence[EpisodeView], windows: Sequence[Window]) -> str:
+def _recordings(episodes: Sequence[ModuleInput], windows: Sequence[Window]) -> str:
     """Say which media are which recording and what was asked for in it; then how to read them, once for all alike."""
     said: list[str] = []
     alike: dict[str, list[str]] = {}

@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 
 from annotator.errors import VocabularyError
-from annotator.modules.vocabulary.entries import LONGEST_ENTRY, Vocabulary, sameness, tidy_memory, tidy_subtask
+from annotator.modules.vocabulary.entries import LONGEST_ENTRY, Vocabulary
+from annotator.prompting.normalize import sameness, tidy_memory, tidy_subtask
 from annotator_store.atomic_files import replace_content, write_hint
 
 FILE = Path("meta") / "canonical_vocabulary.json"

@@ -14,7 +14,7 @@ class Worded(msgspec.Struct, frozen=True):
     refusal: str = ""
 
 
-def worded(said: str, entries: Sequence[str], tidy: Callable[[str], str]) -> Worded:
+def match_entry(said: str, entries: Sequence[str], tidy: Callable[[str], str]) -> Worded:
     """Take the vocabulary's entry that is meant, exactly as it stands; without entries the text itself, tidied.
 
     A text that overlaps too little with every entry is refused, never bent to one; so is one that shares most of its
@@ -32,7 +32,7 @@ def worded(said: str, entries: Sequence[str], tidy: Callable[[str], str]) -> Wor
     return Worded("", f'"{said}" is not in the vocabulary; {near}')
 
 
-def held_to(field: str, entries: Sequence[str]) -> dict[str, Sequence[str]] | None:
+def allowed_values(field: str, entries: Sequence[str]) -> dict[str, Sequence[str]] | None:
     """What an ask is allowed to answer in a field: the entries, or anything where there are none."""
     return {field: entries} if entries else None
 

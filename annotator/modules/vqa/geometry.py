@@ -77,7 +77,7 @@ AnyContent = BboxContent | KeypointContent | CountContent | AttributeContent | S
 _encoder = msgspec.json.Encoder(order="sorted")
 
 
-class Axes(msgspec.Struct, frozen=True, kw_only=True):
+class CoordinateFrame(msgspec.Struct, frozen=True, kw_only=True):
     """How a model points into one stored frame: the frame's size, and the units it was asked to use."""
 
     width_px: int
@@ -115,17 +115,17 @@ class Axes(msgspec.Struct, frozen=True, kw_only=True):
         return x * self.width_px / 1000, y * self.height_px / 1000
 
 
-def misfit(answer: VqaAnswer, axes: Axes) -> str:
+def misfit(answer: VqaAnswer, axes: CoordinateFrame) -> str:
     """Say what is wrong with an answer beyond its schema, in the words of the prompt; "" where nothing is."""
     return _blank(answer) or _ungrounded(answer, axes)
 
 
-def content(answer: VqaAnswer, axes: Axes) -> str:
+def content(answer: VqaAnswer, axes: CoordinateFrame) -> str:
     """Write an answer that is no misfit as compact JSON with sorted keys, numbers in pixels."""
     return _encoder.encode(_content(answer, axes)).decode()
 
 
-def _content(answer: VqaAnswer, axes: Axes) -> AnyContent:
+def _content(answer: VqaAnswer, axes: CoordinateFrame) -> AnyContent:
     match answer:
         case BboxAnswer():
             boxes = [
@@ -173,7 +173,7 @@ def _texts(answer: VqaAnswer) -> Iterator[tuple[str, str]]:
             assert_never(answer)
 
 
-def _ungrounded(answer: VqaAnswer, axes: Axes) -> str:
+def _ungrounded(answer: VqaAnswer, axes: CoordinateFrame) -> str:
     if isinstance(answer, KeypointAnswer):
         wrong = axes.outside(answer.point)
         return f"point: {wrong}" if wrong else ""
@@ -185,7 +185,7 @@ def _ungrounded(answer: VqaAnswer, axes: Axes) -> str:
     return ""
 
 
-def _flat(bbox: Sequence[float], axes: Axes) -> str:
+def _flat(bbox: Sequence[float], axes: CoordinateFrame) -> str:
     left, top, right, bottom = _corners(bbox, axes)
     for name, extent in (("width", right - left), ("height", bottom - top)):
         if extent < 1:
@@ -193,18 +193,18 @@ def _flat(bbox: Sequence[float], axes: Axes) -> str:
     return ""
 
 
-def _corners(bbox: Sequence[float], axes: Axes) -> tuple[float, float, float, float]:
+def _corners(bbox: Sequence[float], axes: CoordinateFrame) -> tuple[float, float, float, float]:
     """The upper left and the lower right corner in pixels, whichever two opposite ones were given."""
     one, other = axes.pixels(bbox[:2]), axes.pixels(bbox[2:])
     return min(one[0], other[0]), min(one[1], other[1]), max(one[0], other[0]), max(one[1], other[1])
 
 
-def _edges(bbox: Sequence[float], axes: Axes) -> tuple[int, int, int, int]:
+def _edges(bbox: Sequence[float], axes: CoordinateFrame) -> tuple[int, int, int, int]:
     # Halves go up on both sides, so edges a pixel apart stay apart; rounding to even would join 1.5 and 2.5.
     left, top, right, bottom = (math.floor(edge + 0.5) for edge in _corners(bbox, axes))
     return left, top, right, bottom
 
 
-def _pixel(point: Sequence[float], axes: Axes) -> tuple[int, int]:
+def _pixel(point: Sequence[float], axes: CoordinateFrame) -> tuple[int, int]:
     x, y = map(math.floor, axes.pixels(point))
     return min(x, axes.width_px - 1), min(y, axes.height_px - 1)

@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from annotator.config.settings import QuestionType, SyncSettings
 from annotator.errors import CallError
-from annotator.modules.base import Ask, CameraView, EpisodeView, Gaps, ModuleRows
+from annotator.modules.base import Ask, CameraView, Gaps, ModuleInput, ModuleOutput
 from annotator.modules.plan.task_paraphrases import is_placeholder
 from annotator.modules.rng import pick
-from annotator.modules.vqa.geometry import Axes, VqaAnswer, content, folded, misfit
+from annotator.modules.vqa.geometry import CoordinateFrame, VqaAnswer, content, folded, misfit
 from annotator.modules.vqa.topics import FOCI
 from annotator.prompting.answers import AttributeAnswer, BboxAnswer, CountAnswer, KeypointAnswer, SpatialAnswer
 from annotator_store.keys import MediaItem, Render
@@ -50,7 +50,7 @@ ANSWERS: Mapping[QuestionType, type[VqaAnswer]] = {
 }
 
 
-class Place(msgspec.Struct, frozen=True):
+class FrameQuestion(msgspec.Struct, frozen=True):
     """One frame of one camera that is asked about, and what is asked."""
 
     frame: int
@@ -59,7 +59,7 @@ class Place(msgspec.Struct, frozen=True):
     focus: str
 
 
-async def annotate(episode: EpisodeView, ask: Ask, settings: SyncSettings) -> ModuleRows:
+async def annotate(episode: ModuleInput, ask: Ask, settings: SyncSettings) -> ModuleOutput:
     """Ask about single frames of every camera in `episode.cameras`; nothing where there is none.
 
     The first question goes alone: an engine that declines it is asked no other.
@@ -76,7 +76,7 @@ async def annotate(episode: EpisodeView, ask: Ask, settings: SyncSettings) -> Mo
     if work.errors:
         raise work.errors[min(work.errors)]
     rows = sorted(work.rows, key=lambda annotated: order_key(annotated.row))
-    return ModuleRows(rows=tuple(rows), gaps=tuple(sorted(work.gaps.found, key=lambda gap: (gap.step, gap.call))))
+    return ModuleOutput(rows=tuple(rows), gaps=tuple(sorted(work.gaps.found, key=lambda gap: (gap.step, gap.call))))
 
 
 def frames_asked(
@@ -98,7 +98,7 @@ def frames_asked(
     return starts[at] + offset, offset // per_camera
 
 
-def places_of(episode: EpisodeView, settings: SyncSettings) -> list[Place]:
+def places_of(episode: ModuleInput, settings: SyncSettings) -> list[FrameQuestion]:
     """List what is asked about one episode, in the order of the frames.
 
     Type and focus depend on (seed, episode, frame, camera) alone: another rate, another K or a further camera leaves
@@ -114,15 +114,15 @@ def places_of(episode: EpisodeView, settings: SyncSettings) -> list[Place]:
     ]
 
 
-def _place(episode: EpisodeView, settings: SyncSettings, frame: int, camera: CameraView) -> Place:
+def _place(episode: ModuleInput, settings: SyncSettings, frame: int, camera: CameraView) -> FrameQuestion:
     where = f"{frame} {camera.key}"
     seed, digest = settings.seed, episode.digest
     kind = pick(settings.vqa.question_types, seed=seed, episode=digest, purpose="vqa.question_type", place=where)
     focus = pick(FOCI[kind], seed=seed, episode=digest, purpose="vqa.focus", place=where)
-    return Place(frame, camera, kind, focus)
+    return FrameQuestion(frame, camera, kind, focus)
 
 
-def _task(episode: EpisodeView) -> str:
+def _task(episode: ModuleInput) -> str:
     """The task as context; one that says nothing would only mislead."""
     return "" if is_placeholder(episode.task, 1) else folded(episode.task)
 
@@ -131,21 +131,21 @@ def _task(episode: EpisodeView) -> str:
 class _Work:
     """One episode's questions under way. `errors` are what ended without an answer, by frame."""
 
-    episode: EpisodeView
+    episode: ModuleInput
     ask: Ask
     settings: SyncSettings
     gaps: Gaps = field(default_factory=Gaps)
     rows: list[AnnotatedRow] = field(default_factory=list[AnnotatedRow])
     errors: dict[int, BaseException] = field(default_factory=dict[int, BaseException])
 
-    async def lane(self, pending: Iterator[Sequence[Place]]) -> None:
+    async def lane(self, pending: Iterator[Sequence[FrameQuestion]]) -> None:
         """Take batch after batch, until there are none or it is no use."""
         for places in pending:
             if self.hopeless():
                 return
             await self.batch(places)
 
-    async def batch(self, places: Sequence[Place]) -> None:
+    async def batch(self, places: Sequence[FrameQuestion]) -> None:
         """Ask about some frames together; all of them end before anything is made of an error."""
         answered = await asyncio.gather(*(self._pair(place) for place in places), return_exceptions=True)
         for place, result in zip(places, answered, strict=True):
@@ -159,9 +159,11 @@ class _Work:
         lasting = any(not (isinstance(e, CallError) and e.retryable) for e in self.errors.values())
         return lasting or len(self.errors) >= MOST_FAILURES
 
-    async def _pair(self, place: Place) -> tuple[AnnotatedRow, ...]:
+    async def _pair(self, place: FrameQuestion) -> tuple[AnnotatedRow, ...]:
         camera = place.camera
-        axes = Axes(width_px=camera.width_px, height_px=camera.height_px, units=self.settings.vlm.coordinates)
+        axes = CoordinateFrame(
+            width_px=camera.width_px, height_px=camera.height_px, units=self.settings.vlm.coordinates
+        )
         time = float(self.episode.clock[place.frame])
         asked = await self.gaps.optional(
             self.ask,

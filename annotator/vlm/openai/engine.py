@@ -10,7 +10,7 @@ from annotator.errors import CallError
 from annotator.vlm.base import Reply, Request
 from annotator.vlm.openai.client import Client
 from annotator.vlm.openai.probe import probe, require, require_any, served_at
-from annotator.vlm.openai.router import LONGEST_WAIT_S, Lane, Router, Stopped
+from annotator.vlm.openai.router import LONGEST_WAIT_S, EndpointState, Router, Stopped
 from annotator.vlm.openai.wire import Part, PictureParts
 
 __all__ = ["OpenAIEngine", "probe", "require", "require_any", "served_at"]
@@ -70,7 +70,7 @@ class OpenAIEngine:
             video_times=self._video_times,
         )
 
-    def await_server(self, label: str) -> Lane[Client]:
+    def await_server(self, label: str) -> EndpointState[Client]:
         """Add a lane for a server that somebody is about to start, and starts again when it is down."""
         return self.router.add(label, self._concurrency, supervised=True)
 

@@ -5,7 +5,7 @@ import math
 from collections import deque
 
 
-class Window:
+class ConcurrencyLimiter:
     """Lets requests in, first come first served. `limit` is the most at once; 0 sets none.
 
     A refusal (429, 503) halves the size, each later answer lets it grow again, by one for every round of answers.

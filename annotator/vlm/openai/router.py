@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Generic, Literal, Protocol, TypeVar
 
 from annotator.errors import CallError
-from annotator.vlm.openai.limiter import Window
+from annotator.vlm.openai.limiter import ConcurrencyLimiter
 from annotator_store.digests import Digest, digest_parts
 
 STRIKES = 3
@@ -44,14 +44,14 @@ class Endpoint(Protocol):
 E = TypeVar("E", bound=Endpoint)
 
 
-class Lane(Generic[E]):
+class EndpointState(Generic[E]):
     """The way to one endpoint. Its label is what episodes are assigned by, so that they find back to it.
 
     `up`: it gets calls. `down`: it gets them only where no other is up. `awaited`: somebody is bringing it back, and
     calls wait for that. `gone`: it does not come back.
     """
 
-    def __init__(self, label: str, window: Window, endpoint: E | None, *, supervised: bool) -> None:
+    def __init__(self, label: str, window: ConcurrencyLimiter, endpoint: E | None, *, supervised: bool) -> None:
         self.label = label
         self.window = window
         self.endpoint = endpoint
@@ -66,16 +66,16 @@ class Router(Generic[E]):
     """The lanes of a run. On the event loop only."""
 
     def __init__(self, note: Callable[[str], None]) -> None:
-        self.lanes: list[Lane[E]] = []
+        self.lanes: list[EndpointState[E]] = []
         self._note = note
-        self._homes: OrderedDict[Digest, Lane[E]] = OrderedDict()
+        self._homes: OrderedDict[Digest, EndpointState[E]] = OrderedDict()
         self._changed = asyncio.Event()
         self._stopped = False
-        self._probes: dict[Lane[E], asyncio.Task[None]] = {}
+        self._probes: dict[EndpointState[E], asyncio.Task[None]] = {}
 
-    def add(self, label: str, limit: int, endpoint: E | None = None, *, supervised: bool = False) -> Lane[E]:
+    def add(self, label: str, limit: int, endpoint: E | None = None, *, supervised: bool = False) -> EndpointState[E]:
         """Add a lane; without an endpoint it is awaited. `supervised`: somebody starts it again when it is down."""
-        lane = Lane(label, Window(limit), endpoint, supervised=supervised)
+        lane = EndpointState(label, ConcurrencyLimiter(limit), endpoint, supervised=supervised)
         self.lanes.append(lane)
         return lane
 
@@ -83,7 +83,7 @@ class Router(Generic[E]):
         """Say whether any lane is well."""
         return any(lane.state == "up" for lane in self.lanes)
 
-    async def enter(self, episode: Digest, where: str) -> Lane[E]:
+    async def enter(self, episode: Digest, where: str) -> EndpointState[E]:
         """Choose a lane for an episode's next call and wait for a place on it. The caller must `leave`.
 
         Raises:
@@ -111,17 +111,17 @@ class Router(Generic[E]):
                 raise
             lane.open_calls -= 1
 
-    def leave(self, lane: Lane[E]) -> None:
+    def leave(self, lane: EndpointState[E]) -> None:
         """Give the place back."""
         lane.open_calls -= 1
         lane.window.leave()
 
-    def succeeded(self, lane: Lane[E]) -> None:
+    def succeeded(self, lane: EndpointState[E]) -> None:
         """Take note that an endpoint answered: it is well."""
         lane.strikes = lane.relapses = 0
         lane.window.grow()
 
-    def failed(self, lane: Lane[E], endpoint: E, error: CallError, sent_at: float) -> None:
+    def failed(self, lane: EndpointState[E], endpoint: E, error: CallError, sent_at: float) -> None:
         """Take note of a failure, and of what it says about the endpoint."""
         busy = error.kind == "http_429" or (error.kind == "http_503" and error.retry_after_s is not None)
         if error.kind in ("http_429", "http_503"):
@@ -137,17 +137,17 @@ class Router(Generic[E]):
             if lane.strikes >= STRIKES:
                 self._down(lane, error)
 
-    def absent(self, lane: Lane[E], error: CallError) -> None:
+    def absent(self, lane: EndpointState[E], error: CallError) -> None:
         """Take note that an endpoint did not answer before the first call. It joins when it does."""
         self._down(lane, error, "starting without it")
 
-    def open(self, lane: Lane[E], endpoint: E) -> None:
+    def open(self, lane: EndpointState[E], endpoint: E) -> None:
         """Open a lane, or open it again, perhaps to another address."""
         self._stop_probe(lane)
         lane.endpoint, lane.strikes = endpoint, 0
         self._up(lane)
 
-    def shut(self, lane: Lane[E], state: Literal["awaited", "gone"]) -> None:
+    def shut(self, lane: EndpointState[E], state: Literal["awaited", "gone"]) -> None:
         """Close a lane: it is being brought back, or it does not come back."""
         self._stop_probe(lane)
         self._set(lane, state)
@@ -169,7 +169,7 @@ class Router(Generic[E]):
             if lane.endpoint is not None:
                 await lane.endpoint.aclose()
 
-    def _choose(self, episode: Digest) -> Lane[E] | None:
+    def _choose(self, episode: Digest) -> EndpointState[E] | None:
         """Its home if that is up, else the next by its own order, else one that is down; None: wait."""
         up = [lane for lane in self.lanes if lane.state == "up"]
         home = self._homes.get(episode)
@@ -188,7 +188,7 @@ class Router(Generic[E]):
             self._homes.popitem(last=False)
         return chosen
 
-    def _down(self, lane: Lane[E], error: CallError, rest: str = "") -> None:
+    def _down(self, lane: EndpointState[E], error: CallError, rest: str = "") -> None:
         if lane.state != "up":
             return
         self._set(lane, "awaited" if lane.supervised else "down")
@@ -197,7 +197,7 @@ class Router(Generic[E]):
             self._note(f"{lane.endpoint.endpoint} does not answer ({error.kind}): {rest}")
         self._probes[lane] = asyncio.create_task(self._probe(lane))
 
-    async def _probe(self, lane: Lane[E]) -> None:
+    async def _probe(self, lane: EndpointState[E]) -> None:
         """Ask until it is well again. One that falls ill again without having answered is asked later and later."""
         tries = lane.relapses
         lane.relapses += 1
@@ -210,12 +210,12 @@ class Router(Generic[E]):
         lane.strikes = 0
         self._up(lane)
 
-    def _stop_probe(self, lane: Lane[E]) -> None:
+    def _stop_probe(self, lane: EndpointState[E]) -> None:
         probe = self._probes.pop(lane, None)
         if probe is not None:
             probe.cancel()
 
-    def _up(self, lane: Lane[E]) -> None:
+    def _up(self, lane: EndpointState[E]) -> None:
         """Let calls in. Where the others took its share while it was away, every episode chooses its home anew."""
         self._set(lane, "up")
         up = [one for one in self.lanes if one.state == "up"]
@@ -226,7 +226,7 @@ class Router(Generic[E]):
             one.episodes = 0
             one.window.send_away()
 
-    def _set(self, lane: Lane[E], state: State) -> None:
+    def _set(self, lane: EndpointState[E], state: State) -> None:
         """Change a lane's state; whoever waits where it is now pointless chooses again."""
         lane.state = state
         for one in self.lanes:
@@ -236,12 +236,12 @@ class Router(Generic[E]):
         self._changed = asyncio.Event()
 
 
-def _ranked(lanes: list[Lane[E]], episode: Digest) -> list[Lane[E]]:
+def _ranked(lanes: list[EndpointState[E]], episode: Digest) -> list[EndpointState[E]]:
     """Order lanes by rendezvous hashing: an episode's order of any two depends on nothing but the two."""
     return sorted(lanes, key=lambda lane: digest_parts("route.v1", [lane.label.encode(), episode.encode()]))
 
 
-def _with_room(lanes: list[Lane[E]]) -> Lane[E]:
+def _with_room(lanes: list[EndpointState[E]]) -> EndpointState[E]:
     """Take the first that has no more than its share; where each has too much of something, the least busy."""
     calls = _SHARE * (sum(lane.open_calls for lane in lanes) + 1) / len(lanes)
     episodes = _SHARE * (sum(lane.episodes for lane in lanes) + 1) / len(lanes)

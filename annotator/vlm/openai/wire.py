@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from annotator.vlm.base import Picture, Request
+from annotator.media.picture import Picture
+from annotator.vlm.base import Request
 from annotator.vlm.chat import media_io
 from annotator_store.digests import Digest
 from annotator_store.keys import Message, Text

@@ -11,6 +11,7 @@ from time import perf_counter
 import msgspec
 import numpy as np
 
+from annotator.dataset.signals import Signals
 from annotator.errors import Declined
 from annotator.prompting.answers import (
     MOST_MILESTONES,
@@ -25,7 +26,7 @@ from annotator.prompting.answers import (
     Segmentation,
     Span,
 )
-from annotator.vlm.base import Reply, Request, Signals
+from annotator.vlm.base import Reply, Request
 from annotator.vlm.signals.memory import recount, remember
 from annotator.vlm.signals.observations import observe
 from annotator.vlm.signals.paraphrase import rephrase

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from annotator.vlm.base import Signals
+from annotator.dataset.signals import Signals
 from annotator.vlm.signals.motion import GRIPPER_NAME, Floats, names_of, own_range, repair, side_of
 
 Source = Literal["state", "action"]

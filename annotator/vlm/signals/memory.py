@@ -5,7 +5,7 @@ One sentence an object: what was done last with it stands for what led there.
 
 import re
 
-from annotator.modules.vocabulary.entries import sameness
+from annotator.prompting.normalize import sameness
 from annotator.vlm.signals.task_grammar import Transfer, parse_task
 
 LONGEST = 400

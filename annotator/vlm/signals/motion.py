@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from annotator.vlm.base import Signals
+from annotator.dataset.signals import Signals
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from annotator.vlm.base import Signals
+from annotator.dataset.signals import Signals
 from annotator.vlm.signals.gripper import GripperAct, find_grippers, gripper_acts, gripper_dims
 from annotator.vlm.signals.motion import Bools, Motion, analyse_motion, runs
 

@@ -13,7 +13,8 @@ import transformers
 from PIL import Image
 
 from annotator.errors import CallError, NoEngine
-from annotator.vlm.base import Picture, Reply, Request
+from annotator.media.picture import Picture
+from annotator.vlm.base import Reply, Request
 from annotator.vlm.chat import clock_of, reply_tokens, template_kwargs
 from annotator.vlm.transformers.guided_json import JsonConstraint, constraint_tokenizer
 from annotator_store.keys import Message, Text

@@ -4,7 +4,8 @@
 import base64
 from typing import Any
 
-from annotator.vlm.base import Picture, Request
+from annotator.media.picture import Picture
+from annotator.vlm.base import Request
 from annotator.vlm.chat import media_io, reply_tokens, template_kwargs
 from annotator_store.keys import Message, Text
 

@@ -10,10 +10,10 @@ from annotator.errors import CallError, NoEngine
 from annotator.vlm.base import Reply, Request
 from annotator.vlm.openai.client import Client
 from annotator.vlm.openai.engine import OpenAIEngine
-from annotator.vlm.openai.router import Lane
+from annotator.vlm.openai.router import EndpointState
 from annotator.vlm.vllm_local.startup import hint_for
 from annotator.vlm.vllm_server.command import ServerPlan
-from annotator.vlm.vllm_server.info import Facts
+from annotator.vlm.vllm_server.info import ServerInfo
 from annotator.vlm.vllm_server.process import ServerProcess
 
 _LOOK_EVERY_S, _ASK_EVERY_S = 0.1, 5.0
@@ -26,7 +26,7 @@ _PORTS = 3
 """Ports that are tried where somebody else was quicker to take one."""
 
 
-class Patience(msgspec.Struct, frozen=True, kw_only=True):
+class StartupPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How long a server may take to be ready, and the first pause before it is started again (each next is twice as
     long), seconds."""
 
@@ -41,7 +41,7 @@ class ServeEngine:
     looks = True
     reads_evidence = False
 
-    def __init__(self, asking: OpenAIEngine, fleet: "Fleet", facts: Facts) -> None:
+    def __init__(self, asking: OpenAIEngine, fleet: "ServerPool", facts: ServerInfo) -> None:
         self._asking = asking
         self._fleet = fleet
         self._facts = facts
@@ -73,8 +73,8 @@ async def serve(
     asking: OpenAIEngine,
     model_id: str,
     note: Callable[[str], None],
-    patience: Patience | None = None,
-    known: Callable[[], Facts] = Facts,
+    patience: StartupPolicy | None = None,
+    known: Callable[[], ServerInfo] = ServerInfo,
 ) -> ServeEngine:
     """Start servers and wait until the first is ready; the others join in when they are.
 
@@ -83,7 +83,7 @@ async def serve(
     Raises:
         NoEngine: none gets ready; the message ends with the last lines of a server's log.
     """
-    fleet = Fleet(asking, model_id, note, patience or Patience())
+    fleet = ServerPool(asking, model_id, note, patience or StartupPolicy())
     async with AsyncExitStack() as undo:
         undo.push_async_callback(asking.aclose)
         undo.push_async_callback(fleet.stop)
@@ -100,10 +100,12 @@ class _First(msgspec.Struct, frozen=True):
     trouble: str
 
 
-class Fleet:
+class ServerPool:
     """The servers of a run, and one task for each that looks after it."""
 
-    def __init__(self, asking: OpenAIEngine, model_id: str, note: Callable[[str], None], patience: Patience) -> None:
+    def __init__(
+        self, asking: OpenAIEngine, model_id: str, note: Callable[[str], None], patience: StartupPolicy
+    ) -> None:
         self._asking = asking
         self._model_id = model_id
         self._note = note
@@ -145,7 +147,7 @@ class Fleet:
             if isinstance(outcome, Exception):
                 raise outcome
 
-    async def _tend(self, server: ServerProcess, lane: Lane[Client], first: asyncio.Future[_First]) -> None:
+    async def _tend(self, server: ServerProcess, lane: EndpointState[Client], first: asyncio.Future[_First]) -> None:
         """Look after one server until the run ends or it is given up; `first` says how its first start went."""
         try:
             try:
@@ -166,7 +168,7 @@ class Fleet:
         await self._any_ready.wait()
 
     async def _tend_while_it_pays(
-        self, server: ServerProcess, lane: Lane[Client], first: asyncio.Future[_First]
+        self, server: ServerProcess, lane: EndpointState[Client], first: asyncio.Future[_First]
     ) -> str:
         loop, lives, ports = asyncio.get_running_loop(), 0, 1
         while True:
@@ -194,7 +196,7 @@ class Fleet:
             self._note(f"{server.plan.label} {trouble}; starting it again (its log: {server.plan.log})")
             await asyncio.sleep(self._patience.pause_s * 2 ** (lives - 1))
 
-    async def _until_ready(self, server: ServerProcess, lane: Lane[Client]) -> str:
+    async def _until_ready(self, server: ServerProcess, lane: EndpointState[Client]) -> str:
         """Open the lane once the server answers; else say why it does not."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._patience.ready_s
@@ -226,7 +228,7 @@ class Fleet:
             return f"is there, but: {error.what} – {error.got}"
         return f"has {', '.join(models)}, not {self._model_id}" if models and self._model_id not in models else ""
 
-    async def _until_ill(self, server: ServerProcess, lane: Lane[Client]) -> str:
+    async def _until_ill(self, server: ServerProcess, lane: EndpointState[Client]) -> str:
         """Watch a server that is up; say what became of it."""
         loop, silent = asyncio.get_running_loop(), 0
         asked = loop.time()

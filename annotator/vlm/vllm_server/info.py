@@ -14,21 +14,21 @@ from annotator.vlm.vllm_server.command import gpu_names
 BATCH_INVARIANT = "VLLM_BATCH_INVARIANT"
 
 
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
+class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The commit of the model that was loaded, where it has one, and what else a reply's `versions` are to say."""
 
     model_revision: str | None = None
     versions: dict[str, str] = {}
 
 
-def facts_of(vlm: VlmSettings, environment: Mapping[str, str]) -> Facts:
+def facts_of(vlm: VlmSettings, environment: Mapping[str, str]) -> ServerInfo:
     """Gather what is known once a server has loaded its model. Of another command's model nothing is known."""
     versions = {"hardware": hardware(environment)}
     if vlm.serve_command is not None:
-        return Facts(versions=versions)
+        return ServerInfo(versions=versions)
     invariant = environment.get(BATCH_INVARIANT, "0").strip().lower() in ("1", "true")
     versions["batch_invariant"] = str(invariant).lower()
-    return Facts(model_revision=commit_of(vlm.model_id, vlm.model_revision), versions=versions)
+    return ServerInfo(model_revision=commit_of(vlm.model_id, vlm.model_revision), versions=versions)
 
 
 def hardware(environment: Mapping[str, str]) -> str:

@@ -17,7 +17,7 @@ import msgspec
 from annotator_store.digests import Digest
 from annotator_store.errors import StoreError
 from annotator_store.log.events import AnyEvent, EpisodeAnnotated, decode_event
-from annotator_store.log.folds import Current, as_utc, rows_digest
+from annotator_store.log.folds import LatestAnnotation, as_utc, rows_digest
 from annotator_store.log.lines import Entry
 from annotator_store.sql import read_sql
 
@@ -165,10 +165,10 @@ class Cache:
             while batch := cursor.fetchmany(_STREAMED_ROWS):
                 yield from batch
 
-    def current(self) -> dict[tuple[Digest, str], Current]:
+    def current(self) -> dict[tuple[Digest, str], LatestAnnotation]:
         """Read the annotation that counts of every (episode, module)."""
         return {
-            (episode, module): Current(episode, module, recipe, event_id, as_utc(recorded_at), digest)
+            (episode, module): LatestAnnotation(episode, module, recipe, event_id, as_utc(recorded_at), digest)
             for episode, module, recipe, event_id, recorded_at, digest in self.select("select_current")
         }
 

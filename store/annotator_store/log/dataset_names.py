@@ -4,10 +4,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from annotator_store.digests import Digest
-from annotator_store.errors import ShardError
 from annotator_store.log.events import ShardWritten
 from annotator_store.log.shard_history import fold_shards
-from annotator_store.parquet.rewrite import language_digest
 
 
 def name_in_log(
@@ -43,10 +41,11 @@ def alike_at(
     shards: Collection[str],
     writings: Iterable[tuple[Digest, ShardWritten]],
     pinned: Callable[[], Mapping[str, Digest]],
+    language: Callable[[Path, list[tuple[int, int]]], Digest | None],
 ) -> Callable[[str], bool]:
     """Say of a name whether the shards at `root`, or what a lock has `pinned` of them, are as they were last written.
 
-    A shard that cannot be read is like none.
+    `language` digests the two columns of a shard between its episodes' bounds; None for one that cannot be read.
     """
     held = list(writings)
 
@@ -58,13 +57,6 @@ def alike_at(
         if all(lock.get(record.path) == record.language for record in records):
             return True
         bounds = {record.path: [(one.start, one.stop) for one in record.episodes] for record in records}
-        return all(_language(root / record.path, bounds[record.path]) == record.language for record in records)
+        return all(language(root / record.path, bounds[record.path]) == record.language for record in records)
 
     return alike
-
-
-def _language(path: Path, bounds: list[tuple[int, int]]) -> Digest | None:
-    try:
-        return language_digest(path, bounds)
-    except ShardError:
-        return None

@@ -57,7 +57,7 @@ class Outcome(msgspec.Struct, frozen=True):
     known: Known
 
 
-class Current(msgspec.Struct, frozen=True):
+class LatestAnnotation(msgspec.Struct, frozen=True):
     """The annotation of one module that counts for one episode. `rows_digest` covers its rows and nothing else."""
 
     episode: Digest
@@ -68,7 +68,7 @@ class Current(msgspec.Struct, frozen=True):
     rows_digest: Digest
 
 
-class Followed(msgspec.Struct, frozen=True):
+class CachedAnnotation(msgspec.Struct, frozen=True):
     """The annotation that followed a recipe: its event, and the digest of its rows and nothing else."""
 
     event_id: Digest
@@ -104,14 +104,16 @@ def fold_known(outcomes: Iterable[Outcome]) -> dict[Digest, Known]:
     return {key: outcome.known for key, outcome in least.items()}
 
 
-def current_of(event_id: Digest, event: EpisodeAnnotated) -> Current:
+def current_of(event_id: Digest, event: EpisodeAnnotated) -> LatestAnnotation:
     """Describe an annotation as a candidate for the one that counts."""
-    return Current(event.episode, event.module, event.recipe, event_id, as_utc(event.recorded_at), rows_digest(event))
+    return LatestAnnotation(
+        event.episode, event.module, event.recipe, event_id, as_utc(event.recorded_at), rows_digest(event)
+    )
 
 
-def fold_current(candidates: Iterable[Current]) -> dict[tuple[Digest, str], Current]:
+def fold_current(candidates: Iterable[LatestAnnotation]) -> dict[tuple[Digest, str], LatestAnnotation]:
     """Fold annotations to one per (episode, module): the latest, then the largest id."""
-    latest: dict[tuple[Digest, str], Current] = {}
+    latest: dict[tuple[Digest, str], LatestAnnotation] = {}
     for candidate in candidates:
         place = candidate.episode, candidate.module
         if place not in latest or _recency(candidate) > _recency(latest[place]):
@@ -158,5 +160,5 @@ def _rank(outcome: Outcome) -> tuple[bool, datetime, Digest]:
     return outcome.declined, outcome.recorded_at, outcome.event_id
 
 
-def _recency(candidate: Current) -> tuple[datetime, Digest]:
+def _recency(candidate: LatestAnnotation) -> tuple[datetime, Digest]:
     return candidate.recorded_at, candidate.event_id

@@ -28,23 +28,23 @@ from annotator_store.log.events import (
 )
 from annotator_store.log.folds import (
     Answered,
-    Current,
+    CachedAnnotation,
     DeclinedBefore,
-    Followed,
     Known,
+    LatestAnnotation,
     fold_discovered,
     fold_known,
     fold_vocabulary,
     outcome_of,
 )
 from annotator_store.log.journal import Journal, Recorded
-from annotator_store.log.pending import Recent
+from annotator_store.log.pending import PendingEvents
 from annotator_store.log.rebuild import open_or_rebuild, rebuild
 from annotator_store.log.writer_lock import recovered, writer_lock
 
 T = TypeVar("T")
 
-__all__ = ["Answered", "Current", "DeclinedBefore", "Followed", "Known", "Log"]
+__all__ = ["Answered", "CachedAnnotation", "DeclinedBefore", "Known", "LatestAnnotation", "Log"]
 
 JOURNAL = "journal"
 CACHE = "cache.duckdb"
@@ -71,7 +71,7 @@ class Log:
             self._path, self._folder = folder / CACHE, journal
             self._cache = open_or_rebuild(self._path, journal, recovered(journal))
             undo.pop_all()
-        self._recent = Recent()
+        self._recent = PendingEvents()
         self._ingesting = ThreadPoolExecutor(1, "store-ingest")
         self._journal = Journal(journal, on_durable=self._on_durable, on_sealed=self._recent.add_sealed)
         self._closed = False
@@ -113,16 +113,16 @@ class Log:
         recent = self._recent.rejected(episode)
         return {key for (key,) in self._select("select_rejected", {"episode": episode})} | recent
 
-    def current(self) -> dict[tuple[Digest, str], Current]:
+    def current(self) -> dict[tuple[Digest, str], LatestAnnotation]:
         """Find, for every (episode, module), the annotation that counts."""
         self._flush()
         return self._with_cache(lambda cache: cache.current())
 
-    def recipes(self, wanted: Collection[Digest]) -> dict[Digest, Followed]:
+    def recipes(self, wanted: Collection[Digest]) -> dict[Digest, CachedAnnotation]:
         """Find, for those of these recipes that were followed before, the newest annotation."""
         self._flush()
         found = self._select("select_recipes", {"recipes": list(wanted)}) if wanted else []
-        return {recipe: Followed(event_id, rows) for recipe, event_id, rows in found}
+        return {recipe: CachedAnnotation(event_id, rows) for recipe, event_id, rows in found}
 
     def annotation(self, event_id: Digest) -> EpisodeAnnotated:
         """Read one annotation.
@@ -169,7 +169,7 @@ class Log:
         return {event.model: event.text for _, event in found if isinstance(event, ModelDescribed)}
 
     def shards_written(self) -> list[tuple[Digest, ShardWritten]]:
-        """Read every note that a shard was written, with its event id; `annotator_store.log.shard_history` folds them."""
+        """Read every note that a shard was written, with its event id; `log.shard_history` folds them."""
         return [(i, e) for i, e in self._events("select_shards_written", {}) if isinstance(e, ShardWritten)]
 
     def seen_episodes(self) -> set[tuple[Digest, str, int]]:

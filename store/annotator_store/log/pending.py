@@ -26,7 +26,7 @@ class Batch(msgspec.Struct, frozen=True):
     gone: list[str]
 
 
-class Recent:
+class PendingEvents:
     """Events between the journal and DuckDB. From any thread; an event leaves only after it has arrived there."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Read-only SQL over the log: the views of `store/annotator_store/sql/views/`, from the cache when it is free, else from the journal.
+"""Read-only SQL over the log: the views in `sql/views/`, from the cache when it is free, else from the journal.
 
 A user's SQL may read the views and nothing else: one SELECT, no files, no network, no extensions, no settings.
 """

@@ -14,7 +14,7 @@ from annotator_store.errors import StoreError
 from annotator_store.log.cache import NO_EXTENSIONS, Cache, CacheBusy, CacheDamaged
 from annotator_store.log.events import AnyEvent
 from annotator_store.log.log import CACHE, JOURNAL, Log
-from annotator_store.log.pending import Recent
+from annotator_store.log.pending import PendingEvents
 from annotator_store.log.rebuild import rebuild
 from annotator_store.log.segments import list_actives, list_segments
 
@@ -24,7 +24,7 @@ class ReadingLog(Log):
 
     def __init__(self, folder: Path) -> None:
         self._memos: dict[tuple[str, str], tuple[str, str]] = {}
-        self._folder, self._recent, self._closed = folder / JOURNAL, Recent(), False
+        self._folder, self._recent, self._closed = folder / JOURNAL, PendingEvents(), False
         with ExitStack() as undo:
             self._path = Path(undo.enter_context(TemporaryDirectory(prefix="annotator-"))) / CACHE
             self._ingesting = undo.enter_context(ThreadPoolExecutor(1, "store-ingest"))

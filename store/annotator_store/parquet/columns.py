@@ -49,7 +49,7 @@ def with_language(schema: pa.Schema, *, physical: bool = False) -> pa.Schema:
     return schema
 
 
-class Placed(msgspec.Struct, frozen=True, kw_only=True):
+class PlacedEpisode(msgspec.Struct, frozen=True, kw_only=True):
     """An episode's language and where it stands in the shard.
 
     `event_rows`: (len(language.events),) int64 ascending row offsets in the shard; `events` in the same order.
@@ -69,7 +69,7 @@ class Spread(NamedTuple):
     frames: int
 
 
-def build_columns(episodes: Sequence[Placed], start: int, stop: int) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+def build_columns(episodes: Sequence[PlacedEpisode], start: int, stop: int) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
     """Build both columns for the rows [start, stop) of a shard. `episodes` cover them, in order."""
     here = [episode for episode in episodes if episode.start < stop and episode.stop > start]
     persistent = (spread for episode in here for spread in _persistent(episode, start, stop))
@@ -148,14 +148,14 @@ def _texts(values: Sequence[str | None]) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(list(places), pa.string()))
 
 
-def _persistent(episode: Placed, start: int, stop: int) -> Iterator[Spread]:
+def _persistent(episode: PlacedEpisode, start: int, stop: int) -> Iterator[Spread]:
     begin = episode.start
     for run in episode.language.runs:
         yield Spread(run.rows, max(0, min(begin + run.frames, stop) - max(begin, start)))
         begin += run.frames
 
 
-def _events(episode: Placed, start: int, stop: int) -> Iterator[Spread]:
+def _events(episode: PlacedEpisode, start: int, stop: int) -> Iterator[Spread]:
     done, end = max(episode.start, start), min(episode.stop, stop)
     low, high = np.searchsorted(episode.event_rows, [done, end])
     for index in range(int(low), int(high)):

@@ -28,7 +28,7 @@ class EpisodeRows(msgspec.Struct, frozen=True, kw_only=True):
     rows: tuple[Row, ...] | None
 
 
-class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RowRun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The same list of persistent rows on `frames` consecutive frames."""
 
     frames: int
@@ -49,7 +49,7 @@ class EpisodeLanguage(Keyed, frozen=True, kw_only=True):
     """Both columns of one episode. A sound episode has one run; events are in order of (timestamp, repeat)."""
 
     tag_v = "episode_language.v1"
-    runs: tuple[Run, ...]
+    runs: tuple[RowRun, ...]
     events: tuple[FrameEvents, ...]
 
     def rows(self, where: str = "") -> tuple[Row, ...]:
@@ -75,7 +75,7 @@ _decoder = msgspec.json.Decoder(EpisodeLanguage)
 
 def silent(frames: int) -> EpisodeLanguage:
     """The language of an episode about which nothing is said."""
-    return EpisodeLanguage(runs=(Run(frames, ()),) if frames else (), events=())
+    return EpisodeLanguage(runs=(RowRun(frames, ()),) if frames else (), events=())
 
 
 def arrange(rows: Iterable[Row], frames: int, where: str = "") -> EpisodeLanguage:
@@ -90,7 +90,7 @@ def arrange(rows: Iterable[Row], frames: int, where: str = "") -> EpisodeLanguag
     persistent = tuple(row for row in checked if column_for_style(row.style) == PERSISTENT)
     events = [row for row in checked if column_for_style(row.style) != PERSISTENT]
     return EpisodeLanguage(
-        runs=(Run(frames, persistent),) if frames else (),
+        runs=(RowRun(frames, persistent),) if frames else (),
         events=tuple(FrameEvents(0, tuple(found)) for _, found in groupby(events, key=_timestamp)),
     )
 

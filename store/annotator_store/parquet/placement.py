@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from annotator_store.errors import ShardError
-from annotator_store.parquet.columns import Placed
+from annotator_store.parquet.columns import PlacedEpisode
 from annotator_store.parquet.episode_language import EpisodeLanguage, EpisodeRows, arrange, silent
 from annotator_store.parquet.frame_times import FrameTimes, Ints, frames_at
 from annotator_store.parquet.read import Boundary, has_language, scan_language
@@ -16,7 +16,7 @@ from annotator_store.parquet.read import Boundary, has_language, scan_language
 
 def place_episodes(
     file: pq.ParquetFile, path: Path, times: FrameTimes, episodes: Sequence[EpisodeRows]
-) -> list[Placed]:
+) -> list[PlacedEpisode]:
     """Check the rows of `episodes` and find their frames; episodes without rows keep what the shard has.
 
     Returns: the episodes in order of their rows; they cover the shard if `episodes` do.
@@ -56,7 +56,7 @@ def gaps_between(episodes: Sequence[EpisodeRows], times: FrameTimes) -> list[Epi
     return gaps
 
 
-def _place(times: FrameTimes, rows: EpisodeRows, language: EpisodeLanguage) -> Placed:
+def _place(times: FrameTimes, rows: EpisodeRows, language: EpisodeLanguage) -> PlacedEpisode:
     """Find the frame of every event, and check that persistent rows that we write name a frame too."""
     frames = times.timestamps[rows.start : rows.stop]
     if rows.rows is not None:
@@ -66,7 +66,7 @@ def _place(times: FrameTimes, rows: EpisodeRows, language: EpisodeLanguage) -> P
     found = frames_at(frames, stamps, np.array([event.repeat for event in language.events], np.int64))
     _all_found(found, stamps, times, rows)
     order = np.argsort(found)
-    return Placed(
+    return PlacedEpisode(
         start=rows.start,
         stop=rows.stop,
         language=language,

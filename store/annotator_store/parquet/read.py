@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from annotator_store.errors import ShardError
 from annotator_store.parquet.columns import LANGUAGE_COLUMNS, language_field
-from annotator_store.parquet.episode_language import EpisodeLanguage, FrameEvents, Run
+from annotator_store.parquet.episode_language import EpisodeLanguage, FrameEvents, RowRun
 from annotator_store.parquet.foreign import as_lists, foreign_rows
 from annotator_store.parquet.frame_times import FrameTimes, repeats_of
 from annotator_store.rows import EVENTS, PERSISTENT, Row
@@ -41,14 +41,14 @@ class _Growing:
     """The language of one episode while its frames arrive."""
 
     def __init__(self) -> None:
-        self.runs: list[Run] = []
+        self.runs: list[RowRun] = []
         self.events: list[Event] = []
 
-    def add_runs(self, runs: Iterable[Run]) -> None:
+    def add_runs(self, runs: Iterable[RowRun]) -> None:
         for run in runs:
             continued = bool(self.runs) and self.runs[-1].rows == run.rows
             frames = self.runs.pop().frames if continued else 0
-            self.runs.append(Run(frames + run.frames, run.rows))
+            self.runs.append(RowRun(frames + run.frames, run.rows))
 
     def finish(self) -> EpisodeLanguage:
         ordered = sorted(self.events, key=lambda event: event[:2])
@@ -102,11 +102,11 @@ class _Source(msgspec.Struct, frozen=True, kw_only=True):
         if PERSISTENT in frames.schema.names:
             episode.add_runs(self._runs(as_lists(frames[PERSISTENT], where), where))
         else:
-            episode.add_runs([Run(frames.num_rows, ())])
+            episode.add_runs([RowRun(frames.num_rows, ())])
         if EVENTS in frames.schema.names:
             episode.events.extend(self._events(as_lists(frames[EVENTS], where), low, boundary))
 
-    def _runs(self, lists: pa.ListArray, where: str) -> Iterator[Run]:
+    def _runs(self, lists: pa.ListArray, where: str) -> Iterator[RowRun]:
         """Split consecutive lists into runs of equal ones, by halving where they differ."""
         if not len(lists):
             return
@@ -115,7 +115,7 @@ class _Source(msgspec.Struct, frozen=True, kw_only=True):
         first = int(lengths[0])
         values = _values(lists, offsets)
         if bool((lengths == first).all()) and values.slice(first).equals(values.slice(0, len(values) - first)):
-            yield Run(len(lists), self._rows(values.slice(0, first), None, where))
+            yield RowRun(len(lists), self._rows(values.slice(0, first), None, where))
             return
         half = len(lists) // 2
         yield from self._runs(lists.slice(0, half), where)

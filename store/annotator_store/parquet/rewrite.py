@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from annotator_store.atomic_files import drop, fsync_file, replace_durably, temporary_beside
 from annotator_store.digests import Digest
 from annotator_store.errors import ShardError
-from annotator_store.parquet.columns import LANGUAGE_COLUMNS, Placed, build_columns
+from annotator_store.parquet.columns import LANGUAGE_COLUMNS, PlacedEpisode, build_columns
 from annotator_store.parquet.episode_language import EpisodeRows, shard_digest, silent
 from annotator_store.parquet.files import file_stamp, opened_shard, shard_writer, writing
 from annotator_store.parquet.frame_times import FrameTimes, read_frame_times
@@ -100,6 +100,14 @@ def language_digest(path: Path, boundaries: Sequence[Boundary]) -> Digest | None
     return None if found is None else shard_digest(found.episodes, exact=found.exact)
 
 
+def language_digest_or_none(path: Path, boundaries: Sequence[Boundary]) -> Digest | None:
+    """Digest the two columns as `language_digest` does; None also for a file that cannot be read."""
+    try:
+        return language_digest(path, boundaries)
+    except ShardError:
+        return None
+
+
 def expected_digest(episodes: Sequence[EpisodeRows], source: Path | None = None) -> Digest:
     """Digest the two columns as they will be, without a file unless some `rows` are None and `source` is given.
 
@@ -154,7 +162,7 @@ def _rewrite(source: Path, temporary: Path, episodes: Sequence[EpisodeRows]) -> 
     return ShardImage(language=shard_digest(asked, exact=True), frames=len(times.timestamps), episodes=len(asked))
 
 
-def _write(file: pq.ParquetFile, temporary: Path, placed: Sequence[Placed]) -> None:
+def _write(file: pq.ParquetFile, temporary: Path, placed: Sequence[PlacedEpisode]) -> None:
     layout = read_layout(file)
     names = [name for name in layout.schema.names if name not in LANGUAGE_COLUMNS]
     start = 0
@@ -173,7 +181,7 @@ def _write(file: pq.ParquetFile, temporary: Path, placed: Sequence[Placed]) -> N
             start = stop
 
 
-def _read_back(file: pq.ParquetFile, temporary: Path, times: FrameTimes, placed: Sequence[Placed]) -> None:
+def _read_back(file: pq.ParquetFile, temporary: Path, times: FrameTimes, placed: Sequence[PlacedEpisode]) -> None:
     """Compare what was written with what was meant: every list of every frame, and the shape of all other columns."""
     with opened_shard(temporary) as written:
         if _shape(written.metadata) != _shape(file.metadata):

@@ -14,7 +14,7 @@ import pyarrow as pa
 from annotator_store.parquet.columns import LANGUAGE_COLUMNS
 from annotator_store.parquet.files import opened_shard
 from annotator_store.parquet.info_json import LANGUAGE_FEATURE
-from annotator_store.validation.report import FINDINGS, Breach, Finding
+from annotator_store.validation.report import FINDINGS, Finding, RuleViolations
 from annotator_store.validation.rules import Rule
 
 DECLARED = Rule(
@@ -60,7 +60,7 @@ def language_types(shards: Mapping[str, Path]) -> dict[str, dict[str, pa.DataTyp
 
 def judge_declared(
     info: Mapping[str, Any], types: Mapping[str, Mapping[str, pa.DataType]], *, limit: int = FINDINGS
-) -> tuple[Breach, ...]:
+) -> tuple[RuleViolations, ...]:
     """Hold an `info.json`, and what `language_types` read, to the rules of a dataset as a whole."""
     details = {DECLARED: [*_undeclared(info)], EVERYWHERE: [*_missing(types), *_differing(types)]}
     return tuple(_breach(rule, found, limit) for rule, found in details.items() if found)
@@ -106,9 +106,9 @@ def _short(kind: str) -> str:
     return kind if len(kind) <= 60 else f"{kind[:57]}..."
 
 
-def _breach(rule: Rule, details: list[str], limit: int) -> Breach:
+def _breach(rule: Rule, details: list[str], limit: int) -> RuleViolations:
     findings = [
         Finding(rule=rule.name, severity=rule.severity, episode_index=None, timestamp=None, detail=detail, call=None)
         for detail in details[:limit]
     ]
-    return Breach(rule=rule, found=len(details), episodes=frozenset(), findings=tuple(findings))
+    return RuleViolations(rule=rule, found=len(details), episodes=frozenset(), findings=tuple(findings))

@@ -22,7 +22,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     call: str | None
 
 
-class Breach(msgspec.Struct, frozen=True, kw_only=True):
+class RuleViolations(msgspec.Struct, frozen=True, kw_only=True):
     """All that one rule found: how often, in which episodes, and the first of it.
 
     A finding that names no episode is held against all episodes that it was found with.
@@ -34,18 +34,18 @@ class Breach(msgspec.Struct, frozen=True, kw_only=True):
     findings: tuple[Finding, ...]
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+class ValidationReport(msgspec.Struct, frozen=True, kw_only=True):
     """What the rules found, errors first, and over how much.
 
     `before` are errors that rows which a run leaves as they are make by themselves; nothing of it is in `breaches`.
     """
 
-    breaches: tuple[Breach, ...]
+    breaches: tuple[RuleViolations, ...]
     rules: int
     episodes: int
     frames: int
     rows: int
-    before: tuple[Breach, ...] = ()
+    before: tuple[RuleViolations, ...] = ()
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -62,10 +62,14 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         return sum(one.found for one in self.breaches if one.rule.severity == severity)
 
 
-def merged(verdicts: Iterable[Verdict], *, limit: int = FINDINGS) -> Verdict:
+CALL_DIGITS = 12
+"""Digits of a call's key that are printed; `annotator query` finds the call by them."""
+
+
+def merged(verdicts: Iterable[ValidationReport], *, limit: int = FINDINGS) -> ValidationReport:
     """Put verdicts over different episodes together."""
     all_of = list(verdicts)
-    return Verdict(
+    return ValidationReport(
         breaches=_merged_breaches((breach for verdict in all_of for breach in verdict.breaches), limit),
         before=_merged_breaches((breach for verdict in all_of for breach in verdict.before), limit),
         rules=max((verdict.rules for verdict in all_of), default=0),
@@ -75,12 +79,12 @@ def merged(verdicts: Iterable[Verdict], *, limit: int = FINDINGS) -> Verdict:
     )
 
 
-def _merged_breaches(breaches: Iterable[Breach], limit: int) -> tuple[Breach, ...]:
-    by_rule: dict[str, list[Breach]] = {}
+def _merged_breaches(breaches: Iterable[RuleViolations], limit: int) -> tuple[RuleViolations, ...]:
+    by_rule: dict[str, list[RuleViolations]] = {}
     for breach in breaches:
         by_rule.setdefault(breach.rule.name, []).append(breach)
     together = [
-        Breach(
+        RuleViolations(
             rule=same[0].rule,
             found=sum(one.found for one in same),
             episodes=frozenset[int]().union(*(one.episodes for one in same)),
@@ -91,7 +95,9 @@ def _merged_breaches(breaches: Iterable[Breach], limit: int) -> tuple[Breach, ..
     return tuple(sorted(together, key=lambda one: (one.rule.severity, one.rule.name)))
 
 
-def told_apart(found: Breach, alone: Sequence[Finding], limit: int) -> tuple[Breach | None, Breach | None]:
+def split_preexisting(
+    found: RuleViolations, alone: Sequence[Finding], limit: int
+) -> tuple[RuleViolations | None, RuleViolations | None]:
     """Split all that a rule found into what is new, and what it finds just so in the kept rows alone.
 
     `found` holds its findings without a limit. One that is there twice and was there once is new once.
@@ -109,9 +115,52 @@ def _said(finding: Finding) -> tuple[int | None, str, str]:
     return finding.episode_index, repr(finding.timestamp), finding.detail  # a timestamp that is NaN equals itself so
 
 
-def _breach(rule: Rule, findings: Sequence[Finding], everywhere: Collection[int], limit: int) -> Breach | None:
+def _breach(rule: Rule, findings: Sequence[Finding], everywhere: Collection[int], limit: int) -> RuleViolations | None:
     if not findings:
         return None
     named = {finding.episode_index for finding in findings}
     episodes = frozenset(everywhere) if None in named else frozenset(one for one in named if one is not None)
-    return Breach(rule=rule, found=len(findings), episodes=episodes, findings=tuple(findings[:limit]))
+    return RuleViolations(rule=rule, found=len(findings), episodes=episodes, findings=tuple(findings[:limit]))
+
+
+def render_report(verdict: ValidationReport) -> str:
+    """Render a verdict as plain text: each broken rule with its first findings, then the sum; no newline at the end."""
+    return "\n".join([*(_render_violations(one) for one in verdict.breaches), summary_line(verdict)])
+
+
+def summary_line(verdict: ValidationReport) -> str:
+    """Sum a verdict up in one line."""
+    over = (
+        f"{_many(verdict.rules, 'rule')} over {_many(verdict.episodes, 'episode')}, {_many(verdict.frames, 'frame')}, "
+        f"{_many(verdict.rows, 'row')}"
+    )
+    if not verdict.breaches:
+        return f"clean: {over}"
+    errors, warnings = verdict.count("error"), verdict.count("warning")
+    where = frozenset[int]().union(*(one.episodes for one in verdict.breaches))
+    inside = f" in {_many(len(where), 'episode')}" if where else ""
+    return f"{_many(errors, 'error')} and {_many(warnings, 'warning')}{inside}: {over}"
+
+
+def _render_violations(breach: RuleViolations) -> str:
+    rule = breach.rule
+    lines = [f"{rule.severity}: {rule.name} – {rule.meaning}"]
+    cells = [_cells(finding) for finding in breach.findings]
+    widths = [max(len(line[at]) for line in cells) for at in range(len(cells[0]))]
+    for line in cells:
+        lines.append("  " + "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+    more = breach.found - len(breach.findings)
+    if more:
+        lines.append(f"  and {more:,} more; in {_many(len(breach.episodes), 'episode')} in all")
+    return "\n".join([*lines, ""])
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def _cells(finding: Finding) -> tuple[str, ...]:
+    episode = "" if finding.episode_index is None else f"episode {finding.episode_index}"
+    time = "" if finding.timestamp is None else f"{finding.timestamp:.3f} s"
+    call = f"call {finding.call[:CALL_DIGITS]}" if finding.call else ""
+    return episode, time, " ".join(finding.detail.split()), call

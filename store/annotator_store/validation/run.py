@@ -21,9 +21,16 @@ from annotator_store.errors import RuleError
 from annotator_store.log.cache import NO_EXTENSIONS, Config
 from annotator_store.log.events import AnnotatedRow
 from annotator_store.sql import read_sql
-from annotator_store.validation.report import FINDINGS, Breach, Finding, Verdict, merged, told_apart
+from annotator_store.validation.report import (
+    FINDINGS,
+    Finding,
+    RuleViolations,
+    ValidationReport,
+    merged,
+    split_preexisting,
+)
 from annotator_store.validation.rules import REQUIRED, Rule
-from annotator_store.validation.tables import Evidence, evidence_of_rows, evidence_of_shard, joined, kept_alone
+from annotator_store.validation.tables import RuleTables, evidence_of_rows, evidence_of_shard, joined, kept_alone
 
 FRAMES_AT_ONCE = 2_000_000
 ALL = 1 << 62
@@ -48,7 +55,7 @@ class CameraSize(msgspec.Struct, frozen=True, kw_only=True):
     height_px: int
 
 
-class Known(msgspec.Struct, frozen=True, kw_only=True):
+class RuleContext(msgspec.Struct, frozen=True, kw_only=True):
     """What rows are held to beside frames. An empty list of subtasks or memories holds them to nothing.
 
     `tools` are the names of those that may be called.
@@ -63,10 +70,10 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
 def check_rows(
     shards: Iterable[tuple[Path, Mapping[int, Sequence[AnnotatedRow]]]],
     rules: Sequence[Rule],
-    known: Known,
+    known: RuleContext,
     *,
     limit: int = FINDINGS,
-) -> Verdict:
+) -> ValidationReport:
     """Judge rows before they are written: of each shard the rows that its episodes, by episode index, are to have.
 
     An error that is found just so in the kept rows alone is no breach: it was there `before`. Episodes that are not
@@ -78,7 +85,7 @@ def check_rows(
         RuleError: a rule fails.
     """
 
-    def read(one: tuple[Path, Mapping[int, Sequence[AnnotatedRow]]]) -> Evidence:
+    def read(one: tuple[Path, Mapping[int, Sequence[AnnotatedRow]]]) -> RuleTables:
         return evidence_of_rows(*one)
 
     verdicts = [_judge_new(part, rules, known, limit) for part in _evidence(shards, read)]
@@ -88,12 +95,12 @@ def check_rows(
 def check_shards(
     shards: Iterable[Path],
     rules: Sequence[Rule],
-    known: Known,
+    known: RuleContext,
     *,
     only: Collection[int] | None = None,
     calls: pa.Table | None = None,
     limit: int = FINDINGS,
-) -> Verdict:
+) -> ValidationReport:
     """Judge the language columns of shards as they are, whoever wrote them; `only` picks episodes by index.
 
     `calls` says which call a row came from: episode_index, call, and the row's own timestamp, style, role, camera,
@@ -114,13 +121,13 @@ def try_rules(rules: Sequence[Rule]) -> None:
     Raises:
         RuleError: a rule names what no table has, or fails.
     """
-    _judge(joined([]), rules, Known(), 1)
+    _judge(joined([]), rules, RuleContext(), 1)
 
 
-def _evidence(items: Iterable[T], read: Callable[[T], Evidence]) -> Iterator[Evidence]:
+def _evidence(items: Iterable[T], read: Callable[[T], RuleTables]) -> Iterator[RuleTables]:
     """Read a few items at a time, and give what was read once it is enough for the rules to be run."""
     waiting = iter(items)
-    parts: list[Evidence] = []
+    parts: list[RuleTables] = []
     with ThreadPoolExecutor(THREADS, "rules") as pool:
         while some := list(islice(waiting, THREADS)):
             parts += pool.map(read, some)
@@ -131,7 +138,7 @@ def _evidence(items: Iterable[T], read: Callable[[T], Evidence]) -> Iterator[Evi
         yield joined(parts)
 
 
-def _judge_new(evidence: Evidence, rules: Sequence[Rule], known: Known, limit: int) -> Verdict:
+def _judge_new(evidence: RuleTables, rules: Sequence[Rule], known: RuleContext, limit: int) -> ValidationReport:
     """Judge rows of which some are kept. Only where there is an error does it matter which."""
     verdict = _judge(evidence, rules, known, limit)
     broken = [breach.rule for breach in verdict.breaches if breach.rule.severity == "error"]
@@ -140,7 +147,7 @@ def _judge_new(evidence: Evidence, rules: Sequence[Rule], known: Known, limit: i
         return verdict
     alone = {one.rule.name: one.findings for one in _judge(kept, broken, known, ALL).breaches}
     whole = _judge(evidence, broken, known, ALL).breaches
-    apart = [told_apart(breach, alone.get(breach.rule.name, ()), limit) for breach in whole]
+    apart = [split_preexisting(breach, alone.get(breach.rule.name, ()), limit) for breach in whole]
     warnings = [breach for breach in verdict.breaches if breach.rule.severity == "warning"]
     new = [breach for breach, _ in apart if breach is not None]
     before = tuple(breach for _, breach in apart if breach is not None)
@@ -148,14 +155,14 @@ def _judge_new(evidence: Evidence, rules: Sequence[Rule], known: Known, limit: i
 
 
 def _judge(
-    evidence: Evidence, rules: Sequence[Rule], known: Known, limit: int, calls: pa.Table | None = None
-) -> Verdict:
+    evidence: RuleTables, rules: Sequence[Rule], known: RuleContext, limit: int, calls: pa.Table | None = None
+) -> ValidationReport:
     with _tables(evidence, known, calls) as connection:
         (episodes,) = connection.execute("SELECT count(*) FROM episodes").fetchall()[0]
         found = [_run(connection, rule, limit) for rule in rules]
     return merged(
         [
-            Verdict(
+            ValidationReport(
                 breaches=tuple(breach for breach in found if breach is not None),
                 rules=len(rules),
                 episodes=episodes,
@@ -168,7 +175,9 @@ def _judge(
 
 
 @contextmanager
-def _tables(evidence: Evidence, known: Known, calls: pa.Table | None = None) -> Generator[duckdb.DuckDBPyConnection]:
+def _tables(
+    evidence: RuleTables, known: RuleContext, calls: pa.Table | None = None
+) -> Generator[duckdb.DuckDBPyConnection]:
     entries = [("subtask", entry) for entry in known.subtasks] + [("memory", entry) for entry in known.memories]
     given = {
         "frames": evidence.frames,
@@ -202,7 +211,7 @@ def _texts(names: Sequence[str], lines: Sequence[tuple[object, ...]]) -> pa.Tabl
     return pa.table(columns)
 
 
-def _run(connection: duckdb.DuckDBPyConnection, rule: Rule, limit: int) -> Breach | None:
+def _run(connection: duckdb.DuckDBPyConnection, rule: Rule, limit: int) -> RuleViolations | None:
     try:
         columns = connection.sql(rule.select).columns
         missing = [name for name in REQUIRED if name not in columns]
@@ -230,7 +239,7 @@ def _first(connection: duckdb.DuckDBPyConnection, rule: Rule, limit: int, *, wit
     ]
 
 
-def _breach(connection: duckdb.DuckDBPyConnection, rule: Rule, findings: Sequence[Finding]) -> Breach:
+def _breach(connection: duckdb.DuckDBPyConnection, rule: Rule, findings: Sequence[Finding]) -> RuleViolations:
     sql = f"""
         SELECT count(*), list(DISTINCT episode_index::BIGINT), bool_or(episode_index IS NULL)
         FROM (\n{rule.select}\n)
@@ -238,4 +247,4 @@ def _breach(connection: duckdb.DuckDBPyConnection, rule: Rule, findings: Sequenc
     found, episodes, nameless = connection.execute(sql).fetchall()[0]
     if nameless:
         episodes = [index for (index,) in connection.execute("SELECT episode_index FROM episodes").fetchall()]
-    return Breach(rule=rule, found=found, episodes=frozenset(episodes), findings=tuple(findings))
+    return RuleViolations(rule=rule, found=found, episodes=frozenset(episodes), findings=tuple(findings))

@@ -47,14 +47,14 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 
-class DraftRow(AnnotatedRow, frozen=True, kw_only=True):
+class CandidateRow(AnnotatedRow, frozen=True, kw_only=True):
     """A row that an episode is to have. `kept`: a run leaves it as it stands. `module`: None where none writes such."""
 
     module: str | None = None
     kept: bool = False
 
 
-class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+class RuleTables(msgspec.Struct, frozen=True, kw_only=True):
     """What rules see of some whole episodes, with the schemas `FRAMES`, `ROWS` and `CHANGES`."""
 
     frames: pa.Table
@@ -62,21 +62,21 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     changes: pa.Table
 
 
-def joined(parts: Sequence[Evidence]) -> Evidence:
+def joined(parts: Sequence[RuleTables]) -> RuleTables:
     """Put the evidence of several shards together."""
-    return Evidence(
+    return RuleTables(
         frames=pa.concat_tables([FRAMES.empty_table(), *(part.frames for part in parts)]),
         rows=pa.concat_tables([ROWS.empty_table(), *(part.rows for part in parts)]),
         changes=pa.concat_tables([CHANGES.empty_table(), *(part.changes for part in parts)]),
     )
 
 
-def kept_alone(evidence: Evidence) -> Evidence:
+def kept_alone(evidence: RuleTables) -> RuleTables:
     """Leave out the rows that are new, as if no module had written anything."""
     return msgspec.structs.replace(evidence, rows=evidence.rows.filter(evidence.rows["kept"]))
 
 
-def evidence_of_rows(shard: Path, episodes: Mapping[int, Sequence[AnnotatedRow]]) -> Evidence:
+def evidence_of_rows(shard: Path, episodes: Mapping[int, Sequence[AnnotatedRow]]) -> RuleTables:
     """Take the rows that these episodes, by episode index, are to have; their frames are those in the shard.
 
     A plain `AnnotatedRow` is new.
@@ -86,10 +86,10 @@ def evidence_of_rows(shard: Path, episodes: Mapping[int, Sequence[AnnotatedRow]]
     """
     with opened_shard(shard) as file:
         frames = _read_frames(file, str(shard))
-    return Evidence(frames=_of(frames, episodes), rows=_table_of(episodes), changes=CHANGES.empty_table())
+    return RuleTables(frames=_of(frames, episodes), rows=_table_of(episodes), changes=CHANGES.empty_table())
 
 
-def evidence_of_shard(shard: Path, only: Collection[int] | None = None) -> Evidence:
+def evidence_of_shard(shard: Path, only: Collection[int] | None = None) -> RuleTables:
     """Read the language columns of a shard as they are, whoever wrote them; `only` picks episodes by index.
 
     Raises:
@@ -140,8 +140,8 @@ def _table_of(episodes: Mapping[int, Sequence[AnnotatedRow]]) -> pa.Table:
         "camera": [row.camera for row in rows],
         "tool_calls": [row.tool_calls for row in rows],
         "call": [one.call for one in annotated],
-        "module": [one.module if isinstance(one, DraftRow) else None for one in annotated],
-        "kept": [isinstance(one, DraftRow) and one.kept for one in annotated],
+        "module": [one.module if isinstance(one, CandidateRow) else None for one in annotated],
+        "kept": [isinstance(one, CandidateRow) and one.kept for one in annotated],
     }
     return pa.table({name: pa.array(values, ROWS.field(name).type) for name, values in columns.items()}, schema=ROWS)
 
@@ -207,7 +207,7 @@ class _Held:
         if change is not None:
             self._changes[owner] = float(stamps[change]), int(lengths[change]), len(first)
 
-    def evidence(self) -> Evidence:
+    def evidence(self) -> RuleTables:
         """Give what was gathered, as tables."""
         owners = np.repeat(np.array(list(self._first), np.int64), [len(rows) for rows in self._first.values()])
         persistent = _columns_of(list(self._first.values()), self._where, owners, None)
@@ -216,7 +216,7 @@ class _Held:
         stamps = np.concatenate([empty[1], *(stamps for *_, stamps in self._events)])
         events = _columns_of([values for values, *_ in self._events], self._where, held_by, stamps)
         changes = [(owner, *change) for owner, change in self._changes.items()]
-        return Evidence(
+        return RuleTables(
             frames=_of(self._frames, self._only),
             rows=pa.concat_tables([persistent, events]),
             changes=pa.Table.from_pylist([dict(zip(CHANGES.names, one, strict=True)) for one in changes], CHANGES),

@@ -14,7 +14,7 @@ import msgspec
 from annotator_store.digests import Digest
 from annotator_store.log.cache import NO_EXTENSIONS, Cache, CacheBusy, CacheDamaged, CacheOutdated
 from annotator_store.log.events import event_id
-from annotator_store.log.folds import Current, as_utc
+from annotator_store.log.folds import LatestAnnotation, as_utc
 from annotator_store.log.rebuild import rebuild
 from annotator_store.log.segments import list_actives, list_segments
 from annotator_store.verify.events import Counted, Index
@@ -77,7 +77,7 @@ def _compare(cache: Cache, index: Index, audit: Audit, name: str) -> None:
     }
     _listed(audit, f"{name}, table outcomes", _unequal(index.outcomes, outcomes, audit))
     annotations = {
-        event: Current(episode, module, recipe, event, as_utc(recorded_at), rows)
+        event: LatestAnnotation(episode, module, recipe, event, as_utc(recorded_at), rows)
         for event, episode, module, recipe, recorded_at, rows in cache.stream("select_annotations")
     }
     _listed(audit, f"{name}, table annotations", _unequal(index.annotations, annotations, audit))

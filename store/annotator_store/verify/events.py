@@ -27,7 +27,7 @@ from annotator_store.log.events import (
     VocabularyEdited,
     decode_event,
 )
-from annotator_store.log.folds import Current, as_utc, current_of, outcome_of
+from annotator_store.log.folds import LatestAnnotation, as_utc, current_of, outcome_of
 from annotator_store.log.lines import Entry
 from annotator_store.verify.findings import Audit
 from annotator_store.verify.journal import Place
@@ -71,7 +71,7 @@ class Index:
         self.outcomes: dict[Digest, Counted] = {}
         self.replies: dict[Digest, Reply] = {}
         self.other_replies: dict[Digest, set[Digest]] = {}
-        self.annotations: dict[Digest, Current] = {}
+        self.annotations: dict[Digest, LatestAnnotation] = {}
         self.shards_written: list[tuple[Digest, ShardWritten]] = []
         self.seen: dict[tuple[str, int], tuple[datetime, Digest]] = {}
         self.footage: dict[tuple[str, int], dict[Digest, dict[str, tuple[datetime, Digest, Digest]]]] = {}

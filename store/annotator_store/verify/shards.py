@@ -12,7 +12,7 @@ from annotator_store.digests import Digest
 from annotator_store.errors import ShardError
 from annotator_store.log.events import AnnotatedRow, EpisodeAnnotated
 from annotator_store.log.shard_history import EpisodeRecord, ShardRecord
-from annotator_store.parquet.episode_language import EpisodeLanguage, Run, arrange, shard_digest
+from annotator_store.parquet.episode_language import EpisodeLanguage, RowRun, arrange, shard_digest
 from annotator_store.parquet.files import opened_shard
 from annotator_store.parquet.frame_times import FrameTimes, read_frame_times
 from annotator_store.parquet.read import Boundary, Scan, has_language, scan_language
@@ -114,7 +114,7 @@ def _new(sources: Mapping[str, Digest], annotations: Annotations) -> dict[str, S
 
 def _most_common(language: EpisodeLanguage) -> list[Row]:
     """The persistent rows that most frames carry, and the events."""
-    longest = max(language.runs, key=lambda run: run.frames, default=Run(0, ()))
+    longest = max(language.runs, key=lambda run: run.frames, default=RowRun(0, ()))
     return [*longest.rows, *(row for event in language.events for row in event.rows)]
 
 
@@ -141,7 +141,7 @@ def _report_differences(
 ) -> None:
     """Report each row that is not as the log has it; a list that only some frames carry, once for those frames."""
     events = [row for event in language.events for row in event.rows]
-    longest = max(language.runs, key=lambda run: run.frames, default=Run(0, ()))
+    longest = max(language.runs, key=lambda run: run.frames, default=RowRun(0, ()))
     wanted = [one.row for one in compose([*longest.rows, *events], new)]
     before, start = len(audit.findings), 0
     for run in language.runs:

@@ -16,6 +16,7 @@ from annotator_store.log.dataset_names import alike_at, name_in_log
 from annotator_store.log.events import EpisodeAnnotated, decode_event
 from annotator_store.log.query import CACHE, JOURNAL
 from annotator_store.log.shard_history import ShardRecord, fold_shards
+from annotator_store.parquet.rewrite import language_digest_or_none
 from annotator_store.verify.cache import check_cache, check_rebuilt
 from annotator_store.verify.events import Index, VocabularyDigest, check_citations, index_event
 from annotator_store.verify.findings import Audit
@@ -107,7 +108,8 @@ def _name(
     root: Path, store: Path, index: Index, shards: Collection[str], pinned: Mapping[str, Digest], audit: Audit
 ) -> str | None:
     names = {event.dataset for _, event in index.shards_written} | {dataset for dataset, _ in index.seen}
-    name = name_in_log(names, root, store, alike=alike_at(root, shards, index.shards_written, lambda: pinned))
+    alike = alike_at(root, shards, index.shards_written, lambda: pinned, language_digest_or_none)
+    name = name_in_log(names, root, store, alike=alike)
     if names and name is None:
         expected = f"one of the datasets that the log knows: {', '.join(sorted(names))}"
         audit.report_absent("dataset", str(root), expected, "unknown dataset")
