@@ -248,7 +248,9 @@ def _span(said: str) -> tuple[float, float]:
     return (float(found[1]), float(found[2])) if found else (0.0, 8.0)
 
 
-def _fill(schema: dict[str, Any], rng: random.Random, name: str, span: tuple[float, float]) -> Any:
+def _fill(  # noqa: PLR0911
+    schema: dict[str, Any], rng: random.Random, name: str, span: tuple[float, float]
+) -> Any:
     """Make a value that fits a schema; times ascend within the span, and boxes have their corners in order."""
     if "enum" in schema:
         return rng.choice(schema["enum"])

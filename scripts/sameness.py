@@ -23,6 +23,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -85,12 +87,13 @@ class Desk:
 
     def run(self, name: str, *arguments: str) -> str:
         """Run a command, keep its exit status under `name`, and give its stdout."""
+        started = time.monotonic()
         done = subprocess.run(
             [str(COMMAND), *arguments], cwd=self.folder, env=self._env, capture_output=True, text=True, check=False
         )
         self.exits[name] = done.returncode
         (self.folder / "said.txt").open("a", encoding="utf-8").write(
-            f"$ annotator {' '.join(arguments)}\n{done.stdout}{done.stderr}exit {done.returncode}\n\n"
+            f"$ annotator {' '.join(arguments)}\n{done.stdout}{done.stderr}exit {done.returncode}, {time.monotonic() - started:.1f} s\n\n"
         )
         return done.stdout
 
@@ -142,11 +145,32 @@ def columns_digest(path: Path) -> str:
     groups = [file.metadata.row_group(at).num_rows for at in range(file.num_row_groups)]
     fields = [[field.name, str(field.type), field.nullable] for field in schema]
     hasher.update(json.dumps([fields, metadata, groups], sort_keys=True).encode())
-    for at in range(file.num_row_groups):
-        group = file.read_row_group(at)
-        for name in group.column_names:
-            hasher.update(json.dumps(group[name].to_pylist(), sort_keys=True, default=str).encode())
+    table = file.read()
+    for name in table.column_names:
+        _feed(hasher.update, pa.concat_arrays(table[name].chunks) if table[name].num_chunks else pa.array([]))
     return hasher.hexdigest()[:24]
+
+
+def _feed(feed: Callable[[bytes], object], values: pa.Array) -> None:
+    """Digest an array as what it means, not as how it lies in memory."""
+    if isinstance(values, pa.ExtensionArray):
+        values = values.storage
+    feed(values.is_null().cast(pa.uint8()).to_numpy(zero_copy_only=False).tobytes())
+    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+        lengths = pc.fill_null(pc.call_function("list_value_length", [values]), 0).cast(pa.int64())
+        feed(lengths.to_numpy(zero_copy_only=False).tobytes())
+        _feed(feed, values.flatten())
+    elif pa.types.is_fixed_size_list(values.type):
+        _feed(feed, values.flatten())
+    elif pa.types.is_struct(values.type):
+        for field in values.flatten():
+            _feed(feed, field)
+    elif pa.types.is_floating(values.type):
+        feed(pc.fill_null(values, 0.0).to_numpy(zero_copy_only=False).tobytes())
+    else:
+        known = values.dictionary_encode()
+        feed(json.dumps(known.dictionary.to_pylist(), default=str).encode())
+        feed(pc.fill_null(known.indices, -1).cast(pa.int64()).to_numpy(zero_copy_only=False).tobytes())
 
 
 def source_digest(root: Path) -> str:
@@ -278,7 +302,7 @@ def asked_twice(folder: Path) -> Found:
 def _asked_twice(desk: Desk, root: Path, server: FakeServer) -> Found:
     base = (
         *("sync", root.name, "--vlm.backend", "openai", "--vlm.model_id", MODEL, "--vlm.api_base", server.api_base),
-        *("--only_episodes", "0-2", "--plan.frames_per_second", "1", "--plan.contact_sheet_frame_width", "64"),
+        *("--only_episodes", "0-1", "--plan.frames_per_second", "1", "--plan.contact_sheet_frame_width", "64"),
         *("--plan.max_frames_per_prompt", "2", "--interjections.max_interjections_per_episode", "8"),
     )
     free = ("--vocabulary.enabled=false", "--plan.subtask_seeded_relabel", "--plan.task_aug_axes.enabled",
