@@ -97,7 +97,6 @@ _FAULTS: dict[str, tuple[Fault, ...]] = {
         _changed(subtasks=[]),
         _inside("subtasks", start=None),
         _inside("subtasks", extra=1),
-        *_COMMON,
     ),
     "plan_relabel": (*_COMMON, _changed(subtask=""), _changed(subtask=["x"])),
     "plan_memory": (*_COMMON, _changed(memory=""), _changed(memory=_LONG), _changed(memory={})),
@@ -116,7 +115,6 @@ _FAULTS: dict[str, tuple[Fault, ...]] = {
         _changed(scenario="a joke"),
         _changed(reply=_LONG),
         _without("reply"),
-        *_COMMON,
     ),
     "vqa_bbox": (
         *_QUESTION,

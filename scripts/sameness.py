@@ -319,9 +319,19 @@ def _asked_twice(desk: Desk, root: Path, server: FakeServer) -> Found:
     sync("sync with edited rephrasings", "--prompts", "prompts")
     sync("sync in free words", *free)
     sync("sync in free words again", *free)
-    plan_alone = ("--interjections.enabled=false", "--vqa.enabled=false", "--vocabulary.reuse_existing=false")
-    for seed in ("1", "2"):
-        sync(f"sync with seed {seed}", *plan_alone, "--only_episodes", "0", "--seed", seed)
+    plan_alone = ("--interjections.enabled=false", "--vqa.enabled=false", "--plan.subtask_describe_first=false",
+                  "--vocabulary.reuse_existing=false", "--vocabulary.sample_episodes", "1")  # fmt: skip
+    for seed in ("2", "3"):
+        sync(
+            f"sync with seed {seed}",
+            *plan_alone,
+            "--only_episodes",
+            "0",
+            "--plan.frames_per_second",
+            "0.3",
+            "--seed",
+            seed,
+        )
     desk.run("verify", "verify", root.name)
     return found
 
