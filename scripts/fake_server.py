@@ -66,7 +66,7 @@ def _spans_with_another(good: dict[str, Any]) -> str:
     """A label with a word more, which other labels have."""
     spans: list[dict[str, Any]] = []
     for one in good["subtasks"]:
-        word = next(word for word in ("left", "grip", "lift") if word not in one["subtask"])
+        word = next(word for word in ("left", "lift", "grip") if word not in one["subtask"])
         spans.append(one | {"subtask": f"{one['subtask']} {word}"})
     return json.dumps({"subtasks": spans})
 
