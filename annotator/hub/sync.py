@@ -15,6 +15,7 @@ from typing import Protocol
 import msgspec
 
 from annotator.config.settings import SyncSettings
+from annotator.config.store_path import STORE, store_path
 from annotator.dataset.origin import read_source
 from annotator.errors import UsageError
 from annotator.hub.bucket import BucketSync, adopt_segment, parse_bucket
@@ -22,7 +23,7 @@ from annotator.hub.client import HubError, at_the_hub
 from annotator.hub.repo import default_folder, pull, push
 from annotator.pipeline.progress import Progress
 from annotator.pipeline.run import Outcome
-from annotator_store.log.log import Log
+from annotator_store.log.log import JOURNAL, Log
 from annotator_store.log.segments import list_segments
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -119,7 +120,7 @@ def courier_of(settings: SyncSettings, note: Callable[[str], None]) -> BucketSyn
 
 def store_of(settings: SyncSettings) -> Path:
     """Where the log of a run lives."""
-    return settings.store or (settings.output or settings.root) / ".annotator"
+    return store_path(settings.output or settings.root, settings.store)
 
 
 def fetched(settings: SyncSettings, note: Callable[[str], None]) -> SyncSettings:
@@ -206,7 +207,7 @@ def _push(settings: SyncSettings, target: str, note: Callable[[str], None]) -> s
 
 def _adopt_log(root: Path, store: Path) -> None:
     """Copy the segments that came with a dataset to where its log is kept, where that is elsewhere."""
-    here, there = root / ".annotator" / "journal", store / "journal"
+    here, there = root / STORE / JOURNAL, store / JOURNAL
     if here.resolve() == there.resolve():
         return
     for name in sorted(set(list_segments(here)) - set(list_segments(there))):
