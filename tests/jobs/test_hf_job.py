@@ -25,7 +25,7 @@ SOURCE, ANNOTATED, BUCKET = "ada/cubes", "ada/cubes-in-words", "ada/logs"
 COLUMNS = ["language_persistent", "language_events"]
 ENDED_S = 180
 ANSWERED_FIRST = 12
-"""Calls that the server answers before it stops answering, so that the first job is killed in the middle of its work."""
+"""Calls that the server answers before it holds all others, so that the first job is killed half way."""
 
 
 class Story(NamedTuple):
@@ -190,7 +190,7 @@ def test_waiting_outlives_a_hub_that_stumbles(story: Story, monkeypatch: pytest.
     story.hub.refuse("GET /api/jobs/ada/job1", 502, times=3)
     assert "COMPLETED" in story.hub.run("job", "wait", "ada/job1").stdout
     story.hub.refuse("GET /api/jobs/ada/job1", 502, times=3)
-    monkeypatch.setattr(watch.wait, "__kwdefaults__", {"every_s": 0.0, "patience_s": -1.0})
+    monkeypatch.setattr(watch.wait, "__kwdefaults__", {"every_s": 0.0, "give_up_after_s": -1.0})
     assert "HTTP 502" in story.hub.run("job", "wait", "ada/job1", status=1).stderr
 
 
