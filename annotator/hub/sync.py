@@ -19,6 +19,7 @@ from annotator.errors import UsageError
 from annotator.hub.bucket import BucketSync, add_segment, parse_bucket
 from annotator.hub.client import HubError, hub_api
 from annotator.hub.repo import default_folder, pull, push
+from annotator.pipeline.plan_run import plan_run
 from annotator.pipeline.progress import Progress
 from annotator.pipeline.run import Outcome
 from annotator.pipeline.sync import sync
@@ -31,7 +32,7 @@ PUSH_AGAIN_AFTER_S = (5.0, 30.0, 120.0)
 """A run ends with its push, which should not fail for one bad minute of the Hub."""
 
 
-def run_at_hub(settings: SyncSettings, report: Progress) -> Outcome:
+def run_at_hub(settings: SyncSettings, progress: Progress) -> Outcome:
     """Run `sync` with what the settings ask of the Hub before and after it.
 
     The dataset is pushed when nothing is left to call; otherwise only its log is uploaded to the bucket. An upload that
@@ -42,18 +43,18 @@ def run_at_hub(settings: SyncSettings, report: Progress) -> Outcome:
         HubError: the Hub refused, or cannot be reached.
     """
     if not (settings.repo_id or settings.bucket or settings.push_to_hub):
-        return sync(settings, report)
-    settings = fetch_dataset(settings, report.note)
+        return sync(settings, progress)
+    settings = fetch_dataset(settings, progress.note)
     target = push_target(settings)
     if target is not None:
         # Before anything is paid for: a missing token would only show at the push.
         with hub_api("the Hub does not know who is to push", target) as api:
             api.whoami()
-    outcome, upload_error = _run_shared(settings, report)
+    outcome, upload_error = _run_shared(settings, progress)
     if upload_error is not None and target is not None:
-        report.note(f"not delivered, to be pushed all the same: {upload_error.line}")
-    if target is not None and _is_final(settings, target, outcome, report.note):
-        push_written(settings, target, report.note)
+        progress.note(f"not delivered, to be pushed all the same: {upload_error.line}")
+    if target is not None and _is_final(settings, target, outcome, progress.note):
+        push_written(settings, target, progress.note)
     if upload_error is not None:
         raise upload_error
     return outcome
@@ -64,40 +65,38 @@ def _is_final(settings: SyncSettings, target: str, outcome: Outcome, note: Calla
 
     A dataset that had to be complete could never be pushed after such a run.
     """
-    from annotator.jobs.count import count_work
-
     if outcome == "done":
         return True
-    work = count_work(settings)
-    if work.episodes:
+    plan = plan_run(settings)
+    if plan.episodes_to_ask:
         folder = shlex.quote(str(settings.output or settings.root))
         again = "run again without --offline" if settings.offline else "run again"
         hint = f"{again} to ask for what failed, or push it as it is: annotator push {folder} --repo_id {target}"
-        note(f"not pushed: the run is {outcome}, calls are missing in {work.episodes} episodes\nhint: {hint}")
+        note(f"not pushed: the run is {outcome}, calls are missing in {plan.episodes_to_ask} episodes\nhint: {hint}")
     else:
         note(f"the run is {outcome}, but asking again would bring nothing more: it is pushed as it is")
-    return not work.episodes
+    return not plan.episodes_to_ask
 
 
-def _run_shared(settings: SyncSettings, report: Progress) -> tuple[Outcome, HubError | None]:
+def _run_shared(settings: SyncSettings, progress: Progress) -> tuple[Outcome, HubError | None]:
     """Run, sharing the log through the bucket if one is named; also return why the last upload failed."""
     if settings.bucket is None:
-        return sync(settings, report), None
-    bucket = bucket_sync(settings, report.note)
+        return sync(settings, progress), None
+    bucket = bucket_sync(settings, progress.note)
     bucket.download()
     try:
-        outcome = sync(settings, report, bucket.uploading)
+        outcome = sync(settings, progress, bucket.uploading)
     except BaseException:  # an interrupt, too: what was answered so far should reach the next machine
         try:
             bucket.upload()
         except HubError as error:
-            report.note(f"not delivered: {error}")
+            progress.note(f"not delivered: {error}")
         raise
     try:
         uploaded = bucket.upload()
     except HubError as error:
         return outcome, error
-    report.note(f"the log is in {settings.bucket}; {uploaded} segments were new at the end")
+    progress.note(f"the log is in {settings.bucket}; {uploaded} segments were new at the end")
     return outcome, None
 
 

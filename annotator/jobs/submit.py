@@ -14,12 +14,13 @@ from annotator.hub.bucket import Bucket, create_bucket, parse_bucket
 from annotator.hub.client import HubError, find_token, hub_api
 from annotator.hub.repo import check_writable, create_repo, edited_files, resolve_commit
 from annotator.hub.sync import bucket_sync, fetch_dataset, push_target
-from annotator.jobs.count import WorkEstimate, count_work
 from annotator.jobs.monitor import LABEL, refuse_duplicate
 from annotator.jobs.package import BOOT_S, MOUNT, choose_code, flags_of, package_job
 from annotator.jobs.request import Hardware, JobRequest, check_hardware, check_request, find_hardware, parse_duration
 from annotator.modules.vocabulary.file import FILE
+from annotator.pipeline.plan_run import plan_run
 from annotator.pipeline.progress import Progress
+from annotator.pipeline.work_plan import RunPlan
 from annotator.vlm.registry import api_key
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Submitted(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: int
 
 
-def submit(request: JobRequest, report: Progress) -> Submitted | None:
+def submit(request: JobRequest, progress: Progress) -> Submitted | None:
     """Submit one job; None where nothing is left to call.
 
     The dataset is pinned to a commit. The token travels as the job's secret and in no other way.
@@ -62,19 +63,21 @@ def submit(request: JobRequest, report: Progress) -> Submitted | None:
     if not request.again:
         refuse_duplicate(namespace, labels)
     settings = msgspec.structs.replace(settings, revision=resolve_commit(repo_id, settings.revision))
-    work = None
+    plan = None
     if request.count:
-        settings, work = _count_here(settings, report.note)
-        if not work.episodes:
+        settings, plan = _plan_here(settings, progress.note)
+        if not plan.episodes_to_ask:
             hint = f"from the log, here: {_offline_command(request.settings)}"
-            report.note(f"no job is submitted: nothing is left to call\nhint: {hint}")
+            progress.note(f"no job is submitted: nothing is left to call\nhint: {hint}")
             return None
-    timeout_s = given_s or estimate_s(work.calls if work else 0, hardware.gpus)
-    _announce(work, timeout_s, hardware, request.flavor, report.note)
+    timeout_s = given_s or estimate_s(plan.estimated_calls if plan else 0, hardware.gpus)
+    _announce(plan, timeout_s, hardware, request.flavor, progress.note)
     expires_at = (me.get("auth") or {}).get("expiresAt")
     if expires_at and datetime.fromisoformat(str(expires_at)) < datetime.now(UTC) + timedelta(seconds=timeout_s):
         hint = "put a token of your settings' access tokens into HF_TOKEN"
-        report.note(f"the token expires on {expires_at}, before the job is ended: it could not push then\nhint: {hint}")
+        progress.note(
+            f"the token expires on {expires_at}, before the job is ended: it could not push then\nhint: {hint}"
+        )
     target = push_target(settings)
     if target is not None:  # created and checked now: a token that may not write should fail before it costs anything
         if target != settings.repo_id:
@@ -111,29 +114,29 @@ def _offline_command(settings: SyncSettings) -> str:
     return shlex.join(["annotator", "sync", *flags_of(settings), *paths, "--offline"])
 
 
-def _count_here(settings: SyncSettings, note: Callable[[str], None]) -> tuple[SyncSettings, WorkEstimate]:
-    """Count on a local copy what is left to call, with the log of both sides; upload what only this side has."""
+def _plan_here(settings: SyncSettings, note: Callable[[str], None]) -> tuple[SyncSettings, RunPlan]:
+    """Plan on a local copy what is left to call, with the log of both sides; upload what only this side has."""
     settings = fetch_dataset(settings, note)
     bucket = bucket_sync(settings, note)
     bucket.download()
-    work = count_work(settings)  # it closes the log, and so all of it is sealed
+    plan = plan_run(settings)  # it closes the log, and so all of it is sealed
     uploaded = bucket.upload()
     if uploaded:
         note(f"delivered {uploaded} segments of the log here to {settings.bucket}")
     # A vocabulary that was discovered is in the log, which the job reads; one that was edited here is not.
-    unseen = [name for name in edited_files(settings.root) if name != FILE.as_posix() or work.own_vocabulary]
+    unseen = [name for name in edited_files(settings.root) if name != FILE.as_posix() or plan.own_vocabulary]
     if unseen:
         hint = f"bring it to the Hub first: annotator push {settings.root}"
         note(f"a job does not see what was changed here: {', '.join(unseen)}\nhint: {hint}")
-    return settings, work
+    return settings, plan
 
 
 def _announce(
-    work: WorkEstimate | None, timeout_s: int, hardware: Hardware, flavor: str, note: Callable[[str], None]
+    plan: RunPlan | None, timeout_s: int, hardware: Hardware, flavor: str, note: Callable[[str], None]
 ) -> None:
-    if work is not None:
-        left = ", ".join(f"{name} {episodes}" for name, episodes in work.todo.items())
-        note(f"left to annotate: {work.episodes} episodes ({left}), about {work.calls} calls")
+    if plan is not None:
+        left = ", ".join(f"{name} {episodes}" for name, episodes in plan.count_by_module().items())
+        note(f"left to annotate: {plan.episodes_to_ask} episodes ({left}), about {plan.estimated_calls} calls")
     cost = f", at most ${hardware.cost * timeout_s / 60:.2f}" if hardware.cost else ""
     note(f"{flavor}, ended after {timeout_s / 3600:.1f} h at the latest{cost}")
 

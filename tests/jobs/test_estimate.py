@@ -6,14 +6,14 @@ from typing import Any, cast
 import pytest
 
 from annotator.config.settings import InterjectionsSettings, PlanSettings, SyncSettings, VqaSettings
-from annotator.jobs.count import calls_of
 from annotator.jobs.submit import estimate_s
+from annotator.pipeline.plan_run import estimate_calls
 
 
 def calls(module: str, seconds: float, settings: SyncSettings, cameras: int = 2) -> int:
     dataset = SimpleNamespace(cameras=[SimpleNamespace(depth=False)] * cameras + [SimpleNamespace(depth=True)])
-    episode = SimpleNamespace(scanned=SimpleNamespace(duration_s=seconds))
-    return calls_of(settings, cast("Any", dataset), cast("Any", episode), [module])
+    record = SimpleNamespace(duration_s=seconds)
+    return estimate_calls(settings, cast("Any", dataset), cast("Any", record), [module])
 
 
 # An episode of 60 s at 2 frames a second has 3 windows of 60 frames, and at most 24 subtasks at 8 a window.
