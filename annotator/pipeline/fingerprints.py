@@ -16,7 +16,7 @@ from annotator.prompting.loader import Prompts
 from annotator.vlm.models import reads_evidence
 from annotator_store.digests import Digest, Keyed, digest_struct
 from annotator_store.keys import Model
-from annotator_store.log.event_parts import SetupUsed
+from annotator_store.log.events import SetupUsed
 
 
 class AnnotationSetup(Keyed, frozen=True, kw_only=True):

@@ -32,8 +32,7 @@ from annotator.vlm.models import reads_evidence
 from annotator.vlm.office import Office
 from annotator.vlm.session import EpisodeSession, PictureSource, SessionEpisode
 from annotator_store.digests import digest_struct
-from annotator_store.log.event_parts import SetupUsed
-from annotator_store.log.events import VocabularyDiscovered, utc_now
+from annotator_store.log.events import SetupUsed, VocabularyDiscovered, utc_now
 from annotator_store.log.log import Log
 
 

@@ -16,8 +16,7 @@ from annotator.modules.vocabulary.entries import Vocabulary, distinct
 from annotator.prompting.answers import Discovered
 from annotator.prompting.normalize import tidy_memory, tidy_subtask
 from annotator_store.digests import Digest, Keyed, digest_parts, digest_struct
-from annotator_store.log.event_parts import SetupUsed
-from annotator_store.log.events import VocabularyDiscovered, utc_now
+from annotator_store.log.events import SetupUsed, VocabularyDiscovered, utc_now
 
 NAME = "vocabulary"
 VERSION = 1
