@@ -8,7 +8,7 @@ from uuid import uuid4
 import msgspec
 
 from annotator import __version__
-from annotator.config.load import check, parse_episodes
+from annotator.config.load import parse_episodes, validated
 from annotator.config.settings import SyncSettings
 from annotator.dataset.episodes import CameraSelection, select_cameras
 from annotator.dataset.linked_copy import refuse_overlap
@@ -83,7 +83,7 @@ def prepare(settings: SyncSettings) -> Run:
     Raises:
         UsageError, PromptError, DatasetError: the settings, a prompt or the dataset cannot be used.
     """
-    check(settings)
+    settings = validated(settings)
     prompts = load_prompts(settings.prompts)
     dataset = _opened(settings.root)
     if settings.output is not None:
