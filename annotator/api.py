@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from annotator.config.load import validated
-from annotator.config.settings import SyncSettings
+from annotator.config.settings import SyncSettings, log_folder
 from annotator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from annotator.pipeline.progress import Progress
     from annotator.pipeline.run import Outcome
+    from annotator.pipeline.work_plan import RunPlan
     from annotator_store.log.read_only import ReadingLog
 
 
@@ -45,6 +46,25 @@ def sync(settings: SyncSettings, progress: "Progress | None" = None) -> "Outcome
     from annotator.pipeline.sync import sync as run_sync
 
     return run_at_hub(validated(settings), progress or SilentProgress(), run_sync)
+
+
+def plan_run(settings: SyncSettings) -> "RunPlan":
+    """Work out what `sync` would do with these settings, and why, without doing it.
+
+    Nothing is asked and no event is recorded. The log is locked meanwhile, and made where there is none.
+
+    Example:
+        >>> plan = annotator.plan_run(annotator.SyncSettings(root=Path("demo")))
+        >>> plan.episodes_to_ask, plan.count_by_reason(), plan.estimated_calls
+
+    Raises:
+        UsageError: a setting is out of range, or settings contradict each other.
+        DatasetError: the dataset is not what LeRobot v3 says it is.
+        StoreError: the log cannot be read.
+    """
+    from annotator.pipeline.plan_run import plan_run as plan
+
+    return plan(validated(settings))
 
 
 def open_log(root: str | Path, *, store: str | Path | None = None) -> "ReadingLog":
@@ -101,8 +121,3 @@ def query(root: str | Path, sql: str, *, store: str | Path | None = None) -> "pa
         where=str(folder),
         hint="annotator sync makes one; --root names a dataset, --store a log",
     )
-
-
-def log_folder(root: Path, store: Path | None = None) -> Path:
-    """Return where the log of the dataset at `root` lives."""
-    return store or root / ".annotator"

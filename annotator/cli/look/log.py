@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from annotator.api import log_folder
 from annotator.cli.parsing import DatasetArguments, Format, parse
 from annotator.cli.tables import write_table
+from annotator.config.settings import log_folder
 from annotator.errors import UsageError
 
 RUNS = """

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from annotator.api import log_folder
 from annotator.cli.parsing import DatasetArguments, parse
 from annotator.cli.tables import write_table
 from annotator.config.load import parse_episodes
-from annotator.config.settings import PositiveInt
+from annotator.config.settings import PositiveInt, log_folder
 from annotator.dataset.metadata import Dataset, open_dataset
 from annotator.errors import UsageError, VocabularyError
 from annotator.modules.vocabulary.entries import Vocabulary

@@ -4,9 +4,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from annotator.api import log_folder
 from annotator.cli.parsing import DatasetArguments, Format, parse
 from annotator.cli.tables import write_table
+from annotator.config.settings import log_folder
 from annotator.errors import UsageError
 from annotator_store.verify.findings import Audit
 
