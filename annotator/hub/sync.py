@@ -36,12 +36,12 @@ Beside = Callable[[Log], AbstractContextManager[object]]
 class Sync(Protocol):
     """What runs: `annotator.pipeline.sync.sync`. What it is given as `beside` is entered while its log is open."""
 
-    def __call__(self, settings: SyncSettings, report: Progress, beside: Beside = nullcontext) -> Outcome:
+    def __call__(self, settings: SyncSettings, progress: Progress, beside: Beside = nullcontext) -> Outcome:
         """Annotate."""
         ...
 
 
-def run_at_hub(settings: SyncSettings, report: Progress, sync: Sync) -> Outcome:
+def run_at_hub(settings: SyncSettings, progress: Progress, sync: Sync) -> Outcome:
     """Run `sync` with what the settings want of the Hub around it.
 
     A dataset is pushed when nothing is left to call; else it is not, and its log is delivered all the same. A delivery
@@ -52,18 +52,18 @@ def run_at_hub(settings: SyncSettings, report: Progress, sync: Sync) -> Outcome:
         HubError: the Hub refused, or cannot be reached.
     """
     if not (settings.repo_id or settings.bucket or settings.push_to_hub):
-        return sync(settings, report)
-    settings = fetched(settings, report.note)
+        return sync(settings, progress)
+    settings = fetched(settings, progress.note)
     target = push_target(settings)
     if target is not None:
         # Before anything is paid for: is there somebody who could push?
         with at_the_hub("the Hub does not know who is to push", target) as api:
             api.whoami()
-    outcome, undelivered = _run_shared(settings, report, sync)
+    outcome, undelivered = _run_shared(settings, progress, sync)
     if undelivered is not None and target is not None:
-        report.note(f"not delivered, to be pushed all the same: {undelivered.line}")
-    if target is not None and _is_final(settings, target, outcome, report.note):
-        push_written(settings, target, report.note)
+        progress.note(f"not delivered, to be pushed all the same: {undelivered.line}")
+    if target is not None and _is_final(settings, target, outcome, progress.note):
+        push_written(settings, target, progress.note)
     if undelivered is not None:
         raise undelivered
     return outcome
@@ -74,40 +74,40 @@ def _is_final(settings: SyncSettings, target: str, outcome: Outcome, note: Calla
 
     Such a dataset could never be pushed if it had to be whole.
     """
-    from annotator.jobs.count import count_work
+    from annotator.pipeline.plan_run import plan_run
 
     if outcome == "done":
         return True
-    work = count_work(settings)
-    if work.episodes:
+    plan = plan_run(settings)
+    if plan.episodes_to_ask:
         folder = shlex.quote(str(settings.output or settings.root))
         anew = "run again without --offline" if settings.offline else "run again"
         again = f"{anew} to ask for what failed, or push it as it is: annotator push {folder} --repo_id {target}"
-        note(f"not pushed: the run is {outcome}, calls are missing in {work.episodes} episodes\nhint: {again}")
+        note(f"not pushed: the run is {outcome}, calls are missing in {plan.episodes_to_ask} episodes\nhint: {again}")
     else:
         note(f"the run is {outcome}, but asking again would bring nothing more: it is pushed as it is")
-    return not work.episodes
+    return not plan.episodes_to_ask
 
 
-def _run_shared(settings: SyncSettings, report: Progress, sync: Sync) -> tuple[Outcome, HubError | None]:
+def _run_shared(settings: SyncSettings, progress: Progress, sync: Sync) -> tuple[Outcome, HubError | None]:
     """Run with the log shared through the bucket, where one is named; also give why its end was not delivered."""
     if settings.bucket is None:
-        return sync(settings, report), None
-    courier = courier_of(settings, report.note)
+        return sync(settings, progress), None
+    courier = courier_of(settings, progress.note)
     courier.fetch()
     try:
-        outcome = sync(settings, report, courier.delivering)
+        outcome = sync(settings, progress, courier.delivering)
     except BaseException:
         try:
             courier.deliver()
         except HubError as error:
-            report.note(f"not delivered: {error}")
+            progress.note(f"not delivered: {error}")
         raise
     try:
         delivered = courier.deliver()
     except HubError as error:
         return outcome, error
-    report.note(f"the log is in {settings.bucket}; {delivered} segments were new at the end")
+    progress.note(f"the log is in {settings.bucket}; {delivered} segments were new at the end")
     return outcome, None
 
 

@@ -15,7 +15,6 @@ from annotator.hub.bucket import Bucket, make_bucket, parse_bucket
 from annotator.hub.client import HubError, at_the_hub, token
 from annotator.hub.repo import changed_here, check_writable, commit_of, make_repo
 from annotator.hub.sync import courier_of, fetched, push_target
-from annotator.jobs.count import WorkEstimate, count_work
 from annotator.jobs.monitor import LABEL, refuse_twice
 from annotator.jobs.package import (
     MOUNT,
@@ -29,7 +28,9 @@ from annotator.jobs.package import (
 )
 from annotator.jobs.request import Hardware, JobRequest, check_hardware, check_order, parse_duration
 from annotator.modules.vocabulary.file import FILE
+from annotator.pipeline.plan_run import plan_run
 from annotator.pipeline.progress import Progress
+from annotator.pipeline.work_plan import RunPlan
 from annotator.vlm.registry import api_key
 
 if TYPE_CHECKING:
@@ -72,12 +73,12 @@ def submit(order: JobRequest, report: Progress) -> Submitted | None:
     bucket, labels = parse_bucket(settings.bucket or ""), labels_of(settings)
     if not order.again:
         refuse_twice(namespace, labels)
-    settings, work = _counted(settings, report.note) if order.count else (_pinned(settings), None)
-    if work is not None and not work.episodes:
+    settings, plan = _planned(settings, report.note) if order.count else (_pinned(settings), None)
+    if plan is not None and not plan.episodes_to_ask:
         report.note(f"no job is submitted: nothing is left to call\nhint: from the log, here: {_finish_here(order)}")
         return None
-    timeout_s = given_s or estimate_s(work.calls if work else 0, hardware.gpus)
-    _announce(work, timeout_s, hardware, order, report.note)
+    timeout_s = given_s or estimate_s(plan.estimated_calls if plan else 0, hardware.gpus)
+    _announce(plan, timeout_s, hardware, order, report.note)
     _warn_of_expiry(me, timeout_s, report.note)
     _prepare_push(settings)
     make_bucket(bucket)
@@ -149,28 +150,28 @@ def _pinned(settings: SyncSettings) -> SyncSettings:
     return msgspec.structs.replace(settings, revision=commit_of(settings.repo_id or "", settings.revision))
 
 
-def _counted(settings: SyncSettings, note: Callable[[str], None]) -> tuple[SyncSettings, WorkEstimate]:
-    """Count on a copy here what is left to call, with the log of both sides; what was only here is delivered."""
+def _planned(settings: SyncSettings, note: Callable[[str], None]) -> tuple[SyncSettings, RunPlan]:
+    """Plan on a copy here what is left to call, with the log of both sides; what was only here is delivered."""
     settings = fetched(_pinned(settings), note)
     courier = courier_of(settings, note)
     courier.fetch()
-    work = count_work(settings)  # its log is closed then, and so all of it is sealed
+    plan = plan_run(settings)  # its log is closed then, and so all of it is sealed
     delivered = courier.deliver()
     if delivered:
         note(f"delivered {delivered} segments of the log here to {settings.bucket}")
-    unseen = [name for name in changed_here(settings.root) if name != VOCABULARY or work.own_vocabulary]
+    unseen = [name for name in changed_here(settings.root) if name != VOCABULARY or plan.own_vocabulary]
     if unseen:
         hint = f"bring it to the Hub first: annotator push {settings.root}"
         note(f"a job does not see what was changed here: {', '.join(unseen)}\nhint: {hint}")
-    return settings, work
+    return settings, plan
 
 
 def _announce(
-    work: WorkEstimate | None, timeout_s: int, hardware: Hardware, order: JobRequest, note: Callable[[str], None]
+    plan: RunPlan | None, timeout_s: int, hardware: Hardware, order: JobRequest, note: Callable[[str], None]
 ) -> None:
-    if work is not None:
-        left = ", ".join(f"{name} {episodes}" for name, episodes in work.todo.items())
-        note(f"left to annotate: {work.episodes} episodes ({left}), about {work.calls} calls")
+    if plan is not None:
+        left = ", ".join(f"{name} {episodes}" for name, episodes in plan.count_by_module().items())
+        note(f"left to annotate: {plan.episodes_to_ask} episodes ({left}), about {plan.estimated_calls} calls")
     cost = f", at most ${hardware.cost * timeout_s / 60:.2f}" if hardware.cost else ""
     note(f"{order.flavor}, ended after {timeout_s / 3600:.1f} h at the latest{cost}")
 
