@@ -101,12 +101,16 @@ def options_of(kind: type[Any], prefix: str = "") -> Iterator[Option]:
     hints, texts = get_type_hints(kind, include_extras=True), _field_texts(kind)
     for name, default in _defaults(kind):
         hint, positional = hints[name], False
+        kind_text = ""
         if get_origin(hint) is Annotated:
             hint, *marks = get_args(hint)
             positional = tyro.conf.Positional in marks
+            names = [name for mark in marks if isinstance(mark, msgspec.Meta) for name in mark.examples or ()]
+            kind_text = ", ".join(f"`{name}`" for name in names)
         if not _is_group(hint):
             shown = name.upper() if positional else f"{prefix}{name}"
-            yield Option(name=shown, kind=_kind(hint), default=default, text=texts[name], positional=positional)
+            kind_text = kind_text or _kind(hint)
+            yield Option(name=shown, kind=kind_text, default=default, text=texts[name], positional=positional)
 
 
 def _groups(kind: type[Any], prefix: str = "") -> Iterator[tuple[str, type[Settings]]]:

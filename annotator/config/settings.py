@@ -5,9 +5,10 @@ Settings that can change an answer reach the key (see `annotator.pipeline.finger
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -127,10 +128,15 @@ class VqaSettings(Settings, frozen=True, kw_only=True):
     """Ask about the watched camera only, not about every camera."""
 
 
+ENGINES = ("auto", "openai", "serve", "vllm", "transformers", "signals", "scripted", "offline")
+"""The shipped engines, for the help of the command line: what each is stands in `annotator.vlm.registry`, where other
+packages may add theirs."""
+
+
 class VlmSettings(Settings, frozen=True, kw_only=True):
     """The model and the server that runs it."""
 
-    backend: Literal["auto", "openai", "serve", "vllm", "transformers", "signals", "scripted", "offline"] = "auto"
+    backend: Annotated[str, Meta(examples=list(ENGINES))] = "auto"
     """Who answers: auto (a server that is named or found), openai, serve (servers started for the run), vllm or
     transformers (a model loaded for the run), signals (no model), scripted (tests), offline."""
     model_id: str = "Qwen/Qwen3-VL-8B-Instruct"

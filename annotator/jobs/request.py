@@ -10,6 +10,7 @@ from annotator.config.settings import SyncSettings
 from annotator.errors import UsageError
 from annotator.hub.sync import check_hub
 from annotator.pipeline.run import shareable
+from annotator.vlm.registry import needs_gpu
 
 _LOOPBACK = re.compile(r"(?i)https?://(localhost|127\.[\d.]+|\[::1\])([:/]|$)")
 
@@ -86,8 +87,7 @@ def check_hardware(order: JobRequest, hardware: Hardware) -> None:
         UsageError: it has no GPU.
     """
     vlm = order.settings.vlm
-    local = vlm.api_base is None and vlm.backend in ("auto", "serve", "vllm", "transformers")
-    if local and not hardware.gpus and vlm.serve_command is None:
+    if needs_gpu(vlm) and not hardware.gpus:
         hint = "--flavor h200, or name an endpoint that the job can reach: --vlm.api_base"
         raise UsageError("a job that runs a model needs a GPU", where="--flavor", got=order.flavor, hint=hint)
 

@@ -30,7 +30,7 @@ from annotator.jobs.package import (
 from annotator.jobs.request import Hardware, JobRequest, check_hardware, check_order, parse_duration
 from annotator.modules.vocabulary.file import FILE
 from annotator.pipeline.progress import Progress
-from annotator.vlm.registry import api_key
+from annotator.vlm.registry import api_key, engine_named
 
 if TYPE_CHECKING:
     from huggingface_hub import JobInfo
@@ -204,8 +204,10 @@ def _job_flags(settings: SyncSettings, hardware: Hardware) -> list[str]:
     Only what is no part of a key is added, and nothing that was given is changed.
     """
     vlm = _raised(settings.vlm, VlmSettings(), {"client_concurrency": 64})
-    if vlm.api_base is None and vlm.backend in ("auto", "serve"):
-        vlm = _raised(vlm, VlmSettings(), {"backend": "serve", "serve_ready_timeout_s": float(BOOT_S)})
+    if vlm.api_base is None:
+        vlm = _raised(vlm, VlmSettings(), {"backend": "serve"})
+        if "serve_ready_timeout_s" in engine_named(vlm.backend).options:
+            vlm = _raised(vlm, VlmSettings(), {"serve_ready_timeout_s": float(BOOT_S)})
     busy = {"episode_parallelism": 32 * max(hardware.gpus, 1), "decode_threads": 8}
     executor = _raised(settings.executor, ExecutorSettings(), busy)
     return flags_of(msgspec.structs.replace(settings, vlm=vlm, executor=executor))

@@ -13,7 +13,7 @@ from annotator.config.settings import SyncSettings
 from annotator.dataset.episodes import CameraSelection, EpisodeRecord
 from annotator.modules.registry import Module
 from annotator.prompting.loader import Prompts
-from annotator.vlm.models import reads_evidence
+from annotator.vlm.registry import reads_evidence
 from annotator_store.digests import Digest, Keyed, digest_struct
 from annotator_store.keys import Model
 from annotator_store.log.event_parts import SetupUsed

@@ -28,8 +28,8 @@ from annotator.modules.vocabulary.file import FILE, read_vocabulary, write_vocab
 from annotator.pipeline.episode_context import camera_views
 from annotator.pipeline.run import Run
 from annotator.vlm.client import VlmClient
-from annotator.vlm.models import reads_evidence
 from annotator.vlm.office import Office
+from annotator.vlm.registry import reads_evidence
 from annotator.vlm.session import EpisodeSession, PictureSource, SessionEpisode
 from annotator_store.digests import digest_struct
 from annotator_store.log.event_parts import SetupUsed

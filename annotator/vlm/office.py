@@ -8,8 +8,7 @@ from annotator.pipeline.run import Run
 from annotator.pipeline.run_stats import RunStats
 from annotator.vlm.base import Engine
 from annotator.vlm.client import VlmClient
-from annotator.vlm.models import looks
-from annotator.vlm.registry import choose_engine
+from annotator.vlm.registry import choose_engine, looks
 from annotator_store.log.log import Log
 
 
