@@ -193,7 +193,7 @@ SPAWN = f"{sys.executable} {SERVER} --port {{port}} --horizon-s 34"
 
 
 def spawned(root: Path) -> list[psutil.Process]:
-    """The processes that are there because of a dataset's run, keepers and servers: they carry its path."""
+    """The processes that are there because of a dataset's run, watchdogs and servers: they carry its path."""
     found: list[psutil.Process] = []
     for process in psutil.process_iter():
         try:

@@ -85,8 +85,8 @@ def started(tmp_path: Path) -> list[psutil.Process]:
 
 
 def servers(tmp_path: Path) -> list[psutil.Process]:
-    """The model servers among them: neither keepers nor shells."""
-    return [p for p in started(tmp_path) if "serve_keeper.py" not in " ".join(p.cmdline()) and p.name() != "bash"]
+    """The model servers among them: neither watchdogs nor shells."""
+    return [p for p in started(tmp_path) if "watchdog.py" not in " ".join(p.cmdline()) and p.name() != "bash"]
 
 
 def wait_until(happened: Callable[[], object], patience_s: float = 20) -> None:
@@ -143,16 +143,16 @@ def test_what_a_server_started_itself_goes_with_it_also_when_it_is_killed(tmp_pa
     run(scenario())
 
 
-def keepers(tmp_path: Path) -> list[psutil.Process]:
-    return [p for p in started(tmp_path) if "serve_keeper.py" in " ".join(p.cmdline())]
+def watchdogs(tmp_path: Path) -> list[psutil.Process]:
+    return [p for p in started(tmp_path) if "watchdog.py" in " ".join(p.cmdline())]
 
 
-def test_what_a_server_started_goes_also_when_its_keeper_is_killed(tmp_path: Path) -> None:
+def test_what_a_server_started_goes_also_when_its_watchdog_is_killed(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with serving([plan(tmp_path, in_shell("sleep 1000 & exec $SERVER"))]) as engine:
             before = [p for p in started(tmp_path) if p.name() == "sleep"]
-            (keeper,) = keepers(tmp_path)
-            keeper.send_signal(signal.SIGKILL)
+            (watchdog,) = watchdogs(tmp_path)
+            watchdog.send_signal(signal.SIGKILL)
             await asyncio.to_thread(wait_until, lambda: before[0] not in started(tmp_path))
             assert (await engine.generate(make_request())).text
         all_gone(tmp_path)
@@ -161,10 +161,10 @@ def test_what_a_server_started_goes_also_when_its_keeper_is_killed(tmp_path: Pat
 
 
 def test_a_server_that_does_not_stop_when_asked_is_killed(tmp_path: Path) -> None:
-    code = "from annotator.vlm import serve_keeper as k; import sys; k.GRACE_S = 0.3; sys.exit(k.main(sys.argv[1:]))"
-    keeper = [sys.executable, "-c", code, "bash", "-c", "trap '' TERM; echo ready; while true; do sleep 0.1; done"]
+    code = "from annotator.vlm import watchdog as w; import os, sys; w.GRACE_S = 0.3; os._exit(w.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "bash", "-c", "trap '' TERM; echo ready; while true; do sleep 0.1; done"]
     pipe = subprocess.PIPE
-    with subprocess.Popen(keeper, stdin=pipe, stdout=pipe, env=plan(tmp_path).environment, cwd=REPO) as process:
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=plan(tmp_path).environment, cwd=REPO) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
