@@ -197,7 +197,7 @@ def spawned(root: Path) -> list[psutil.Process]:
     found: list[psutil.Process] = []
     for process in psutil.process_iter():
         try:
-            if str(root) in " ".join(process.cmdline()) and "annotator.cli.main" not in " ".join(process.cmdline()):
+            if str(root) in " ".join(process.cmdline()) and "-m annotator sync" not in " ".join(process.cmdline()):
                 found.append(process)
         except psutil.Error:
             continue
