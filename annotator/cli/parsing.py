@@ -13,6 +13,7 @@ from annotator.config.flags import join_repeats, part_flags, take_config
 from annotator.config.load import read_toml
 from annotator.config.settings import Settings, SyncSettings
 from annotator.errors import UsageError
+from annotator.modules.third_party import sync_settings
 
 T = TypeVar("T")
 Format = Literal["table", "json", "csv", "parquet"]
@@ -200,10 +201,11 @@ def parse_sync(args: Sequence[str]) -> SyncSettings:
     """
     flags, loose = part_flags(with_flag_values(args))
     config = take_config(flags)
-    defaults = read_toml(config) if config else SyncSettings()
+    kind = sync_settings()
+    defaults = read_toml(config, kind) if config else kind()
     if len(loose) > 1:
         raise UsageError("one dataset at a time", got=" ".join(loose), hint="annotator sync DATASET [OPTIONS]")
-    return parse_as("sync", SyncSettings, [*flags, *(("--root", loose[0]) if loose else ())], defaults, SYNC_TEXT)
+    return parse_as("sync", kind, [*flags, *(("--root", loose[0]) if loose else ())], defaults, SYNC_TEXT)
 
 
 def parse_query(args: Sequence[str]) -> QueryArguments:
@@ -257,7 +259,7 @@ def parse_as(command: str, kind: type[T], args: Sequence[str], default: T | None
 
 def with_flag_values(args: Sequence[str], named: Collection[str] = ()) -> Iterator[str]:
     """Give a bare boolean flag its value: `--offline` means `--offline true`. `named` are those of other commands."""
-    flags = set(named) or set(_bool_names(SyncSettings, "--"))
+    flags = set(named) or set(_bool_names(sync_settings(), "--"))
     for index, arg in enumerate(args):
         yield arg
         following = args[index + 1].lower() if index + 1 < len(args) else ""

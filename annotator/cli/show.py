@@ -101,15 +101,16 @@ def show_runs(arguments: LogArguments) -> int:
 
 def show_prompts(arguments: PromptsArguments) -> int:
     """List the prompts with their digests, or copy the shipped ones out."""
+    from annotator.modules.registry import prompt_files
     from annotator.prompting.loader import eject, load_prompts
 
     if arguments.action == "eject":
         if arguments.folder is None:
             raise UsageError("where to?", where="annotator prompts eject", hint="annotator prompts eject DIR")
-        for path in eject(arguments.folder):
+        for path in eject(arguments.folder, prompt_files()):
             print(path)
         return 0
-    for file in load_prompts(arguments.folder):
+    for file in load_prompts(arguments.folder, prompt_files()):
         print(f"{file.head.id:24} {file.digest}  {file.where}")
     return 0
 

@@ -9,6 +9,7 @@ from annotator.cli.parsing import parse_as, with_flag_values
 from annotator.config.flags import part_flags, take_config
 from annotator.config.load import read_toml
 from annotator.config.settings import Settings, SyncSettings, VlmSettings
+from annotator.modules.third_party import sync_settings
 from annotator.vlm.diagnose import Check, engine, gpus, installed
 
 _MARKS = {"ok": "ok", "none": "-", "fails": "FAILS"}
@@ -40,7 +41,7 @@ def parse_doctor(args: Sequence[str]) -> DoctorSettings:
     """
     flags, loose = part_flags(with_flag_values(args))
     config = take_config(flags)
-    file = read_toml(config) if config else SyncSettings()
+    file = read_toml(config, sync_settings()) if config else SyncSettings()
     defaults = DoctorSettings(vlm=file.vlm, plan=ViewSettings(view=file.plan.view))
     return parse_as("doctor", DoctorSettings, [*flags, *loose], defaults, DoctorSettings.__doc__)
 

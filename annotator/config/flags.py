@@ -22,7 +22,7 @@ def flags_of(settings: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def changed(settings: SyncSettings, wanted: Callable[[str], bool]) -> dict[str, Any]:
     """Pick those of the wanted settings that are not the defaults, by flag."""
-    defaults = dict(flags_of(SyncSettings()))
+    defaults = dict(flags_of(type(settings)()))
     return {name: value for name, value in flags_of(settings) if wanted(name) and value != defaults[name]}
 
 

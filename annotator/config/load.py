@@ -123,8 +123,10 @@ def _refuse_unnameable(value: object, name: str) -> None:
             _refuse_unnameable(part, name)
 
 
-def read_toml(path: Path) -> SyncSettings:
+def read_toml(path: Path, kind: type[SyncSettings] = SyncSettings) -> SyncSettings:
     """Read defaults from an `annotator.toml`: the same dotted names, as tables.
+
+    `kind`: the settings with those of third-party modules, see `annotator.modules.third_party.sync_settings`.
 
     Raises:
         UsageError: not TOML, an unknown name, or a value of the wrong type.
@@ -133,7 +135,7 @@ def read_toml(path: Path) -> SyncSettings:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
         if isinstance(values.get("only_episodes"), int | list):
             values["only_episodes"] = str(values["only_episodes"])
-        return msgspec.convert(_underscored(values), SyncSettings, dec_hook=_decode_path)
+        return msgspec.convert(_underscored(values), kind, dec_hook=_decode_path)
     except OSError as cause:
         raise UsageError("settings cannot be read", where=str(path), got=str(cause)) from cause
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as cause:

@@ -4,7 +4,7 @@ Scans and demuxing are remembered by (path, size, mtime_ns) in the log's cache, 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -61,8 +61,10 @@ def color_cameras(dataset: Dataset) -> list[Camera]:
     return [camera for camera in dataset.cameras if not camera.depth]
 
 
-def select_cameras(dataset: Dataset, settings: SyncSettings) -> CameraSelection:
+def select_cameras(dataset: Dataset, settings: SyncSettings, needed: Collection[str]) -> CameraSelection:
     """Choose the cameras: the named ones, else the first that shows no depth; none where there is none.
+
+    `needed`: what the enabled modules look at, of `episode` and `frame`; nothing is chosen for the other.
 
     Raises:
         UsageError: a named camera does not exist, shows depth, or is named twice.
@@ -75,8 +77,7 @@ def select_cameras(dataset: Dataset, settings: SyncSettings) -> CameraSelection:
     if len({camera.key for camera in watched}) < len(watched):
         raise UsageError("a camera is named twice", where=flag, got=", ".join(named), hint="name each once")
     asked = watched[:1] if settings.vqa.restrict_to_default_camera else tuple(usable)
-    shows = settings.plan.enabled or settings.interjections.enabled
-    return CameraSelection(watched=watched if shows else (), asked=asked if settings.vqa.enabled else ())
+    return CameraSelection(watched=watched if "episode" in needed else (), asked=asked if "frame" in needed else ())
 
 
 def _named_camera(usable: Sequence[Camera], key: str, flag: str) -> Camera:

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from annotator.config.settings import SyncSettings
-from annotator.dataset.episodes import EpisodeRecord, read_episodes
-from annotator.dataset.metadata import Dataset
+from annotator.dataset.episodes import CameraSelection, EpisodeRecord, read_episodes
 from annotator.modules.registry import module_named
 from annotator.pipeline.executor import Executor
 from annotator.pipeline.fingerprints import fingerprints
@@ -81,7 +80,7 @@ def count_work(settings: SyncSettings) -> WorkEstimate:
         try:
             vocabulary = asyncio.run(resolve_vocabulary(office, surveyed))
         except _WouldAsk:
-            return _everything(settings, run.dataset, asked, [module.name for module in run.modules])
+            return _everything(settings, run.cast, asked, [module.name for module in run.modules])
         digest = vocabulary.digest if vocabulary else None
         rules = fingerprints(run.modules, settings, run.cast, run.prompts, run.model, digest)
         jobs = list_work(asked, rules, agenda_of(asked, rules, log, run.dataset.name), run.cast)
@@ -89,7 +88,7 @@ def count_work(settings: SyncSettings) -> WorkEstimate:
             dataset=run.dataset, settings=settings, desk=office.reading_desk(), report=office.report, cast=run.cast,
             kitchens=rules, vocabulary=vocabulary,
         )  # fmt: skip
-        left = _left(settings, run.dataset, asyncio.run(_that_ask(workshop, jobs)))
+        left = _left(settings, run.cast, asyncio.run(_that_ask(workshop, jobs)))
         edited = vocabulary is not None and isinstance(log.vocabulary(run.dataset.name), VocabularyEdited)
     return msgspec.structs.replace(left, own_vocabulary=edited)
 
@@ -110,7 +109,7 @@ def _parts(job: EpisodeWork) -> list[EpisodeWork]:
     parts: dict[str, dict[str, Digest | None]] = {}
     for name, recipe in job.todo.items():
         head = name
-        while (before := module_named(head).after) in job.todo:
+        while (before := module_named(head).follows) in job.todo:
             head = before
         parts.setdefault(head, {})[name] = recipe
     return [msgspec.structs.replace(job, todo=todo) for todo in parts.values()]
@@ -126,35 +125,25 @@ async def _asks(workshop: Executor, job: EpisodeWork) -> bool:
 
 
 def _everything(
-    settings: SyncSettings, dataset: Dataset, asked: Sequence[EpisodeRecord], modules: Iterable[str]
+    settings: SyncSettings, cast: CameraSelection, asked: Sequence[EpisodeRecord], modules: Iterable[str]
 ) -> WorkEstimate:
     todo = {name: len(asked) for name in modules}
-    calls = sum(calls_of(settings, dataset, one, todo) for one in asked)
+    calls = sum(_calls(settings, cast, one, todo) for one in asked)
     return WorkEstimate(episodes=len(asked), todo=todo, calls=calls + 1)
 
 
-def _left(settings: SyncSettings, dataset: Dataset, jobs: Sequence[EpisodeWork]) -> WorkEstimate:
+def _left(settings: SyncSettings, cast: CameraSelection, jobs: Sequence[EpisodeWork]) -> WorkEstimate:
     todo: dict[str, int] = {}
     for job in jobs:
         for name in job.todo:
             todo[name] = todo.get(name, 0) + len(job.copies)
-    calls = sum(calls_of(settings, dataset, job.surveyed, job.todo) for job in jobs)
+    calls = sum(_calls(settings, cast, job.surveyed, job.todo) for job in jobs)
     return WorkEstimate(episodes=sum(len(job.copies) for job in jobs), todo=todo, calls=calls)
 
 
-def calls_of(settings: SyncSettings, dataset: Dataset, one: EpisodeRecord, modules: Iterable[str]) -> int:
-    """Estimate the calls of one episode: rather too many, since memory and interjections depend on the answers."""
-    plan, talk, vqa = settings.plan, settings.interjections, settings.vqa
+def _calls(settings: SyncSettings, cast: CameraSelection, one: EpisodeRecord, names: Iterable[str]) -> int:
     seconds = one.scanned.duration_s
-    shown = plan.max_frames_per_prompt if plan.view == "contact_sheets" else plan.max_video_frames
-    windows = 1 + int(seconds * plan.frames_per_second) // shown
-    segments = plan.plan_max_steps * windows
-    steps = windows * (1 + plan.subtask_describe_first) + segments * (plan.emit_memory + plan.subtask_seeded_relabel)
-    cameras = 1 if vqa.restrict_to_default_camera else sum(not camera.depth for camera in dataset.cameras)
-    ticks = 1 + int(seconds * vqa.vqa_emission_hz)
-    calls = {
-        "plan": steps + 2,
-        "interjections": 1 + talk.max_interjections_per_episode,
-        "vqa": ticks * vqa.K * cameras,
-    }
-    return sum(calls.get(name, 0) for name in modules)
+    return sum(
+        module.estimate_calls(seconds, len(module.cameras_of(cast)), module.own_settings(settings))
+        for module in map(module_named, names)
+    )

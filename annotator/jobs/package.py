@@ -117,8 +117,8 @@ def job_command(install: str, flags: list[str]) -> list[str]:
 
 def flags_of(settings: SyncSettings) -> list[str]:
     """Write settings as flags: those that differ from their defaults, but for places on this machine."""
-    given, default = msgspec.to_builtins(settings, enc_hook=str), msgspec.to_builtins(SyncSettings(), enc_hook=str)
-    return [f"--{name}={_spelled(value)}" for name, value in _differing(SyncSettings, given, default)]
+    given, default = msgspec.to_builtins(settings, enc_hook=str), msgspec.to_builtins(type(settings)(), enc_hook=str)
+    return [f"--{name}={_spelled(value)}" for name, value in _differing(type(settings), given, default)]
 
 
 def _differing(

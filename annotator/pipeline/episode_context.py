@@ -10,12 +10,13 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from annotator.config.settings import SyncSettings
 from annotator.dataset.episodes import CameraSelection, EpisodeRecord
 from annotator.dataset.footage import clip_of
 from annotator.dataset.metadata import Camera, Dataset
 from annotator.dataset.shard_scan import timestamps_of
 from annotator.dataset.signals import Signals, signals_of
-from annotator.modules.base import CameraView, ModuleInput
+from annotator.modules.base import CameraView, Module, ModuleInput
 from annotator.modules.plan.gripper_hints import gripper_times
 from annotator.modules.vocabulary.entries import Vocabulary
 from annotator.pipeline.work_plan import EpisodeWork
@@ -35,7 +36,9 @@ class EpisodeContext(msgspec.Struct, frozen=True, kw_only=True):
     subject: SessionEpisode
     clock: npt.NDArray[np.float32]
 
-    def view(self, before: EpisodeAnnotated | None, vocabulary: Vocabulary | None) -> ModuleInput:
+    def view(
+        self, module: Module, settings: SyncSettings, before: EpisodeAnnotated | None, vocabulary: Vocabulary | None
+    ) -> ModuleInput:
         """What one module sees of it. `before` is the annotation of the module that it follows."""
         one, rows = self.job.surveyed, before.rows if before else ()
         settled = before.task if before else None
@@ -43,11 +46,12 @@ class EpisodeContext(msgspec.Struct, frozen=True, kw_only=True):
             where=self.subject.where,
             digest=one.digest,
             task=one.task if settled is None else settled,
-            clock=self.clock,
-            watched=camera_views(one, self.cast.watched),
-            cameras=camera_views(one, self.cast.asked),
-            vocabulary=vocabulary,
+            timestamps=self.clock,
+            seed=settings.seed,
+            cameras=camera_views(one, module.cameras_of(self.cast)),
+            vocabulary=vocabulary if module.uses_vocabulary else None,
             upstream=tuple(annotated.row for annotated in rows),
+            borrowed=module.borrowed_values(settings),
             grippers=lambda: gripper_times(self.subject.signals()),
         )
 

@@ -10,7 +10,8 @@ from annotator.config.settings import SyncSettings
 from annotator.dataset.episodes import CameraSelection, EpisodeRecord
 from annotator.dataset.metadata import Dataset
 from annotator.errors import AnnotatorError, NoEngine, NotInLog, StepError
-from annotator.modules.registry import Module, module_named
+from annotator.modules.base import Module
+from annotator.modules.registry import module_named
 from annotator.modules.vocabulary.entries import Vocabulary
 from annotator.pipeline.episode_context import EpisodeContext, open_episode
 from annotator.pipeline.fingerprints import ModuleFingerprints
@@ -84,7 +85,7 @@ class Executor:
             self._report.note(f"failed: episode{'s' * (len(failed) > 1)} {indices}: {trouble}")
 
     def _trouble(self, job: EpisodeWork, name: str) -> AnnotatorError | None:
-        return job.surveyed.trouble(module_named(name).cameras(self._cast))
+        return job.surveyed.trouble(module_named(name).cameras_of(self._cast))
 
     async def _lane(self, pending: Iterator[EpisodeWork]) -> None:
         for job in pending:
@@ -94,11 +95,11 @@ class Executor:
     async def _job(self, job: EpisodeWork) -> bool:
         """Run an episode's modules side by side, each after the one it follows; True if none failed."""
         sound = {name: recipe for name, recipe in job.todo.items() if self._trouble(job, name) is None}
-        heads = [module_named(name) for name in sound if module_named(name).after not in sound]
+        heads = [module_named(name) for name in sound if module_named(name).follows not in sound]
         if not heads:
             return False
         modules = [module_named(name) for name in sound]
-        cameras = {camera.key: camera for module in modules for camera in module.cameras(self._cast)}
+        cameras = {camera.key: camera for module in modules for camera in module.cameras_of(self._cast)}
         with ExitStack() as stack:
             try:
                 episode = await open_episode(
@@ -138,7 +139,7 @@ class Executor:
             self._report.note(failure_line(episode.job, module.name, error))
             return False
         done = True
-        for follower in [module_named(name) for name in sound if module_named(name).after == module.name]:
+        for follower in [module_named(name) for name in sound if module_named(name).follows == module.name]:
             after = self._kitchens[follower.name].recipe(episode.job.surveyed, rows_digest(found))
             if not await asyncio.to_thread(self._desk.log.recipes, [after]):
                 done = await self._chain(episode, follower, after, found, sound) and done
@@ -148,8 +149,8 @@ class Executor:
         self, episode: EpisodeContext, module: Module, recipe: Digest, before: EpisodeAnnotated | None
     ) -> EpisodeAnnotated:
         asker = EpisodeSession(self._desk, episode.subject)
-        view = episode.view(before, self._vocabulary if module.name == "plan" else None)
-        found = await module.annotate(view, asker, self._settings)
+        view = episode.view(module, self._settings, before, self._vocabulary)
+        found = await module.annotate(view, asker, module.own_settings(self._settings))
         event = EpisodeAnnotated(
             recorded_at=utc_now(),
             run_id=self._desk.run_id,

@@ -11,7 +11,7 @@ import msgspec
 from annotator.config.flags import changed
 from annotator.config.settings import SyncSettings
 from annotator.dataset.episodes import CameraSelection, EpisodeRecord
-from annotator.modules.registry import Module
+from annotator.modules.base import Module
 from annotator.prompting.loader import Prompts
 from annotator.vlm.models import reads_evidence
 from annotator_store.digests import Digest, Keyed, digest_struct
@@ -64,7 +64,7 @@ class ModuleFingerprints(msgspec.Struct, frozen=True, kw_only=True):
             episode=one.digest,
             footage=tuple(
                 (camera.key, one.footage[camera.key], camera.width_px, camera.height_px)
-                for camera in self.module.cameras(self.cast)
+                for camera in self.module.cameras_of(self.cast)
                 if camera.key in one.footage
             ),
             evidence=one.scanned.signals if self.reads_evidence else None,
@@ -84,7 +84,7 @@ def fingerprints(
 ) -> dict[str, ModuleFingerprints]:
     """Gather what each module's rows depend on, by the module's name."""
     setups = [
-        (module, _setup(module, settings, prompts, model, vocabulary if module.name == "plan" else None))
+        (module, _setup(module, settings, prompts, model, vocabulary if module.uses_vocabulary else None))
         for module in modules
     ]
     return {
@@ -93,7 +93,7 @@ def fingerprints(
             cast=cast,
             setup=digest_struct(setup),
             used=_used(setup, changed(settings, module.depends_on(settings))),
-            reads_evidence=reads_evidence(model) or (module.name == "plan" and settings.plan.gripper_hints),
+            reads_evidence=reads_evidence(model) or module.uses_signals(module.own_settings(settings)),
         )
         for module, setup in setups
     }
@@ -105,7 +105,7 @@ def _setup(
     return AnnotationSetup(
         module=module.name,
         module_version=module.version,
-        settings=module.dials(settings),
+        settings=module.setup_settings(settings),
         prompts=prompts.digests(module.steps),
         model=digest_struct(model),
         seed=settings.seed,

@@ -39,7 +39,7 @@ from annotator_store.log.log import Log
 
 def is_wanted(run: Run) -> bool:
     """Say whether this run words its subtasks in a vocabulary; without a model there is nobody to find one."""
-    on = run.settings.vocabulary.enabled and any(module.name == "plan" for module in run.modules)
+    on = run.settings.vocabulary.enabled and any(module.uses_vocabulary for module in run.modules)
     return on and not reads_evidence(run.model)
 
 
@@ -182,8 +182,8 @@ def _view(run: Run, one: EpisodeRecord) -> ModuleInput:
         where=f"episode {one.episode.index}",
         digest=one.digest,
         task=one.task,
-        clock=timestamps_of(run.dataset.root, one.episode.shard, one.scanned),
-        watched=camera_views(one, run.cast.watched),
+        timestamps=timestamps_of(run.dataset.root, one.episode.shard, one.scanned),
+        cameras=camera_views(one, run.cast.watched),
     )
 
 
@@ -212,7 +212,7 @@ def _pictures(
     from annotator.media.render_pool import RenderPool  # PyAV and Pillow are loaded only for an engine that looks
 
     clips = {
-        one.footage[camera.key]: clip_of(run.dataset, camera, one.reel, view.clock)
+        one.footage[camera.key]: clip_of(run.dataset, camera, one.reel, view.timestamps)
         for one, view in zip(chosen, views, strict=True)
         for camera in run.cast.watched
     }

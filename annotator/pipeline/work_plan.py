@@ -7,7 +7,7 @@ import msgspec
 from annotator.config.load import spell_episodes
 from annotator.dataset.episodes import CameraSelection, EpisodeRecord
 from annotator.dataset.metadata import Camera
-from annotator.modules.registry import MODULES
+from annotator.modules.registry import all_modules
 from annotator.pipeline.fingerprints import ModuleFingerprints
 from annotator_store.digests import Digest
 from annotator_store.log.events import EpisodeAnnotated, utc_now
@@ -46,14 +46,14 @@ def agenda_of(
     asked: Sequence[EpisodeRecord], kitchens: Mapping[str, ModuleFingerprints], log: Log, dataset: str
 ) -> Agenda:
     """Work out what the episodes that were asked for are to follow, as far as it can be told from the log."""
-    first = [module for module in MODULES if module.name in kitchens and module.after is None]
-    later = [module for module in MODULES if module.name in kitchens and module.after is not None]
+    first = [module for module in all_modules() if module.name in kitchens and module.follows is None]
+    later = [module for module in all_modules() if module.name in kitchens and module.follows is not None]
     recipes = {one.episode.index: {m.name: kitchens[m.name].recipe(one) for m in first} for one in asked}
     followed = log.recipes({recipe for mine in recipes.values() for recipe in mine.values()})
     upstream: dict[int, dict[str, Digest]] = {one.episode.index: {} for one in asked}
     for module in later:
-        assert module.after is not None
-        before = _before(asked, module.after, recipes, followed, log, dataset, inside=module.after in kitchens)
+        assert module.follows is not None
+        before = _before(asked, module.follows, recipes, followed, log, dataset, inside=module.follows in kitchens)
         for one in asked:
             index = one.episode.index
             if index in before:
@@ -75,7 +75,7 @@ def _before(
 ) -> dict[int, CachedAnnotation]:
     """Find the annotation of `module` that each episode has: this run's own, or the one it was given if it is off."""
     if inside:
-        mine = {one.episode.index: followed.get(recipes[one.episode.index][module]) for one in asked}
+        mine = {one.episode.index: followed.get(recipes[one.episode.index].get(module, Digest(""))) for one in asked}
         return {index: found for index, found in mine.items() if found}
     stands = standing(asked, module, log, dataset)
     annotations = log.annotations(list(stands.values()))
@@ -126,9 +126,9 @@ def _left(
     mine = agenda.recipes[one.episode.index]
     for name, kitchen in kitchens.items():
         recipe = mine.get(name)
-        waits = recipe is None and kitchen.module.after in kitchens
+        waits = recipe is None and kitchen.module.follows in kitchens
         stale = recipe is not None and recipe not in agenda.followed
-        cameras: Sequence[Camera] = kitchen.module.cameras(cast)
+        cameras: Sequence[Camera] = kitchen.module.cameras_of(cast)
         if waits or stale or one.trouble(cameras) is not None:
             yield name, recipe
 
@@ -138,13 +138,13 @@ def left_out(
 ) -> Iterable[str]:
     """Say for which episodes a module is left out, since the one it follows is off and never annotated them."""
     for module in (kitchen.module for kitchen in kitchens.values()):
-        if module.after is None or module.after in kitchens:
+        if module.follows is None or module.follows in kitchens:
             continue
         lacking = [one.episode.index for one in asked if module.name not in agenda.recipes[one.episode.index]]
         if lacking:
             where, have = spell_episodes(lacking), "has" if len(lacking) == 1 else "have"
-            hint = f"--{module.after}.enabled=true makes it"
-            yield f"{module.name}: left out, {where} {have} no {module.after} in the log\nhint: {hint}"
+            hint = f"--{module.follows}.enabled=true makes it"
+            yield f"{module.name}: left out, {where} {have} no {module.follows} in the log\nhint: {hint}"
 
 
 def overruled(asked: Sequence[EpisodeRecord], agenda: Agenda, log: Log, run_id: str) -> list[EpisodeAnnotated]:

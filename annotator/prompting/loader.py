@@ -94,13 +94,16 @@ class Prompts:
         return msgspec.structs.replace(first, messages=messages)
 
 
-def load_prompts(folder: Path | None = None) -> Prompts:
+def load_prompts(folder: Path | None = None, third_party: Iterable[Path] = ()) -> Prompts:
     """Load the shipped prompts, and over them those in `folder`, file by file.
+
+    `third_party`: the prompt files of modules that are not shipped, see `annotator.modules.registry.prompt_files`.
 
     Raises:
         PromptError: a file is malformed, or its inputs and body disagree, or it replaces nothing.
     """
     shipped = [parse_prompt(text, where=f"prompts/{name}") for name, text in shipped_files()]
+    shipped += [parse_prompt(_read(path), where=str(path)) for path in third_party]
     known = {f.head.id: f for f in shipped}
     replaced: dict[str, str] = {}
     for path in _override_paths(folder):
@@ -140,13 +143,17 @@ def _shipped_folder() -> Path:
     return packaged if packaged.is_dir() else Path(__file__).parents[2] / "prompts"
 
 
-def eject(folder: Path) -> list[Path]:
-    """Copy the shipped prompts into `folder` for editing.
+def eject(folder: Path, third_party: Iterable[Path] = ()) -> list[Path]:
+    """Copy the shipped prompts into `folder` for editing, and those of `third_party` modules.
 
     Raises:
         PromptError: a file of that name is there already; nothing is copied then.
     """
-    targets = [(folder / name, text) for name, text in shipped_files()]
+    texts = [
+        *shipped_files(),
+        *((path.name, _read(path)) for path in third_party),
+    ]
+    targets = [(folder / name, text) for name, text in texts]
     for path, _ in targets:
         if path.exists():
             raise PromptError("a prompt file would be overwritten", where=str(path), hint="name an empty folder")

@@ -177,7 +177,7 @@ def _in_order(episodes: Iterable[ModuleInput], seed: int) -> list[ModuleInput]:
 
 
 def _watched(episode: ModuleInput) -> WatchedEpisodes:
-    footage = tuple((camera.key, camera.footage) for camera in episode.watched)
+    footage = tuple((camera.key, camera.footage) for camera in episode.cameras)
     return WatchedEpisodes(episode=episode.digest, task=_task(episode), footage=footage)
 
 
