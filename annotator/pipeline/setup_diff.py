@@ -9,7 +9,8 @@ import msgspec
 
 from annotator.config.flags import changed, spell_flags
 from annotator.errors import NotInLog, OutOfDate
-from annotator.modules.registry import Module
+from annotator.modules.base import Module
+from annotator.modules.registry import all_modules
 from annotator.pipeline.resolve_vocabulary import uses_vocabulary
 from annotator.pipeline.run import Run
 from annotator.provenance.card import recipe_flags
@@ -77,7 +78,7 @@ def _others(lock: Lock, run: Run, modules: Collection[Module]) -> Iterator[str]:
     prompts = sorted(step for step in other_prompts(lock, run.prompts) if step in steps)
     if prompts:
         yield f"another prompt than the rows come from: {', '.join(prompts)}"
-    plans = [module for module in modules if module.name == "plan"]
+    plans = [module for module in modules if module.uses_vocabulary]
     words = {lock.vocabulary, *(made.vocabulary for plan in plans for made in _made(lock, plan))}
     if plans and uses_vocabulary(run) != bool(words - {None}) and len(words) == 1:
         yield "the rows are worded freely, this run's are not" if uses_vocabulary(run) else "this run words them freely"
@@ -97,7 +98,7 @@ def _unequal(lock: Lock, run: Run, module: Module) -> set[str]:
 
 def _command(lock: Lock, run: Run, flag: str) -> str:
     places = {"output": run.settings.output, "store": run.settings.store}
-    flags = {name: str(path) for name, path in places.items() if path is not None} | recipe_flags(lock)
+    flags = {name: str(path) for name, path in places.items() if path is not None} | recipe_flags(lock, all_modules())
     return f"annotator sync {shlex.quote(str(run.settings.root))} {flag} {spell_flags(flags)}".rstrip()
 
 

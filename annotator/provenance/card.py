@@ -4,7 +4,7 @@ The section stands between two HTML comments. All else in the file is the user's
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import msgspec
 
 from annotator.config.flags import spell_flags
 from annotator.config.settings import SyncSettings, VlmSettings
-from annotator.modules.registry import MODULES
+from annotator.modules.base import Module
+from annotator.modules.registry import SHIPPED, all_modules, prompt_folders
 from annotator.modules.vocabulary.file import FILE as WORDS
 from annotator.prompting.loader import load_prompts
 from annotator.provenance.lock import FILE, Lock, prompt_digests, replace_if_other
@@ -96,8 +97,12 @@ def render_section(lock: Lock, counts: Mapping[str, int]) -> str:
     return "\n".join(lines)
 
 
-def recipe_flags(lock: Lock) -> dict[str, Any]:
-    """Give the settings, by flag, under which a run finds in the log what most episodes show."""
+def recipe_flags(lock: Lock, modules: Iterable[Module] = SHIPPED) -> dict[str, Any]:
+    """Give the settings, by flag, under which a run finds in the log what most episodes show.
+
+    `modules`: those of which none may be run that is not in the lock. A card says nothing of third-party ones, since
+    whoever reads it may not have them.
+    """
     flags: dict[str, Any] = {}
     model_id = lock.model.model_id if lock.model else None
     engine = engine_of_model(model_id or "")
@@ -108,11 +113,11 @@ def recipe_flags(lock: Lock) -> dict[str, Any]:
     reads_signals = engine is not None and engine.reads_evidence
     if lock.seed not in (None, SyncSettings().seed):
         flags["seed"] = lock.seed
-    for module in MODULES if lock.modules else ():
-        blind = module.name == "vqa" and reads_signals  # it leaves vqa out by itself
+    for module in modules if lock.modules else ():
+        blind = module.needs_pixels and reads_signals  # it leaves these out by itself
         if module.name not in lock.modules and not blind:
             flags[f"{module.name}.enabled"] = False
-    if "plan" in lock.modules and lock.vocabulary is None and not reads_signals:
+    if _worded_modules() & lock.modules.keys() and lock.vocabulary is None and not reads_signals:
         flags["vocabulary.enabled"] = False
     for settings in lock.settings.values():
         flags |= settings
@@ -152,7 +157,7 @@ def _differences(lock: Lock, one: OtherSetup) -> Iterator[str]:
         yield f"model {_model(made.model)}"
     if made.seed != lock.seed:
         yield f"seed {'not noted' if made.seed is None else made.seed}"
-    if module == "plan" and made.vocabulary != lock.vocabulary:
+    if module in _worded_modules() and made.vocabulary != lock.vocabulary:
         yield f"vocabulary `{made.vocabulary}`" if made.vocabulary else "no vocabulary"
     if made.settings != lock.settings.get(module, {}):
         yield f"settings `{spell_flags(made.settings)}`" if made.settings else "the default settings"
@@ -166,7 +171,7 @@ def _differences(lock: Lock, one: OtherSetup) -> Iterator[str]:
 def _vocabulary(lock: Lock) -> list[str]:
     """Name the vocabulary. Where episodes were held to several, the file is the last one, which may not be this."""
     file, digest = f"`{WORDS.as_posix()}`", f"digest `{lock.vocabulary}`"
-    mixed = any(one.module == "plan" and one.made.vocabulary != lock.vocabulary for one in lock.others)
+    mixed = any(one.module in _worded_modules() and one.made.vocabulary != lock.vocabulary for one in lock.others)
     if lock.vocabulary is None:
         return []
     if mixed:
@@ -188,7 +193,7 @@ def _own_prompts(lock: Lock) -> list[str]:
 
 
 def _has_own_prompts(lock: Lock) -> bool:
-    return not lock.prompts.items() <= prompt_digests(load_prompts()).items()
+    return not lock.prompts.items() <= prompt_digests(load_prompts(None, prompt_folders())).items()
 
 
 def _gap(text: bytes, newline: bytes) -> bytes:
@@ -196,3 +201,8 @@ def _gap(text: bytes, newline: bytes) -> bytes:
     if not text or text.endswith(newline * 2):
         return b""
     return newline if text.endswith(newline) else newline * 2
+
+
+def _worded_modules() -> set[str]:
+    """Return the names of the modules whose rows are worded in the vocabulary."""
+    return {module.name for module in all_modules() if module.uses_vocabulary}

@@ -17,7 +17,6 @@ import msgspec
 from annotator.dataset.metadata import Dataset
 from annotator.errors import UsageError
 from annotator.modules.merge_rows import merge_rows
-from annotator.modules.registry import PLAN
 from annotator.provenance.lock import pinned_shards
 from annotator_store.atomic_files import write_hint
 from annotator_store.digests import Digest
@@ -37,6 +36,8 @@ from annotator_store.rows import PERSISTENT_STYLES, Row, order_key
 MARK = ".annotator-export"
 """The file by which a folder is known to hold an export and nothing else."""
 _MARK_TEXT = "Written by `annotator export`, which replaces this whole folder.\n"
+_PERSISTENT_FILE = "plan"
+"""The file that LeRobot reads rows of persistent styles from, whichever module wrote them."""
 _EPISODES_AT_ONCE = 1024
 _encoder = msgspec.json.Encoder(order="sorted")
 
@@ -197,7 +198,7 @@ def _by_file(annotations: Mapping[str, EpisodeAnnotated]) -> dict[str, list[Row]
     """Compose an episode's rows as its shard has them, and deal them out to the files that LeRobot expects them in."""
     files: dict[str, list[Row]] = {module: [] for module in sorted(annotations)}
     for one in merge_rows((), {module: annotation.rows for module, annotation in annotations.items()}):
-        file = PLAN.name if one.row.style in PERSISTENT_STYLES else one.module
+        file = _PERSISTENT_FILE if one.row.style in PERSISTENT_STYLES else one.module
         assert file is not None, "rows that are written anew are some module's"
         files.setdefault(file, []).append(one.row)
     return files

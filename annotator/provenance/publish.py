@@ -7,6 +7,7 @@ import msgspec
 
 from annotator import __version__
 from annotator.dataset.footage import file_stamp
+from annotator.modules.registry import prompt_folders
 from annotator.prompting.loader import load_prompts
 from annotator.provenance.card import update_card
 from annotator.provenance.lock import FILE, Lock, digest_of, lock_of, prompt_digests, read_lock, take_stock, write_lock
@@ -78,7 +79,7 @@ def _made_from(log: Log, basis: PublishedFrom) -> str:
     """Digest what lock and card are made from: the shards' records, and what this release would say of them."""
     records = [r for path, r in fold_shards(log.shards_written(), basis.dataset).items() if path in basis.shards]
     found = [event_id for event_id, _ in log.discoveries(basis.dataset)]
-    values = [records, found, sorted(prompt_digests(load_prompts()).items()), __version__]
+    values = [records, found, sorted(prompt_digests(load_prompts(None, prompt_folders())).items()), __version__]
     return digest_parts(_PUBLISHED, [msgspec.json.encode(values, order="deterministic")])
 
 

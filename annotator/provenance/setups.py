@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from annotator.modules.registry import MODULES
+from annotator.modules.registry import SHIPPED
 from annotator_store.digests import Digest, canonical, digest_struct
 from annotator_store.keys import Model
 from annotator_store.log.events import EpisodeAnnotated, SetupUsed, VocabularyDiscovered
@@ -118,10 +118,16 @@ def found_with(
 
 def dominant_setup(variants: Sequence[OtherSetup]) -> DominantSetup:
     """Let the setup of most episodes lead: the plan's, or that of the first module there is; list what it is not."""
-    order = [*(module.name for module in MODULES), VOCABULARY]
+    # Third-party modules come last, installed here or not: a lock is the same on every machine.
+    order = [module.name for module in SHIPPED]
+
+    def place(name: str) -> tuple[bool, int, str]:
+        return name == VOCABULARY, order.index(name) if name in order else len(order), name
+
+    held = {one.module for one in variants if one.made.vocabulary is not None}
     main = {
         name: max(mine, key=lambda one: (one.episodes, canonical(one.made))).made
-        for name in sorted({one.module for one in variants}, key=lambda name: (*_place(order, name), name))
+        for name in sorted({one.module for one in variants}, key=place)
         if (mine := [one for one in variants if one.module == name])
     }
     lead = next(iter(main.values()), None)
@@ -130,12 +136,12 @@ def dominant_setup(variants: Sequence[OtherSetup]) -> DominantSetup:
         seed=lead.seed if lead else None,
         model=lead.model if lead else None,
         prompts=dict(sorted(item for made in alike.values() for item in made.prompts.items())),
-        vocabulary=main["plan"].vocabulary if "plan" in main else None,
+        vocabulary=next((made.vocabulary for name, made in main.items() if name in held), None),
         modules={name: made.version for name, made in main.items()},
         settings={name: made.settings for name, made in alike.items() if made.settings},
         others=(),
     )
-    return msgspec.structs.replace(found, others=tuple(one for one in variants if not _says(found, one)))
+    return msgspec.structs.replace(found, others=tuple(one for one in variants if not _says(found, one, held)))
 
 
 def pinned(model: Model) -> PinnedModel:
@@ -145,22 +151,18 @@ def pinned(model: Model) -> PinnedModel:
     return PinnedModel(digest=digest_struct(model), model_id=model_id, revision=revision, settings=fields)
 
 
-def _place(order: Sequence[str], name: str) -> tuple[int]:
-    return (order.index(name) if name in order else len(order),)
-
-
 def _same_run(lead: PinnedSetup, made: PinnedSetup) -> bool:
     common = all(lead.prompts.get(step) == made.prompts.get(step) for step in _COMMON)
     return (lead.seed, lead.model) == (made.seed, made.model) and common
 
 
-def _says(lead: DominantSetup, one: OtherSetup) -> bool:
+def _says(lead: DominantSetup, one: OtherSetup, held: Collection[str]) -> bool:
     """Say whether the setup that leads is this one, as far as it goes for the module."""
     made = one.made
     return (
         (lead.seed, lead.model) == (made.seed, made.model)
         and made.prompts.items() <= lead.prompts.items()
-        and (one.module != "plan" or made.vocabulary == lead.vocabulary)
+        and (one.module not in held or made.vocabulary == lead.vocabulary)
         and lead.modules[one.module] == made.version
         and lead.settings.get(one.module, {}) == made.settings
     )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from annotator.errors import PromptError, VocabularyError
-from annotator.modules.registry import MODULES
+from annotator.modules.registry import all_modules, prompt_folders
 from annotator.modules.vocabulary import discovery as discover
 from annotator.modules.vocabulary.file import FILE, read_vocabulary
 from annotator.prompting.loader import Prompts, load_prompts
@@ -21,7 +21,7 @@ def check_sources(root: Path, lock: Lock, folders: Sequence[Path | None], audit:
     """
     _check_prompts(lock, folders, audit)
     _check_vocabulary(root, lock, audit)
-    versions = {module.name: module.version for module in MODULES} | {VOCABULARY: discover.VERSION}
+    versions = {module.name: module.version for module in all_modules()} | {VOCABULARY: discover.VERSION}
     for name, version in lock.modules.items():
         others = {one.made.version for one in lock.others if one.module == name}
         if version is not None and name in versions and versions[name] not in {version, *others}:
@@ -43,7 +43,7 @@ def _check_prompts(lock: Lock, folders: Sequence[Path | None], audit: Audit) -> 
 
 def _load(folder: Path | None, audit: Audit) -> Prompts | None:
     try:
-        return load_prompts(folder)
+        return load_prompts(folder, prompt_folders())
     except PromptError as error:
         audit.report("prompt", error.where, "a prompt that can be read", f"{error.what}: {error.got}")
         return None
