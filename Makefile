@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := .demo/sample
 
-.PHONY: setup demo test check fix bench engines-env check-lerobot clean
+.PHONY: setup demo test check fix sameness soak bench engines-env check-lerobot clean
 
 setup: $(VENV)/.ready
 
@@ -33,6 +33,14 @@ check: setup
 
 fix: setup
 	@$(BIN)/ruff check --fix -q . ; $(BIN)/ruff format -q .
+
+# Is what the command does to known datasets what it was? The quick half is in `make test`; `soak` compares all of it, in
+# four minutes. `python scripts/sameness.py record` records anew what was meant to change.
+sameness: setup
+	@$(BIN)/python -m pytest -rs tests/e2e $(ARGS)
+
+soak: setup
+	@$(BIN)/python scripts/sameness.py check $(ARGS)
 
 # Figures, not pass or fail of the test suite; each prints ratios to a floor measured in the same run.
 bench: setup

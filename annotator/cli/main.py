@@ -94,10 +94,9 @@ def _sync(args: list[str]) -> int:
     from annotator.cli.parsing import parse_sync
     from annotator.cli.progress import ConsoleProgress
     from annotator.hub.sync import run_at_hub
-    from annotator.pipeline.sync import sync
 
     with ConsoleProgress() as report:
-        outcome = run_at_hub(parse_sync(args), report, sync)
+        outcome = run_at_hub(parse_sync(args), report)
     return 0 if outcome == "done" else 1
 
 

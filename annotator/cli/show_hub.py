@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 def show_pull(arguments: PullArguments) -> int:
     """Pull a dataset and print its folder."""
-    from annotator.hub.sync import fetched
+    from annotator.hub.sync import fetch_dataset
 
     settings = SyncSettings(repo_id=arguments.repo_id, revision=arguments.revision, root=arguments.root)
     with ConsoleProgress() as report:
-        sys.stdout.write(f"{fetched(settings, report.note).root}\n")
+        sys.stdout.write(f"{fetch_dataset(settings, report.note).root}\n")
     return 0
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import msgspec
 
 from annotator.config.settings import Settings, SyncSettings
-from annotator.dataset.episodes import CameraSelection
+from annotator.dataset.cameras import CameraSelection
 from annotator.dataset.metadata import Camera
 from annotator.modules import interjections
 from annotator.modules.base import Ask, ModuleInput, ModuleOutput
@@ -37,7 +37,7 @@ class Module(msgspec.Struct, frozen=True, kw_only=True):
 
     def cameras(self, cast: CameraSelection) -> tuple[Camera, ...]:
         """The cameras whose footage its rows depend on."""
-        return cast.asked if self.name == "vqa" else cast.watched
+        return cast.frame_cameras if self.name == "vqa" else cast.episode_cameras
 
     def depends_on(self, settings: SyncSettings) -> Callable[[str], bool]:
         """Say of a setting, by its flag's name, whether its rows depend on it: the dials, and which cameras it sees."""

@@ -1,11 +1,10 @@
 """`--locked`: change nothing, and say what would have to change."""
 
-from collections import Counter
 from collections.abc import Sequence
 
 from annotator.errors import OutOfDate
 from annotator.pipeline.run import Run
-from annotator.pipeline.work_plan import EpisodeWork
+from annotator.pipeline.work_plan import RunPlan
 from annotator.provenance.card import read_card, with_section
 from annotator.provenance.lock import FILE, Lock, read_lock, render_lock
 from annotator.provenance.publish import CARD, PublishedFrom, lock_now
@@ -25,14 +24,13 @@ def refuse_unannotated(run: Run) -> None:
         raise OutOfDate("nothing was annotated here", where=str(run.target_root), got=f"no {run.store}", hint=_HINT)
 
 
-def refuse_work(run: Run, jobs: Sequence[EpisodeWork]) -> None:
+def refuse_work(run: Run, plan: RunPlan) -> None:
     """Refuse a run that would have to annotate.
 
     Raises:
         OutOfDate: always, with what is left, by module.
     """
-    left = Counter(name for job in jobs for name in job.todo for _ in job.copies)
-    got = ", ".join(f"{name}: {count} episode{'s' * (count > 1)}" for name, count in left.items())
+    got = ", ".join(f"{name}: {count} episode{'s' * (count > 1)}" for name, count in plan.count_by_module().items())
     raise OutOfDate("annotations are missing or out of date", where=str(run.target_root), got=got, hint=_HINT)
 
 

@@ -8,10 +8,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from annotator.dataset.episodes import color_cameras
-from annotator.dataset.footage import Reel, digest_file, footage_file
+from annotator.dataset.cameras import color_cameras
+from annotator.dataset.episode_record import EpisodeRecord
+from annotator.dataset.episodes import join_record
+from annotator.dataset.footage import digest_file, footage_file
 from annotator.dataset.metadata import Camera, Dataset
-from annotator.dataset.shard_scan import EpisodeScan, footage_identity, scan_shard
+from annotator.dataset.shard_scan import EpisodeScan, scan_shard
 from annotator.errors import DatasetError, FootageError
 from annotator_store.digests import Digest
 from annotator_store.log.shard_history import ShardRecord
@@ -29,9 +31,13 @@ def check_recordings(dataset: Dataset, verified: Verified, audit: Audit) -> None
     """
     scans = dict(_scans(dataset, verified, audit))
     homes = {one.index: one for one in dataset.episodes}
-    reels = [Reel(homes[one.index], one) for scanned in scans.values() for one in scanned if one.index in homes]
-    identified = {reel.episode.index for reel in reels if reel.scanned.motion is None}
-    footage = _footage(dataset, verified, reels, identified, audit)
+    records = [
+        join_record(dataset, homes[scan.index], scan)
+        for scanned in scans.values()
+        for scan in scanned
+        if scan.index in homes
+    ]
+    footage = _footage(dataset, verified, records, audit)
     for path, scanned in scans.items():
         for one, record in zip(scanned, verified.records[path].episodes, strict=True):
             where, found = f"{path}, episode {one.index} (rows {one.start}–{one.stop})", footage.get(one.index, {})
@@ -39,8 +45,8 @@ def check_recordings(dataset: Dataset, verified: Verified, audit: Audit) -> None
             others = [camera for camera, digest in seen.items() if found.get(camera, digest) != digest]
             for camera in others:
                 audit.report("footage", f"{where}, camera {camera}", seen[camera], found[camera])
-            digest = one.motion or _by_footage(dataset, one, footage)
-            if digest not in (None, record.episode) and not (others and one.motion is None):
+            digest = one.motion_digest or _by_footage(dataset, one, footage)
+            if digest not in (None, record.episode) and not (others and one.motion_digest is None):
                 audit.report("recording", f"{where}, timestamps and signals", record.episode, digest)
 
 
@@ -65,19 +71,19 @@ def _lies(record: ShardRecord, scanned: Sequence[EpisodeScan]) -> bool:
 def _by_footage(dataset: Dataset, one: EpisodeScan, footage: Found) -> Digest | None:
     """The identity of an episode in which nothing moves; None where not all of its footage is at hand."""
     found, keys = footage.get(one.index, {}), sorted(camera.key for camera in color_cameras(dataset))
-    return footage_identity(one.clock, tuple(found[key] for key in keys)) if found.keys() >= set(keys) else None
+    return one.identity({key: found[key] for key in keys}) if found.keys() >= set(keys) else None
 
 
 def _footage(
-    dataset: Dataset, verified: Verified, reels: Sequence[Reel], identified: set[int], audit: Audit
+    dataset: Dataset, verified: Verified, records: Sequence[EpisodeRecord], audit: Audit
 ) -> dict[int, dict[str, Digest]]:
     """Digest the footage that the log knows, and that of episodes which nothing else identifies."""
-    by_file: defaultdict[tuple[str, Path], list[Reel]] = defaultdict(list)
+    by_file: defaultdict[tuple[str, Path], list[EpisodeRecord]] = defaultdict(list)
     cameras = {camera.key: camera for camera in color_cameras(dataset)}
-    for reel in reels:
-        index = reel.episode.index
-        for key in cameras if index in identified else verified.cameras_seen(index) & cameras.keys():
-            by_file[key, footage_file(dataset, cameras[key], reel.episode)].append(reel)
+    for record in records:
+        by_footage_alone = record.motion_digest is None
+        for key in cameras if by_footage_alone else verified.cameras_seen(record.index) & cameras.keys():
+            by_file[key, footage_file(dataset, cameras[key], record)].append(record)
     found: dict[int, dict[str, Digest]] = defaultdict(dict)
     absent = sorted({str(path) for _, path in by_file if not path.is_file()})
     if absent:
@@ -94,11 +100,11 @@ def _footage(
     return found
 
 
-def _digests(dataset: Dataset, camera: Camera, reels: Sequence[Reel], audit: Audit) -> dict[int, Digest]:
+def _digests(dataset: Dataset, camera: Camera, records: Sequence[EpisodeRecord], audit: Audit) -> dict[int, Digest]:
     """Digest one file, and report what of it cannot be read."""
     digests: dict[int, Digest] = {}
     unread: dict[str, FootageError] = {}
-    for index, digest in digest_file(dataset, camera, reels).items():
+    for index, digest in digest_file(dataset, camera, records).items():
         if isinstance(digest, FootageError):
             unread.setdefault(digest.line, digest)
         else:

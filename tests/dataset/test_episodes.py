@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from annotator.config.settings import InterjectionsSettings, PlanSettings, SyncSettings, VlmSettings, VqaSettings
-from annotator.dataset.episodes import read_episodes, select_cameras
+from annotator.dataset.cameras import select_cameras
+from annotator.dataset.episodes import read_episodes
 from annotator.dataset.metadata import Dataset, open_dataset
 from annotator.errors import UsageError
 from annotator_store.log.log import Log
@@ -64,8 +65,8 @@ def test_trouble_with_one_camera_is_none_of_the_others(two: Dataset, tmp_path: P
     with Log.open(tmp_path / "log") as log:
         one, _ = read_episodes(two, log, two.cameras, [0, 1], threads=1)
     top, wrist = two.cameras
-    assert one.trouble([top]) is None
-    assert one.trouble([top, wrist]) is one.troubles[WRIST]
+    assert one.error_of([top]) is None
+    assert one.error_of([top, wrist]) is one.footage_errors[WRIST]
     assert set(one.footage) == {TOP}
 
 
