@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from annotator.config.load import validated
-from annotator.config.settings import SyncSettings, log_folder
+from annotator.config.settings import SyncSettings
+from annotator.config.store_path import store_path
 from annotator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,9 +44,8 @@ def sync(settings: SyncSettings, progress: "Progress | None" = None) -> "Outcome
     """
     from annotator.hub.sync import run_at_hub
     from annotator.pipeline.progress import SilentProgress
-    from annotator.pipeline.sync import sync as run_sync
 
-    return run_at_hub(validated(settings), progress or SilentProgress(), run_sync)
+    return run_at_hub(validated(settings), progress or SilentProgress())
 
 
 def plan_run(settings: SyncSettings) -> "RunPlan":
@@ -82,7 +82,7 @@ def open_log(root: str | Path, *, store: str | Path | None = None) -> "ReadingLo
     """
     from annotator_store.log.read_only import ReadingLog
 
-    folder = log_folder(Path(root), Path(store) if store else None)
+    folder = store_path(Path(root), Path(store) if store else None)
     if not folder.is_dir():
         raise UsageError("no log", where=str(folder), hint="annotator sync makes one")
     return ReadingLog(folder)
@@ -105,7 +105,7 @@ def query(root: str | Path, sql: str, *, store: str | Path | None = None) -> "pa
     from annotator_store.log.query import columns_query, run_query
 
     root = Path(root)
-    folder = log_folder(root, Path(store) if store else None)
+    folder = store_path(root, Path(store) if store else None)
     is_dataset = store is None and (root / "meta" / "info.json").is_file()
     if folder.is_dir():
         # Reading the shards' schemas is worth it only where the query can use what is in them.

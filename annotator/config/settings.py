@@ -263,13 +263,3 @@ class SyncSettings(Settings, frozen=True, kw_only=True):
     vlm: VlmSettings = VlmSettings()
     executor: ExecutorSettings = ExecutorSettings()
     validation: ValidationSettings = ValidationSettings()
-
-    @property
-    def log_folder(self) -> Path:
-        """Where the run's log lives."""
-        return log_folder(self.output or self.root, self.store)
-
-
-def log_folder(root: Path, store: Path | None = None) -> Path:
-    """Return where the log of the dataset at `root` lives; `store` is the folder that was named for it, if any."""
-    return store or root / ".annotator"

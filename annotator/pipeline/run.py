@@ -10,6 +10,7 @@ import msgspec
 from annotator import __version__
 from annotator.config.load import parse_episodes, validated
 from annotator.config.settings import SyncSettings
+from annotator.config.store_path import store_path
 from annotator.dataset.cameras import CameraSelection, select_cameras
 from annotator.dataset.linked_copy import refuse_overlap
 from annotator.dataset.metadata import Dataset, open_dataset
@@ -50,7 +51,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def store(self) -> Path:
         """Where its log lives."""
-        return self.settings.log_folder
+        return store_path(self.target_root, self.settings.store)
 
     def named_in(self, log: Log) -> "Run":
         """Return the run with its dataset named as the log knows it; one that is new there is named by its path.

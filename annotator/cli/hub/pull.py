@@ -26,10 +26,10 @@ class PullArguments(Settings, frozen=True, kw_only=True):
 
 def run(args: Sequence[str]) -> int:
     """Pull a dataset and print its folder."""
-    from annotator.hub.sync import fetched
+    from annotator.hub.sync import fetch_dataset
 
     arguments = parse("pull", PullArguments, args)
     settings = SyncSettings(repo_id=arguments.repo_id, revision=arguments.revision, root=arguments.root)
     with ConsoleProgress() as progress:
-        print(fetched(settings, progress.note).root)
+        print(fetch_dataset(settings, progress.note).root)
     return 0

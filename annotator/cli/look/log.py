@@ -5,7 +5,7 @@ from pathlib import Path
 
 from annotator.cli.parsing import DatasetArguments, Format, parse
 from annotator.cli.tables import write_table
-from annotator.config.settings import log_folder
+from annotator.config.store_path import store_path
 from annotator.errors import UsageError
 
 RUNS = """
@@ -30,7 +30,7 @@ def run(args: Sequence[str]) -> int:
     from annotator_store.log.query import run_query
 
     arguments = parse("log", LogArguments, args)
-    folder = log_folder(arguments.folder, arguments.store)
+    folder = store_path(arguments.folder, arguments.store)
     if not folder.is_dir():
         raise UsageError("no log", where=str(folder), hint="annotator sync makes one")
     write_table(run_query(folder, RUNS), arguments.format)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from annotator.cli.parsing import DatasetArguments, Format, parse
 from annotator.cli.tables import write_table
-from annotator.config.settings import log_folder
+from annotator.config.store_path import store_path
 from annotator.errors import UsageError
 from annotator_store.verify.findings import Audit
 
@@ -54,7 +54,7 @@ def find_journal(root: Path, store: Path | None) -> Path:
     Raises:
         UsageError: there is none.
     """
-    folder = log_folder(root, store)
+    folder = store_path(root, store)
     if not (folder / "journal").is_dir():
         raise UsageError("no log", where=str(folder), hint="annotator sync makes one; --store names another")
     return folder
