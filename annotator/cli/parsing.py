@@ -6,7 +6,7 @@ Options are generated from the struct (see `annotator.config.options`); tyro mat
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import tyro
@@ -187,7 +187,7 @@ METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", bool: "{true,false}", Path:
 def _word(option: Option, name: str) -> PrimitiveConstructorSpec[Any]:
     """Tell tyro how one word becomes the value of an option, and how the help shows it."""
     where = name.upper() if option.positional else f"--{name}"
-    choices = "{" + ",".join(get_args(option.base)) + "}" if get_origin(option.base) is Literal else None
+    choices = "{" + ",".join(option.choices) + "}" if option.choices else None
     return PrimitiveConstructorSpec(
         nargs=1,
         metavar=name.upper() if option.positional else choices or METAVARS.get(option.origin, "JSON"),

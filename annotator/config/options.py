@@ -45,9 +45,16 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
         return POSITIONAL in self.metas
 
     @property
+    def choices(self) -> tuple[str, ...]:
+        """The values there are; or, of a setting that others may add values to, those that come with this package."""
+        if self.origin is Literal:
+            return get_args(self.base)
+        return tuple(str(value) for meta in self.metas for value in meta.examples or ())
+
+    @property
     def takes(self) -> str:
         """What it takes, in words: `integer`, `number`, "`table`, `json`"."""
-        return _describe(self.base)
+        return ", ".join(f"`{value}`" for value in self.choices) or _describe(self.base)
 
     @property
     def range(self) -> str:
@@ -125,7 +132,7 @@ def _unwrap(hint: Any) -> tuple[Any, tuple[msgspec.Meta, ...]]:
 
 
 def _describe(base: Any) -> str:
-    if get_origin(base) is Literal:
+    if get_origin(base) is Literal:  # of the parts of a tuple
         return ", ".join(f"`{value}`" for value in get_args(base))
     if get_origin(base) is tuple:
         return f"{_describe(get_args(base)[0])}, joined by commas"
