@@ -6,7 +6,7 @@ Options are generated from the struct (see `annotator.config.options`); tyro mat
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import tyro
@@ -181,36 +181,34 @@ def _struct(info: tyro.constructors.StructTypeInfo) -> StructConstructorSpec | N
     return StructConstructorSpec(kind, tuple(fields))
 
 
+METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", bool: "{true,false}", Path: "PATH", tuple: "NAME,NAME,…"}
+"""What the help shows as an option's value, by the origin of its type; choices show themselves."""
+
+
 def _word(option: Option, name: str) -> PrimitiveConstructorSpec[Any]:
+    """Tell tyro how one word becomes the value of an option, and how the help shows it."""
     where = name.upper() if option.positional else f"--{name}"
+    choices = "{" + ",".join(option.choices) + "}" if option.choices else None
     return PrimitiveConstructorSpec(
         nargs=1,
-        metavar=name.upper() if option.positional else _metavar(option),
-        instance_from_str=lambda words: checked(option, _read(option, words[0], where), where),
+        metavar=name.upper() if option.positional else choices or METAVARS.get(option.origin, "JSON"),
+        instance_from_str=lambda words: checked(option, _read(option, words[0]), where),
         is_instance=lambda value: True,
         str_from_instance=lambda value: [spell_value(msgspec.to_builtins(value, enc_hook=str))],
     )
 
 
-def _metavar(option: Option) -> str:
-    names = {int: "INT", float: "FLOAT", str: "TEXT", bool: "{true,false}", Path: "PATH", tuple: "NAME,NAME,…"}
-    choices = get_args(option.base) if get_origin(option.base) is Literal else ()
-    origin = get_origin(option.base) or option.base
-    return "{" + ",".join(choices) + "}" if choices else names.get(origin, "JSON")
-
-
-def _read(option: Option, text: str, where: str) -> Any:
+def _read(option: Option, text: str) -> Any:
     """Read a word of the command line as JSON would have it; what is no number stays text, which `checked` refuses."""
-    origin = get_origin(option.base) or option.base
     if text == "None" and option.default is None:
         return None
-    if origin is tuple:
+    if option.origin is tuple:
         return [part.strip(" '\"") for part in text.strip("[]() ").split(",") if part.strip(" '\"")]
+    if option.origin is bool and text.lower() in TRUE + FALSE:
+        return text.lower() in TRUE
     try:
-        if origin is bool and text.lower() in TRUE + FALSE:
-            return text.lower() in TRUE
-        if origin is dict:
+        if option.origin is dict:
             return msgspec.json.decode(text)
-        return origin(text) if origin in (int, float) else text
+        return option.origin(text) if option.origin in (int, float) else text
     except (ValueError, msgspec.DecodeError):
         return text

@@ -148,9 +148,6 @@ def check_hub(settings: SyncSettings) -> None:
         raise UsageError("nothing is to be pushed", where="--new_repo_id", got=settings.new_repo_id, hint=hint)
     if settings.bucket is not None:
         parse_bucket(settings.bucket)
-        if not settings.bucket_every_s > 0:
-            got, hint = str(settings.bucket_every_s), "must be above 0"
-            raise UsageError("setting out of range", where="--bucket_every_s", got=got, hint=hint)
 
 
 def push_target(settings: SyncSettings) -> str | None:

@@ -73,7 +73,9 @@ def parse_submit(args: Sequence[str]) -> tuple[SubmitArguments, SyncSettings]:
 
 
 def run(args: Sequence[str]) -> int:
-    """Submit a job and print its name, or look after one that was submitted."""
+    """Submit a job and print its name; or show a job's state or output, wait for it, cancel it."""
+    from annotator.jobs import monitor
+
     if args[:1] == ["submit"]:
         return submit_job(args[1:])
     if args[:1] in (["-h"], ["--help"]):
@@ -81,7 +83,26 @@ def run(args: Sequence[str]) -> int:
             parse("job", JobArguments, args)
         except SystemExit:
             parse_submit(args)
-    return _look_after(parse("job", JobArguments, args))
+    arguments = parse("job", JobArguments, args)
+    name, namespace = arguments.job_id, arguments.namespace
+    if name is None and arguments.action != "status":
+        hint = "annotator job status lists them"
+        raise UsageError("which job?", where=f"annotator job {arguments.action}", got="no name", hint=hint)
+    if name is None:
+        _print_jobs(monitor.list_jobs(namespace))
+    elif arguments.action == "status":
+        _print_jobs([monitor.inspect(name, namespace)])
+    elif arguments.action == "logs":
+        for line in monitor.read_logs(name, namespace, follow=arguments.follow):
+            print(line)
+    elif arguments.action == "cancel":
+        monitor.cancel(name, namespace)
+        sys.stderr.write(f"cancelled: {name}; what it delivered to its bucket stays there\n")
+    else:
+        job = monitor.wait(name, namespace)
+        _print_jobs([job])
+        return 0 if job.stage == "COMPLETED" else 1
+    return 0
 
 
 def submit_job(args: Sequence[str]) -> int:
@@ -102,35 +123,11 @@ def submit_job(args: Sequence[str]) -> int:
     return 0
 
 
-def _look_after(arguments: JobArguments) -> int:
-    """Show a job's state or output, wait for it, or cancel it."""
-    from annotator.jobs import monitor
-
-    name, namespace = arguments.job_id, arguments.namespace
-    if arguments.action == "status":
-        return _print_jobs([monitor.inspect(name, namespace)] if name else monitor.list_jobs(namespace))
-    if name is None:
-        hint = "annotator job status lists them"
-        raise UsageError("which job?", where=f"annotator job {arguments.action}", got="no name", hint=hint)
-    if arguments.action == "logs":
-        for line in monitor.read_logs(name, namespace, follow=arguments.follow):
-            print(line)
-    elif arguments.action == "cancel":
-        monitor.cancel(name, namespace)
-        sys.stderr.write(f"cancelled: {name}; what it delivered to its bucket stays there\n")
-    else:
-        job = monitor.wait(name, namespace)
-        _print_jobs([job])
-        return 0 if job.stage == "COMPLETED" else 1
-    return 0
-
-
-def _print_jobs(jobs: "Sequence[JobStatus]") -> int:
+def _print_jobs(jobs: "Sequence[JobStatus]") -> None:
     print_table(
         (job.job_id, job.stage, job.flavor, f"{job.created_at:%Y-%m-%d %H:%M}" if job.created_at else "-", job.message)
         for job in jobs
     )
-    return 0
 
 
 def run_script(argv: Sequence[str], prog: Path) -> int:
