@@ -88,7 +88,14 @@ def submit(request: JobRequest, progress: Progress) -> Submitted | None:
     if package.files:
         with hub_api("the code cannot be uploaded", bucket.url) as api:
             api.batch_bucket_files(bucket.bucket_id, add=[(content, name) for name, content in package.files.items()])
-    job = _start(request, namespace, bucket, package.command, _secrets(settings), timeout_s, labels)
+    token = find_token()
+    if token is None:
+        hint = "hf auth login, or put a token into HF_TOKEN"
+        raise HubError("a job needs a token to work with", where="annotator job submit", got="none", hint=hint)
+    secrets = {"HF_TOKEN": token}
+    if settings.vlm.api_key_env is not None:
+        secrets[settings.vlm.api_key_env] = api_key(settings.vlm)
+    job = _start(request, namespace, bucket, package.command, secrets, timeout_s, labels)
     return Submitted(job_id=f"{namespace}/{job.id}", url=job.url, timeout_s=timeout_s)
 
 
@@ -139,15 +146,6 @@ def _announce(
         note(f"left to annotate: {plan.episodes_to_ask} episodes ({left}), about {plan.estimated_calls} calls")
     cost = f", at most ${hardware.cost * timeout_s / 60:.2f}" if hardware.cost else ""
     note(f"{flavor}, ended after {timeout_s / 3600:.1f} h at the latest{cost}")
-
-
-def _secrets(settings: SyncSettings) -> dict[str, str]:
-    token = find_token()
-    if token is None:
-        hint = "hf auth login, or put a token into HF_TOKEN"
-        raise HubError("a job needs a token to work with", where="annotator job submit", got="none", hint=hint)
-    variable = settings.vlm.api_key_env
-    return {"HF_TOKEN": token, **({variable: api_key(settings.vlm)} if variable else {})}
 
 
 def _start(
