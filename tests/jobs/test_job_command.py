@@ -56,7 +56,7 @@ def test_the_tree_is_packed_alike_each_time_and_holds_what_is_shipped_and_nothin
         names = tar.getnames()
     tops = {one.removeprefix("episode-annotator/").split("/")[0] for one in names}
     assert tops == {"pyproject.toml", "README.md", "LICENSE", "annotator", "store", "prompts"}
-    assert "episode-annotator/store/annotator_store/sql/views/calls.sql" in names
+    assert "episode-annotator/store/annotator_store/log/sql/views/calls.sql" in names
     assert not [one for one in names if "__pycache__" in one]
 
 

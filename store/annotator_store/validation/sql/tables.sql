@@ -1,3 +1,6 @@
+-- The statements of `validation/run.py`, by name: the tables that rules read.
+
+-- name: create_rule_tables
 -- Make the tables that rules read, from the Arrow tables of the same names with `given_` before them.
 -- Columns: as below; docs/validation.md describes them for teams that write rules of their own.
 CREATE TEMP TABLE frames AS
@@ -50,3 +53,40 @@ CREATE TEMP MACRO is_blank(body) AS regexp_full_match(
     body, '[\s\p{Z}\p{Cc}\p{Cf}\x{034F}\x{115F}\x{1160}\x{2800}\x{3164}\x{FE00}-\x{FE0F}\x{FFA0}]*'
 );
 CREATE TEMP MACRO shortened(body) AS CASE WHEN length(body) > 60 THEN left(body, 57) || '...' ELSE body END;
+
+-- name: update_rule_calls
+-- Say of rows that were read off a shard which call they came from, where the log has the very same row.
+-- Columns: of `given_calls`: episode_index, timestamp, style, role, camera, content, tool_calls, call.
+UPDATE rows
+SET call = given_calls.call
+FROM given_calls
+WHERE rows.episode_index = given_calls.episode_index
+    AND rows."timestamp" = given_calls."timestamp"
+    AND rows.role = given_calls.role
+    AND rows.style IS NOT DISTINCT FROM given_calls.style
+    AND rows.camera IS NOT DISTINCT FROM given_calls.camera
+    AND rows.content IS NOT DISTINCT FROM given_calls.content
+    AND rows.tool_calls IS NOT DISTINCT FROM given_calls.tool_calls;
+
+-- name: create_rule_answers
+-- Make the tables of vqa answers and of tool calls, with the JSON that they are; null where a text is none.
+-- Columns: answers: episode_index, timestamp, camera, content, answer, call.
+--          tool_calls: episode_index, timestamp, name, body, parsed, call.
+CREATE TEMP TABLE answers AS
+SELECT episode_index, "timestamp", camera, content, strict_json(content) AS answer, call
+FROM rows
+WHERE style = 'vqa' AND role = 'assistant' AND NOT is_blank(content);
+CREATE TEMP TABLE tool_calls AS
+WITH called AS (
+    SELECT episode_index, "timestamp", unnest(tool_calls) AS body, call FROM rows WHERE style IS NULL
+), read AS (
+    SELECT *, strict_json(body) AS parsed FROM called
+)
+SELECT
+    episode_index,
+    "timestamp",
+    CASE WHEN is_text(parsed->'$.function.name') THEN parsed->>'$.function.name' END AS name,
+    body,
+    parsed,
+    call
+FROM read;
