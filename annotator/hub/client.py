@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 INSTALL = "python -m pip install 'episode-annotator[hub]'"
 _KEPT = "what was answered is kept; run the same command again"
 _HINTS = {
-    401: "hf auth login, or put a token into HF_TOKEN; a name that does not exist is answered like this too",
+    401: "hf auth login, or put a token into HF_TOKEN; the Hub answers like this for a name that does not exist, too",
     403: "the token must be allowed to write there: see the settings of your access tokens",
-    404: "check its name; a private one looks like this to a token that may not see it",
+    404: "check its name; the Hub answers like this for a private one that the token may not read, too",
     409: f"somebody else wrote there at the same time; {_KEPT}",
     412: "somebody else has committed there since: pull the new revision, or push to another name with --new_repo_id",
     429: f"the Hub asks for fewer requests: wait a few minutes; {_KEPT}",
@@ -89,12 +89,13 @@ def hub_api(what: str, where: str) -> Generator["HfApi"]:
         hint = f"check the network, HF_ENDPOINT and free disk space; {_KEPT}"
         raise HubError(what, where=where, got=redact(_first_line(root)), hint=hint, transient=True) from cause
     except json.JSONDecodeError as cause:  # a proxy's page, or half a response
-        got = redact(f"an answer that is no JSON: {_first_line(cause)}")
-        hint = f"the Hub, or what lies before it, has trouble; {_KEPT}"
+        got = redact(f"a response that is not JSON: {_first_line(cause)}")
+        hint = f"the Hub, or a proxy before it, has trouble; {_KEPT}"
         raise HubError(what, where=where, got=got, hint=hint, transient=True) from cause
     except ValueError as cause:  # the client raises it for a card whose metadata the Hub does not accept
         got = redact(" ".join(str(cause).split()))[:200]
-        raise HubError(what, where=where, got=got, hint="mend what it names; for a card, that is README.md") from cause
+        hint = "correct what it names; for a card, that is README.md"
+        raise HubError(what, where=where, got=got, hint=hint) from cause
 
 
 def _new_client() -> "HfApi":

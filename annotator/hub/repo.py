@@ -254,7 +254,7 @@ def create_repo(repo_id: str, *, like: str | None, private: bool | None) -> None
     Raises:
         HubError: the Hub refused.
     """
-    with hub_api("the dataset's repository cannot be made", repo_id) as api:
+    with hub_api("the dataset's repository cannot be created", repo_id) as api:
         from huggingface_hub.errors import RepositoryNotFoundError
 
         if private is None and like is not None:
