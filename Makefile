@@ -42,6 +42,19 @@ sameness: setup
 soak: setup
 	@$(BIN)/python scripts/sameness.py check $(ARGS)
 
+# The pages that are generated from the code.
+docs: setup
+	@page=$$($(BIN)/python scripts/generate_cli_docs.py) && printf "%s\n" "$$page" > docs/cli.md
+	@page=$$($(BIN)/python scripts/generate_event_docs.py) && printf "%s\n" "$$page" > docs/events.md
+
+# What the command does to the sample and the datasets in tests/data, compared with what was recorded.
+sameness: setup
+	@$(BIN)/python scripts/sameness.py check $(ARGS)
+
+# The long tests, with Python 3.11, 3.12 and 3.13 where they are there, and with the lowest versions of all dependencies.
+soak: setup
+	@$(BIN)/python tests/soak/environments.py $(ARGS)
+
 # Figures, not pass or fail of the test suite; each prints ratios to a floor measured in the same run.
 bench: setup
 	@for b in tests/bench/bench_*.py; do echo "== $$b"; $(BIN)/python $$b $(ARGS) || exit 1; done
@@ -56,4 +69,4 @@ check-lerobot: setup
 	@sh tests/lerobot/check.sh
 
 clean:
-	rm -rf $(VENV) .venv-engines .demo .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-engines .venv-soak .demo .pytest_cache .ruff_cache .hypothesis

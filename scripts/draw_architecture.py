@@ -48,10 +48,11 @@ def read_graph() -> tuple[Graph, dict[str, str]]:
 
 
 def _folder(package: str, parts: tuple[str, ...]) -> str | None:
-    if len(parts) > 1:
-        return f"{package}/{parts[0]}"
+    first, *rest = parts
+    if rest:
+        return f"{package}/{first}"
     # Errors and the Python API belong to everybody: their arrows would say nothing.
-    return f"{package}/{BASE}" if package == "annotator_store" and parts[0] != "__init__" else None
+    return f"{package}/{BASE}" if package == "annotator_store" and first != "__init__" else None
 
 
 def _folder_of_module(name: str) -> str | None:

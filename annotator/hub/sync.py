@@ -103,7 +103,7 @@ def _run_shared(settings: SyncSettings, progress: Progress) -> tuple[Outcome, Hu
 def bucket_sync(settings: SyncSettings, note: Callable[[str], None]) -> BucketSync:
     """Return what copies segments between this run's log and its bucket, which the settings must name."""
     assert settings.bucket is not None
-    store = store_path(settings.output or settings.root, settings.store)
+    store = settings.log_folder
     return BucketSync(parse_bucket(settings.bucket), store, note, every_s=settings.bucket_every_s)
 
 

@@ -5,17 +5,18 @@ import hashlib
 import io
 import shlex
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 import annotator
+from annotator.config.flags import changed, spell_value
 from annotator.config.settings import ExecutorSettings, Settings, SyncSettings, VlmSettings
 from annotator.errors import UsageError
 from annotator.hub.bucket import Bucket
 from annotator.jobs.request import Hardware
+from annotator.vlm.registry import engine_named
 
 Group = TypeVar("Group", bound=Settings)
 
@@ -71,8 +72,10 @@ def job_settings(settings: SyncSettings, hardware: Hardware) -> SyncSettings:
     Only settings that are part of no key are changed, each unless it was given.
     """
     vlm = _with_defaults(settings.vlm, VlmSettings(), {"client_concurrency": 64})
-    if vlm.api_base is None and vlm.backend in ("auto", "serve"):
-        vlm = _with_defaults(vlm, VlmSettings(), {"backend": "serve", "serve_ready_timeout_s": float(BOOT_S)})
+    if vlm.api_base is None:
+        vlm = _with_defaults(vlm, VlmSettings(), {"backend": "serve"})
+        if "serve_ready_timeout_s" in engine_named(vlm.backend).options:
+            vlm = _with_defaults(vlm, VlmSettings(), {"serve_ready_timeout_s": float(BOOT_S)})
     parallel = {"episode_parallelism": 32 * max(hardware.gpus, 1), "decode_threads": 8}
     executor = _with_defaults(settings.executor, ExecutorSettings(), parallel)
     return msgspec.structs.replace(settings, vlm=vlm, executor=executor)
@@ -162,24 +165,4 @@ def job_command(install: str, flags: list[str]) -> list[str]:
 
 def flags_of(settings: SyncSettings) -> list[str]:
     """Write settings as flags: those that differ from their defaults, but for places on this machine."""
-    given, default = msgspec.to_builtins(settings, enc_hook=str), msgspec.to_builtins(SyncSettings(), enc_hook=str)
-    return [f"--{name}={_spelled(value)}" for name, value in _differing(SyncSettings, given, default)]
-
-
-def _differing(
-    kind: type[Settings], given: dict[str, Any], default: dict[str, Any], prefix: str = ""
-) -> Iterator[tuple[str, Any]]:
-    for one in msgspec.structs.fields(kind):
-        name = f"{prefix}{one.name}"
-        if isinstance(one.type, type) and issubclass(one.type, Settings):
-            yield from _differing(one.type, given[one.name], default[one.name], f"{name}.")
-        elif given[one.name] != default[one.name] and name not in _LOCAL:
-            yield name, given[one.name]
-
-
-def _spelled(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return ",".join(str(part) for part in value)  # pyright: ignore[reportUnknownVariableType]
-    return msgspec.json.encode(value).decode() if isinstance(value, dict) else str(value)
+    return [f"--{name}={spell_value(value)}" for name, value in changed(settings, lambda n: n not in _LOCAL).items()]

@@ -8,9 +8,8 @@ from uuid import uuid4
 import msgspec
 
 from annotator import __version__
-from annotator.config.load import check, parse_episodes
+from annotator.config.load import parse_episodes, validated
 from annotator.config.settings import SyncSettings
-from annotator.config.store_path import store_path
 from annotator.dataset.cameras import CameraSelection, select_cameras
 from annotator.dataset.linked_copy import refuse_overlap
 from annotator.dataset.metadata import Dataset, open_dataset
@@ -20,8 +19,8 @@ from annotator.pipeline.run_stats import RunStats
 from annotator.pipeline.validation_gate import load_usable_rules
 from annotator.prompting.loader import Prompts, load_prompts
 from annotator.provenance.lock import pinned_shards
-from annotator.vlm.models import model_of, reads_evidence
 from annotator.vlm.redact import shown_command, shown_endpoint, shown_values
+from annotator.vlm.registry import model_of, reads_evidence
 from annotator_store.keys import Model
 from annotator_store.log.dataset_names import alike_at, name_in_log
 from annotator_store.log.events import RunFinished, utc_now
@@ -51,7 +50,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def store(self) -> Path:
         """Where its log lives."""
-        return store_path(self.target_root, self.settings.store)
+        return self.settings.log_folder
 
     def named_in(self, log: Log) -> "Run":
         """Return the run with its dataset named as the log knows it; one that is new there is named by its path.
@@ -84,7 +83,7 @@ def prepare(settings: SyncSettings) -> Run:
     Raises:
         UsageError, PromptError, DatasetError: the settings, a prompt or the dataset cannot be used.
     """
-    check(settings)
+    settings = validated(settings)
     prompts = load_prompts(settings.prompts)
     dataset = _opened(settings.root)
     if settings.output is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from annotator.cli.hub_arguments import parse_submit
+from annotator.cli.hub.job import parse_submit
 from annotator.cli.parsing import parse_sync
 from annotator.config.settings import PlanSettings, SyncSettings, VlmSettings, VqaSettings
 from annotator.errors import UsageError

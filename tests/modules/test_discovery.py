@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from annotator.config.load import check
+from annotator.config.load import validated
 from annotator.config.settings import PlanSettings, SyncSettings, VocabularySettings
 from annotator.errors import CallError, Declined, Rejected, VocabularyError
 from annotator.modules.base import CameraView, ModuleInput
@@ -303,7 +303,7 @@ def test_what_an_answer_can_depend_on_participates_in_the_recipe(change: str) ->
 def test_every_setting_of_the_view_participates_in_the_recipe(name: str) -> None:
     value: Any = "video" if name == "view" else getattr(PlanSettings(), name) - 1
     settings = SyncSettings(plan=PlanSettings(**{name: value}))
-    check(settings)
+    validated(settings)
     assert recipe(SOME, settings) != recipe(SOME)
 
 

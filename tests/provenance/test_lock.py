@@ -28,7 +28,7 @@ from annotator.provenance.lock import (
 from annotator.provenance.publish import CARD, PublishedFrom, publish
 from annotator.provenance.setups import AskedCall, OtherSetup, PinnedModel, PinnedSetup, SetupCounts
 from annotator.verify.run import verify_dataset
-from annotator.vlm.models import model_of
+from annotator.vlm.registry import model_of
 from annotator_store.digests import digest_struct
 from annotator_store.errors import StoreError
 from annotator_store.keys import Model

@@ -1,17 +1,16 @@
-"""Show what the doctor found: a line for each thing that was looked at, on stdout."""
+"""`annotator doctor`: what is installed, which engine would answer, and what that engine can do."""
 
 import asyncio
 import sys
 from collections.abc import Sequence
 from typing import Literal
 
-from annotator.cli.parsing import parse_as, with_flag_values
-from annotator.config.flags import part_flags, take_config
-from annotator.config.load import read_toml
+from annotator.cli.parsing import build, split_words, take_config
+from annotator.cli.tables import print_table
 from annotator.config.settings import Settings, SyncSettings, VlmSettings
 from annotator.vlm.diagnose import Check, engine, gpus, installed
 
-_MARKS = {"ok": "ok", "none": "-", "fails": "FAILS"}
+MARKS = {"ok": "ok", "none": "-", "fails": "FAILS"}
 
 
 class ViewSettings(Settings, frozen=True, kw_only=True):
@@ -36,33 +35,29 @@ def parse_doctor(args: Sequence[str]) -> DoctorSettings:
     """Read `annotator doctor`'s arguments over those of `annotator.toml`.
 
     Raises:
-        UsageError: the settings file cannot be read.
+        UsageError: the settings file cannot be read, or a value cannot be meant.
     """
-    flags, loose = part_flags(with_flag_values(args))
-    config = take_config(flags)
-    file = read_toml(config) if config else SyncSettings()
-    defaults = DoctorSettings(vlm=file.vlm, plan=ViewSettings(view=file.plan.view))
-    return parse_as("doctor", DoctorSettings, [*flags, *loose], defaults, DoctorSettings.__doc__)
+    words = split_words(args, SyncSettings)
+    file = take_config(words)
+    return build("doctor", DoctorSettings, words, DoctorSettings(vlm=file.vlm, plan=ViewSettings(view=file.plan.view)))
 
 
-def show_doctor(settings: DoctorSettings) -> int:
+def run(args: Sequence[str]) -> int:
     """Look at everything and print it as it is found; 1 where something fails."""
-    checks = [*installed(), *gpus()]
-    for check in checks:
-        sys.stdout.write(_line(check))
-    failed = asyncio.run(_engine(settings))
-    return 1 if failed else 0
+    settings = parse_doctor(args)
+    for check in [*installed(), *gpus()]:
+        _print(check)
+    return 1 if asyncio.run(_engine(settings)) else 0
 
 
 async def _engine(settings: DoctorSettings) -> bool:
     failed = False
     async for check in engine(settings.vlm, video_needed=settings.plan.view == "video"):
-        sys.stdout.write(_line(check))
-        sys.stdout.flush()
+        _print(check)
         failed = failed or check.state == "fails"
     return failed
 
 
-def _line(check: Check) -> str:
-    found = check.found.replace("\n", "\n" + " " * 32)
-    return f"{check.what:<24}{_MARKS[check.state]:<8}{found}\n"
+def _print(check: Check) -> None:
+    print_table([(check.what, MARKS[check.state], check.found)], widths=(22, 6))
+    sys.stdout.flush()

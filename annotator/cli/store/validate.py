@@ -1,15 +1,17 @@
-"""Show what the rules find in a dataset: a table of what is wrong, rule by rule, and one line that sums it up."""
+"""`annotator validate`: what the rules find in a dataset, rule by rule, and one line that sums it up."""
 
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from annotator.cli.parsing import ValidateArguments
-from annotator.cli.show import write_table
+from annotator.cli.parsing import DatasetArguments, parse
+from annotator.cli.tables import write_table
 from annotator.config.load import parse_episodes
+from annotator.config.settings import PositiveInt
+from annotator.config.store_path import store_path
 from annotator.dataset.metadata import Dataset, open_dataset
 from annotator.errors import UsageError, VocabularyError
 from annotator.modules.vocabulary.entries import Vocabulary
@@ -32,20 +34,38 @@ GROUP BY ALL
 """
 
 
-def show_validate(arguments: ValidateArguments) -> int:
+class ValidateArguments(DatasetArguments, frozen=True, kw_only=True):
+    """Hold the language columns of a dataset to the rules, whoever wrote them. docs/validation.md lists the rules.
+
+    Exit status 0 where there is no error, 1 where there is one, 2 usage.
+    """
+
+    rules: Path | None = None
+    """A folder of own rules, one SQL file each, beside the shipped ones."""
+    only_episodes: str | None = None
+    """Episodes to look at, such as 0,5-9."""
+    vocabulary: bool = True
+    """Hold subtasks and memory to meta/canonical_vocabulary.json, where there is one."""
+    store: Path | None = None
+    """Where the log lives that knows the call of a row; unset takes .annotator in the dataset, if it is there."""
+    limit: PositiveInt = 20
+    """Findings of each rule to print; all are counted."""
+    format: Literal["table", "json", "csv"] = "table"
+    """How to print what is wrong."""
+
+
+def run(args: Sequence[str]) -> int:
     """Run the rules over a dataset's language columns and print what they find; 1 where there is an error.
 
     Raises:
         UsageError: the rules, the episodes or the limit cannot be meant.
         Problem: the dataset cannot be read, or has no language columns.
     """
-    if arguments.limit < 1:
-        raise UsageError("setting out of range", where="--limit", got=str(arguments.limit), hint="at least 1")
+    arguments = parse("validate", ValidateArguments, args)
     rules = load_usable_rules(arguments.rules)
-    dataset = open_dataset(arguments.root)
-    verdict = _check(arguments, dataset, rules)
-    _write(verdict, arguments)
-    return 1 if verdict.count("error") else 0
+    report = _check(arguments, open_dataset(arguments.folder), rules)
+    _write(report, arguments)
+    return 1 if report.count("error") else 0
 
 
 def _check(arguments: ValidateArguments, dataset: Dataset, rules: Sequence[Rule]) -> ValidationReport:
@@ -53,9 +73,9 @@ def _check(arguments: ValidateArguments, dataset: Dataset, rules: Sequence[Rule]
     types = language_types({shard: dataset.root / shard for shard in dataset.shards})
     whole = judge_declared(dataset.info, types, limit=arguments.limit)
     judged = {shard for shard, found in types.items() if len(found) == len(LANGUAGE_COLUMNS)}
-    verdict = _check_rows(arguments, dataset, rules, judged or set(types))
-    breaches = sorted([*whole, *verdict.breaches], key=lambda one: (one.rule.severity, one.rule.name))
-    return msgspec.structs.replace(verdict, breaches=tuple(breaches), rules=verdict.rules + len(DATASET_RULES))
+    report = _check_rows(arguments, dataset, rules, judged or set(types))
+    breaches = sorted([*whole, *report.breaches], key=lambda one: (one.rule.severity, one.rule.name))
+    return msgspec.structs.replace(report, breaches=tuple(breaches), rules=report.rules + len(DATASET_RULES))
 
 
 def _check_rows(
@@ -67,18 +87,18 @@ def _check_rows(
         only = parse_episodes(arguments.only_episodes, [one.index for one in dataset.episodes])
         names = sorted({e.shard for e in dataset.episodes if e.index in set(only)})
     shards = [dataset.root / name for name in names if name in judged]
-    verdict = check_shards(shards, rules, known, only=only, limit=arguments.limit)
-    shown = {one.episode_index for one in verdict.findings if one.episode_index is not None}
+    report = check_shards(shards, rules, known, only=only, limit=arguments.limit)
+    shown = {one.episode_index for one in report.findings if one.episode_index is not None}
     calls = _calls(arguments, sorted(shown))
     if calls is None:
-        return verdict
+        return report
     # Only now that something is wrong is it worth reading the log, and only for the episodes that are shown.
     again = check_shards(shards, rules, known, only=shown, calls=calls, limit=arguments.limit)
     traced = {one.rule.name: one.findings for one in again.breaches}
     breaches = [
-        msgspec.structs.replace(one, findings=traced.get(one.rule.name, one.findings)) for one in verdict.breaches
+        msgspec.structs.replace(one, findings=traced.get(one.rule.name, one.findings)) for one in report.breaches
     ]
-    return msgspec.structs.replace(verdict, breaches=tuple(breaches))
+    return msgspec.structs.replace(report, breaches=tuple(breaches))
 
 
 def _vocabulary(arguments: ValidateArguments, dataset: Dataset) -> Vocabulary | None:
@@ -111,7 +131,7 @@ def _in_use(root: Path) -> Vocabulary | None:
 def _calls(arguments: ValidateArguments, episodes: Sequence[int]) -> "pa.Table | None":
     from annotator_store.log.query import run_query
 
-    folder = arguments.store or arguments.root / ".annotator"
+    folder = store_path(arguments.folder, arguments.store)
     if arguments.store is not None and not folder.is_dir():
         raise UsageError(
             "no log", where=str(folder), hint="--store names the folder of a log; annotator sync makes one"
@@ -125,17 +145,17 @@ def _calls(arguments: ValidateArguments, episodes: Sequence[int]) -> "pa.Table |
         return None
 
 
-def _write(verdict: ValidationReport, arguments: ValidateArguments) -> None:
+def _write(report: ValidationReport, arguments: ValidateArguments) -> None:
     if arguments.format == "table":
-        sys.stdout.write(render_report(verdict) + "\n")
+        sys.stdout.write(render_report(report) + "\n")
     else:
         import pyarrow as pa
 
         names = Finding.__struct_fields__
         kinds = dict(zip(names, _kinds(), strict=True))
-        lines = [msgspec.structs.asdict(one) for one in verdict.findings]
+        lines = [msgspec.structs.asdict(one) for one in report.findings]
         write_table(pa.Table.from_pylist(lines, pa.schema(kinds)), arguments.format)
-        sys.stderr.write(summary_line(verdict) + "\n")
+        sys.stderr.write(summary_line(report) + "\n")
 
 
 def _kinds() -> "tuple[pa.DataType, ...]":
