@@ -149,6 +149,7 @@ _SALTS = {
     "plan_memory": 97,
     "plan_milestones": 42,
     "plan_relabel": 310,
+    "plan_segment": 4,
     "plan_task": 1,
     "plan_task_aug_axes": 1,
     "vqa_attribute": 1,

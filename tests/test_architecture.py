@@ -35,6 +35,7 @@ ANNOTATOR_LAYERS = (
     ("pipeline", "verify"),
     ("hub",),
     ("jobs",),
+    ("api",),
     ("cli",),
 )
 BASE = {"digests", "keys", "rows", "errors", "atomic_files", "sql"}

@@ -7,8 +7,8 @@ from types import TracebackType
 import rich.progress
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
+from annotator.cli.tables import rows_table
 from annotator.pipeline.run_stats import RunStats
 
 PLAIN_EVERY_S = 5.0
@@ -71,12 +71,7 @@ class ConsoleProgress:
 
     def close(self, stats: RunStats, *, engine: str, elapsed_s: float) -> None:
         """Print the closing table."""
-        table = Table(title=None, show_header=False, box=None, pad_edge=False)
-        table.add_column(style="bold")
-        table.add_column()
-        for name, value in closing_lines(stats, engine=engine, elapsed_s=elapsed_s):
-            table.add_row(name, value)
-        self._console.print(table)
+        self._console.print(rows_table(closing_lines(stats, engine=engine, elapsed_s=elapsed_s)), markup=False)
 
     def __enter__(self) -> "ConsoleProgress":
         return self

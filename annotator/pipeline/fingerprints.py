@@ -5,7 +5,6 @@ episode, and nothing is rendered.
 """
 
 from collections.abc import Iterable
-from typing import Any
 
 import msgspec
 
@@ -16,38 +15,9 @@ from annotator.dataset.episode_record import EpisodeRecord
 from annotator.modules.registry import Module
 from annotator.prompting.loader import Prompts
 from annotator.vlm.models import reads_evidence
-from annotator_store.digests import Digest, Keyed, digest_struct
-from annotator_store.keys import Model
+from annotator_store.digests import Digest, digest_struct
+from annotator_store.keys import AnnotationSetup, Fingerprint, Model
 from annotator_store.log.events import SetupUsed
-
-
-class AnnotationSetup(Keyed, frozen=True, kw_only=True):
-    """What one module's rows depend on that is the same for every episode of a run."""
-
-    tag_v = "setup.v1"
-    module: str
-    module_version: int
-    settings: dict[str, Any]
-    prompts: dict[str, Digest]
-    model: Digest
-    seed: int
-    vocabulary: Digest | None
-
-
-class Fingerprint(Keyed, frozen=True, kw_only=True):
-    """What the rows of one module for one episode depend on.
-
-    `footage` names each camera, digests what it saw, and gives the stored width and height in pixels.
-    `upstream` digests the rows of the module it follows.
-    """
-
-    tag_v = "recipe.v2"
-    setup: Digest
-    episode: Digest
-    footage: tuple[tuple[str, Digest, int, int], ...]
-    evidence: Digest | None
-    task: str
-    upstream: Digest | None
 
 
 class ModuleFingerprints(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from uuid import uuid4
 import msgspec
 
 from annotator import __version__
-from annotator.config.load import check, parse_episodes
+from annotator.config.load import parse_episodes, validated
 from annotator.config.settings import SyncSettings
 from annotator.dataset.cameras import CameraSelection, select_cameras
 from annotator.dataset.linked_copy import refuse_overlap
@@ -50,7 +50,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def store(self) -> Path:
         """Where its log lives."""
-        return self.settings.store or self.target_root / ".annotator"
+        return self.settings.log_folder
 
     def named_in(self, log: Log) -> "Run":
         """Return the run with its dataset named as the log knows it; one that is new there is named by its path.
@@ -83,7 +83,7 @@ def prepare(settings: SyncSettings) -> Run:
     Raises:
         UsageError, PromptError, DatasetError: the settings, a prompt or the dataset cannot be used.
     """
-    check(settings)
+    settings = validated(settings)
     prompts = load_prompts(settings.prompts)
     dataset = _opened(settings.root)
     if settings.output is not None:

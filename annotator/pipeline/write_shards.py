@@ -15,8 +15,9 @@ from annotator.dataset.linked_copy import is_newer
 from annotator.dataset.metadata import Dataset
 from annotator.modules.merge_rows import merge_rows
 from annotator.pipeline.validation_gate import ValidationGate
-from annotator_store.digests import Digest, Keyed, digest_struct
+from annotator_store.digests import Digest, digest_struct
 from annotator_store.errors import ShardError
+from annotator_store.keys import Projection
 from annotator_store.log.events import EpisodeSources, ShardWritten, utc_now
 from annotator_store.log.log import Log
 from annotator_store.log.shard_history import fold_shards, says_more
@@ -66,14 +67,6 @@ class ShardDraft(msgspec.Struct, frozen=True, kw_only=True):
     previous: tuple[tuple[Row, ...], ...]
     verbatim: bool
     rows: Mapping[int, Sequence[CandidateRow]]
-
-
-class Projection(Keyed, frozen=True, kw_only=True):
-    """What a shard's language columns were made from; unchanged, the shard is right and is not even opened."""
-
-    tag_v = "projection.v2"
-    rules: Digest
-    episodes: tuple[tuple[int, int, dict[str, Digest] | None], ...]
 
 
 class ShardWriter:

@@ -12,8 +12,7 @@ import msgspec
 from annotator.modules.registry import MODULES
 from annotator_store.digests import Digest, canonical, digest_struct
 from annotator_store.keys import Model
-from annotator_store.log.event_parts import SetupUsed
-from annotator_store.log.events import EpisodeAnnotated, VocabularyDiscovered
+from annotator_store.log.events import EpisodeAnnotated, SetupUsed, VocabularyDiscovered
 
 VOCABULARY = "vocabulary"
 """Stands where a module's name does, for what the vocabulary in use was found with."""

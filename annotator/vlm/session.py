@@ -15,8 +15,8 @@ from annotator.prompting.answers import Answer, overlong, schema_of
 from annotator.vlm.base import Request
 from annotator.vlm.client import KnownOutcomes, PendingCall, VlmClient
 from annotator.vlm.reply_text import json_part
-from annotator_store.digests import Digest, Keyed, digest_struct
-from annotator_store.keys import Call, Evidence, Frames, MediaItem, Prompt, call_key
+from annotator_store.digests import Digest, digest_struct
+from annotator_store.keys import Call, Evidence, Frames, Inputs, MediaItem, Prompt, call_key
 from annotator_store.log.log import Answered, DeclinedBefore
 
 A = TypeVar("A", bound=Answer)
@@ -39,13 +39,6 @@ class PictureSource(Protocol):
             FootageError: the footage cannot be decoded.
         """
         ...
-
-
-class Inputs(Keyed, frozen=True, kw_only=True):
-    """The named values a prompt was rendered from, for an engine that reads them instead of the text."""
-
-    tag_v = "inputs.v1"
-    values: dict[str, str]
 
 
 class SessionEpisode(msgspec.Struct, frozen=True, kw_only=True):

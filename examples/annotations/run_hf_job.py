@@ -9,7 +9,7 @@ The token comes from `hf auth login` or HF_TOKEN, and reaches the job as a secre
 import sys
 from pathlib import Path
 
-from annotator.cli.show_hub import run_script
+from annotator.cli.hub.job import run_script
 
 ORDER = [
     "--flavor=h200x2",  # two GPUs: two servers of the model, kept busy together

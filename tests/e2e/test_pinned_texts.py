@@ -20,10 +20,19 @@ OURS = {
     "no entry of memories says anything",
     "no entry of subtasks and of memories says anything",
     "no entry of subtasks says anything",
-    'no usable subtask: "never open the left drawer on the table" is not in the vocabulary; the nearest is "open the left drawer on the table" (overlap 0.86, told apart by a negation)',
-    'no usable subtask: "never open the left drawer with the right arm" is not in the vocabulary; the nearest is "open the left drawer with the right arm" (overlap 0.88, told apart by a negation)',
-    'no usable subtask: "sing a song" is not in the vocabulary; the nearest is "lift the box beside the plate" (overlap 0.00)',
-    'no usable subtask: "sing a song" is not in the vocabulary; the nearest is "open the left drawer beside the plate" (overlap 0.00)',
+    'no usable subtask: " . " is not in the vocabulary; the nearest is "lift the box beside the plate" (overlap 0.00)',
+    'no usable subtask: " . " is not in the vocabulary;'
+    ' the nearest is "open the left drawer beside the plate" (overlap 0.00)',
+    'no usable subtask: "lift the box beside the plate left" is not in the vocabulary;'
+    ' the nearest is "lift the box beside the plate" (overlap 0.83, told apart by "left")',
+    'no usable subtask: "never lift the box beside the plate" is not in the vocabulary;'
+    ' the nearest is "lift the box beside the plate" (overlap 0.83, told apart by a negation)',
+    'no usable subtask: "never open the left drawer beside the plate" is not in the vocabulary;'
+    ' the nearest is "open the left drawer beside the plate" (overlap 0.86, told apart by a negation)',
+    'no usable subtask: "sing a song" is not in the vocabulary;'
+    ' the nearest is "lift the box beside the plate" (overlap 0.00)',
+    'no usable subtask: "sing a song" is not in the vocabulary;'
+    ' the nearest is "open the left drawer beside the plate" (overlap 0.00)',
     "no usable subtask: a blank text",
     "no usable subtask: no subtask lies between S s and S s",
     "no words in `$.interjection`",
@@ -62,6 +71,7 @@ DECODING = {
     "Expected `int` >= 0 - at `$.count`",
     "Expected `int`, got `float` - at `$.count`",
     "Expected `str` of length <= 200 - at `$.reply`",
+    "Expected `str` of length <= 400 - at `$.memory`",
     "Expected `str` of length >= 1 - at `$.memories[N]`",
     "Expected `str` of length >= 1 - at `$.memory`",
     "Expected `str` of length >= 1 - at `$.observations[N].event`",
@@ -87,7 +97,10 @@ DECODING = {
 }
 """What msgspec says of a reply's JSON, handed on as it is."""
 
-ROUND = "That reply cannot be used: {error}\nAnswer the same request again, as one complete JSON object in the form that was asked for."
+ROUND = (
+    "That reply cannot be used: {error}\n"
+    "Answer the same request again, as one complete JSON object in the form that was asked for."
+)
 
 
 def test_every_text_that_a_second_ask_says_is_one_of_these(outcome: Outcome) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from annotator.errors import UsageError
-from annotator.hub.bucket import Bucket, BucketSync, adopt_segment, parse_bucket
+from annotator.hub.bucket import Bucket, BucketSync, add_segment, parse_bucket
 from annotator_store.errors import StoreError
 from annotator_store.log.log import Log
 from annotator_store.log.segments import list_segments
@@ -137,11 +137,11 @@ def test_two_runs_that_fetch_into_one_store_at_once_take_nothing_from_each_other
 
     def meanwhile(path: Path, journal: Path) -> None:
         monkeypatch.undo()
-        fetched.append(hub.call(lambda: BucketSync(place, store, print, every_s=1).fetch()))
-        adopt_segment(path, journal)
+        fetched.append(hub.call(lambda: BucketSync(place, store, print, every_s=1).download()))
+        add_segment(path, journal)
 
-    monkeypatch.setattr("annotator.hub.bucket.adopt_segment", meanwhile)
-    fetched.append(hub.call(lambda: BucketSync(place, store, print, every_s=1).fetch()))
+    monkeypatch.setattr("annotator.hub.bucket.add_segment", meanwhile)
+    fetched.append(hub.call(lambda: BucketSync(place, store, print, every_s=1).download()))
     assert fetched == [1, 1] and list_segments(store / "journal") == list_segments(first / ".annotator" / "journal")
     assert [path.name for path in store.iterdir()] == ["journal"]
 

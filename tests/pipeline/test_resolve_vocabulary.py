@@ -15,7 +15,7 @@ from annotator.modules.vocabulary.matching import Worded, match_entry
 from annotator.prompting.normalize import sameness, tidy_memory, tidy_subtask
 from annotator_store.digests import digest_parts
 from annotator_store.log.events import VocabularyDiscovered, decode_event, encode_event, utc_now
-from annotator_store.sql import read_sql
+from annotator_store.validation.rules import TABLES
 
 ENTRIES = ("pick up the cup", "place the cup on the tray", "open the lid")
 WORDS = ("pick", "Up", "the", "cup", "ÇUP", "straße", "杯子", "2", "!", "  ", "\n", "")
@@ -244,7 +244,7 @@ def test_what_was_there_less_what_went_and_with_what_came_is_what_there_is(old: 
 
 def test_what_the_rules_call_blank_is_no_text_here_either() -> None:
     """Else one such answer would keep a whole dataset from being written."""
-    (macro,) = re.findall(r"CREATE TEMP MACRO is_blank.*?\);\n", read_sql("create_rule_tables"), re.DOTALL)
+    (macro,) = re.findall(r"CREATE TEMP MACRO is_blank.*?\);\n", TABLES["create_rule_tables"], re.DOTALL)
     letters = pa.table({"letter": [chr(at) for at in range(1, 0x110000) if not 0xD800 <= at < 0xE000]})
     with duckdb.connect() as connection:
         connection.execute(macro)

@@ -20,7 +20,6 @@ from annotator_store.log.events import AnyEvent, EpisodeSources, ShardWritten
 from annotator_store.log.lines import entry_of
 from annotator_store.log.log import Log
 from annotator_store.log.query import VIEWS, columns_query, run_query
-from annotator_store.sql import FOLDER
 from tests.store.facts import (
     annotated,
     answered,
@@ -38,6 +37,7 @@ from tests.store.facts import (
     seen,
 )
 
+VIEWS_FOLDER = Path(query_module.__file__).with_name("sql") / "views"
 SAY = '{"function":{"arguments":{"text":"done"},"name":"say"},"type":"function"}'
 ROWS = (
     row("reach", 0.0),
@@ -137,18 +137,10 @@ def test_cache_and_journal_give_the_same_view(store: Path, view: str, monkeypatc
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_view_s_file_says_what_it_is_and_how_it_is_ordered(view: str) -> None:
-    meaning, columns, *_ = (FOLDER / "views" / f"{view}.sql").read_text().splitlines()
+    meaning, columns, *_ = (VIEWS_FOLDER / f"{view}.sql").read_text().splitlines()
     assert re.fullmatch(r"-- .+[a-z].*\.", meaning)
     assert re.fullmatch(r"-- Columns: .+ Ordered by .+\.", columns)
     assert all(name in columns for name in ORDER[view])
-
-
-def test_every_sql_file_has_its_two_lines() -> None:
-    for path in FOLDER.glob("*.sql"):
-        meaning, columns, *_ = path.read_text().splitlines()
-        assert meaning.startswith("-- "), path
-        assert columns.startswith("-- Columns: "), path
-    assert {path.stem for path in (FOLDER / "views").glob("*.sql")} == set(VIEWS)
 
 
 def test_rows_are_those_of_the_current_annotations(store: Path) -> None:

@@ -15,9 +15,9 @@ from annotator.modules.views import Window, windows_of
 from annotator.modules.vocabulary.entries import Vocabulary, distinct
 from annotator.prompting.answers import Discovered
 from annotator.prompting.normalize import tidy_memory, tidy_subtask
-from annotator_store.digests import Digest, Keyed, digest_parts, digest_struct
-from annotator_store.log.event_parts import SetupUsed
-from annotator_store.log.events import VocabularyDiscovered, utc_now
+from annotator_store.digests import Digest, digest_parts, digest_struct
+from annotator_store.keys import DiscoveryFingerprint, WatchedEpisode
+from annotator_store.log.events import SetupUsed, VocabularyDiscovered, utc_now
 
 NAME = "vocabulary"
 VERSION = 1
@@ -46,27 +46,6 @@ class Discovery(msgspec.Struct, frozen=True, kw_only=True):
     call: Digest
 
 
-class WatchedEpisodes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One episode that is watched: its identity, its task, and each camera with what it saw."""
-
-    episode: Digest
-    task: str
-    footage: tuple[tuple[str, Digest], ...]
-
-
-class DiscoveryRecipe(Keyed, frozen=True, kw_only=True):
-    """Everything a discovered vocabulary depends on."""
-
-    tag_v = "discovery.v1"
-    watched: tuple[WatchedEpisodes, ...]
-    evidence: Digest | None
-    version: int
-    settings: dict[str, str | float | int]
-    prompts: dict[str, Digest]
-    model: Digest
-    seed: int
-
-
 def sampled(digests: Iterable[Digest], count: int, seed: int) -> list[Digest]:
     """Choose up to `count` episodes to watch, all sets equally likely, in the order in which they are shown.
 
@@ -92,7 +71,7 @@ def discovery_recipe(
 
     `prompts` are those of `Prompts.digests(STEPS)`; `evidence` digests the signals, for an engine that reads them.
     """
-    recipe = DiscoveryRecipe(
+    recipe = DiscoveryFingerprint(
         watched=tuple(_watched(episode) for episode in _in_order(episodes, settings.seed)),
         evidence=evidence,
         version=VERSION,
@@ -176,9 +155,9 @@ def _in_order(episodes: Iterable[ModuleInput], seed: int) -> list[ModuleInput]:
     return sorted(episodes, key=lambda episode: _rank(seed, episode.digest))
 
 
-def _watched(episode: ModuleInput) -> WatchedEpisodes:
+def _watched(episode: ModuleInput) -> WatchedEpisode:
     footage = tuple((camera.key, camera.footage) for camera in episode.watched)
-    return WatchedEpisodes(episode=episode.digest, task=_task(episode), footage=footage)
+    return WatchedEpisode(episode=episode.digest, task=_task(episode), footage=footage)
 
 
 def _task(episode: ModuleInput) -> str:

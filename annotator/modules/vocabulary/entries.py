@@ -7,7 +7,7 @@ from difflib import SequenceMatcher
 import msgspec
 
 from annotator.prompting.normalize import sameness
-from annotator_store.digests import Digest, Keyed, digest_struct
+from annotator_store.keys import Vocabulary
 from annotator_store.log.events import VocabularyDiscovered, VocabularyEdited, utc_now
 
 LEAST_OVERLAP = 0.5
@@ -15,22 +15,6 @@ LEAST_OVERLAP = 0.5
 
 LONGEST_ENTRY = 200
 """Characters of an entry at most: as long as the answers that must repeat it may be."""
-
-
-class Vocabulary(Keyed, frozen=True, kw_only=True):
-    """The entries, in the order of the file: imperative subtask labels, first-person past-tense memory milestones.
-
-    Without `memories` there is nothing to remember; there is always a subtask.
-    """
-
-    tag_v = "vocabulary.v1"
-    subtasks: tuple[str, ...]
-    memories: tuple[str, ...]
-
-    @property
-    def digest(self) -> Digest:
-        """Digest the entries."""
-        return digest_struct(self)
 
 
 class Snapped(msgspec.Struct, frozen=True):

@@ -19,7 +19,7 @@ from annotator_store.errors import StoreError
 from annotator_store.log.events import AnyEvent, EpisodeAnnotated, decode_event
 from annotator_store.log.folds import LatestAnnotation, as_utc, rows_digest
 from annotator_store.log.lines import Entry
-from annotator_store.sql import read_sql
+from annotator_store.sql import read_statements
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,6 +33,7 @@ NO_EXTENSIONS: Config = {"autoinstall_known_extensions": False, "autoload_known_
 _WRITING: Config = {**NO_EXTENSIONS, "wal_autocheckpoint": "64MB"}
 _BUSY_PATIENCE_S = 5.0
 _STREAMED_ROWS = 1024
+_SQL = read_statements(Path(__file__).with_name("sql") / "cache.sql")
 
 
 class CacheDamaged(StoreError):
@@ -63,7 +64,7 @@ class _Columns(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cache:
-    """One DuckDB database with the tables of `create_tables.sql`. Reading and ingesting may go on at the same time."""
+    """One DuckDB database with the tables of `sql/cache.sql`. Reading and ingesting may go on at the same time."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self.connection = connection
@@ -136,9 +137,9 @@ class Cache:
             if batch is not None:
                 self._insert(batch, "insert_events", "upsert_outcomes", "insert_annotations")
             if gone:
-                self._writer.execute(read_sql("delete_ingested"), {"files": list(gone)})
+                self._writer.execute(_SQL["delete_ingested"], {"files": list(gone)})
             if files:
-                self._writer.execute(read_sql("insert_ingested"), {"files": list(files)})
+                self._writer.execute(_SQL["insert_ingested"], {"files": list(files)})
             self._writer.execute("COMMIT")
 
     def ingested(self) -> set[str]:
@@ -146,22 +147,22 @@ class Cache:
         return {name for (name,) in self.select("select_ingested")}
 
     def select(self, name: str, parameters: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
-        """Run one of the project's own SQL files and fetch all rows.
+        """Run a statement of `sql/cache.sql` and fetch all rows.
 
         Raises:
             CacheDamaged: DuckDB could not.
         """
         with self._reading, _damage_named():
-            return self._reader.execute(read_sql(name), parameters).fetchall()
+            return self._reader.execute(_SQL[name], parameters).fetchall()
 
     def stream(self, name: str) -> Iterator[tuple[Any, ...]]:
-        """Run one of the project's own SQL files and give its rows one by one, of a bounded number in memory.
+        """Run a statement of `sql/cache.sql` and yield its rows, a bounded number in memory.
 
         Raises:
             CacheDamaged: DuckDB could not.
         """
         with _damage_named(), self.connection.cursor() as cursor:
-            cursor.execute(read_sql(name))
+            cursor.execute(_SQL[name])
             while batch := cursor.fetchmany(_STREAMED_ROWS):
                 yield from batch
 
@@ -194,13 +195,13 @@ class Cache:
     def _insert(self, batch: "pa.Table", *statements: str) -> None:
         self._writer.register("batch", batch)
         for name in statements:
-            self._writer.execute(read_sql(name))
+            self._writer.execute(_SQL[name])
         self._writer.unregister("batch")
 
     def _create(self) -> None:
         with _damage_named():
             self._writer.execute("BEGIN")
-            self._writer.execute(read_sql("create_tables"))
+            self._writer.execute(_SQL["create_tables"])
             self._writer.execute("INSERT INTO cache_format VALUES (?)", [FORMAT])
             self._writer.execute("COMMIT")
 

@@ -10,11 +10,11 @@ Ties in time are broken by event id, so two machines with the same events agree.
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import ClassVar
 
 import msgspec
 
-from annotator_store.digests import Digest, Keyed, digest_struct
+from annotator_store.digests import Digest, digest_struct
+from annotator_store.keys import AnnotationRows
 from annotator_store.log.events import (
     AnyEvent,
     CallAnswered,
@@ -23,7 +23,7 @@ from annotator_store.log.events import (
     VocabularyDiscovered,
     VocabularyEdited,
 )
-from annotator_store.rows import Row, order_key
+from annotator_store.rows import order_key
 
 
 class Answered(msgspec.Struct, frozen=True):
@@ -73,12 +73,6 @@ class CachedAnnotation(msgspec.Struct, frozen=True):
 
     event_id: Digest
     rows_digest: Digest
-
-
-class _Rows(Keyed, frozen=True, kw_only=True):
-    tag_v: ClassVar[str] = "rows.v2"
-    rows: tuple[Row, ...]
-    task: str | None
 
 
 def outcome_of(event_id: Digest, event: AnyEvent) -> Outcome | None:
@@ -148,7 +142,9 @@ def rows_digest(event: EpisodeAnnotated) -> Digest:
 
     It is all that a module which follows this one can depend on.
     """
-    return digest_struct(_Rows(rows=tuple(sorted((item.row for item in event.rows), key=order_key)), task=event.task))
+    return digest_struct(
+        AnnotationRows(rows=tuple(sorted((item.row for item in event.rows), key=order_key)), task=event.task)
+    )
 
 
 def as_utc(moment: datetime) -> datetime:

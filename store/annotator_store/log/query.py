@@ -20,7 +20,7 @@ from annotator_store.log.cache import (
 )
 from annotator_store.log.rebuild import fill
 from annotator_store.log.segments import list_actives, list_segments
-from annotator_store.sql import read_sql
+from annotator_store.sql import read_statements
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,6 +31,8 @@ VIEWS = ("episodes", "rows", "calls", "failures", "prompts", "runs", "vocabulary
 """In the order in which they are made: a view may read those before it."""
 
 _FRAMES_AT_ONCE = 65_536
+_FOLDER = Path(__file__).with_name("sql")
+_SQL = read_statements(_FOLDER / "query.sql")
 
 Parameters = Sequence[object] | Mapping[str, object]
 Frames = Union["pa.Table", Iterable[Union["pa.Table", "pa.RecordBatch"]]]
@@ -133,13 +135,14 @@ def _in_memory(folder: Path | None) -> Generator[Cache]:
 
 def _answer(cache: Cache, sql: str, parameters: Parameters | None, columns: Columns | None) -> "pa.Table":
     views = VIEWS
-    shown = columns is None or cache.connection.sql(read_sql("select_annotated_shard")).fetchall()
+    shown = columns is None or cache.connection.sql(_SQL["select_annotated_shard"]).fetchall()
     frames = None if columns is None or shown else columns()
     if frames is not None:
         _add_rows(cache.connection, frames, "")
         views = tuple(view for view in VIEWS if view != "rows")
     for view in views:
-        cache.connection.execute(f"CREATE TEMP VIEW {view} AS {read_sql(f'views/{view}')}")
+        select = (_FOLDER / "views" / f"{view}.sql").read_text(encoding="utf-8")
+        cache.connection.execute(f"CREATE TEMP VIEW {view} AS {select}")
     return _select(cache.connection, sql, parameters)
 
 
@@ -182,10 +185,10 @@ def _refuse_all_but_select(sql: str) -> None:
 
 def _add_rows(connection: duckdb.DuckDBPyConnection, frames: Frames, dataset: str) -> None:
     """Make the table `rows` of what language columns say."""
-    connection.execute(read_sql("create_column_rows"))
+    connection.execute(_SQL["create_column_rows"])
     for batch in _batches(frames):
         _add_frames(connection, batch)
-    connection.execute(read_sql("finish_column_rows"), {"dataset": dataset})
+    connection.execute(_SQL["finish_column_rows"], {"dataset": dataset})
 
 
 def _batches(frames: Frames) -> "Generator[pa.RecordBatch]":
@@ -201,7 +204,7 @@ def _add_frames(connection: duckdb.DuckDBPyConnection, batch: "pa.RecordBatch") 
 
     try:
         connection.register("batch", pa.Table.from_batches([batch]))
-        connection.execute(read_sql("insert_column_rows"))
+        connection.execute(_SQL["insert_column_rows"])
         connection.unregister("batch")
     except duckdb.Error as cause:
         raise QueryRefused(

@@ -17,10 +17,12 @@ import msgspec
 
 from annotator_store.digests import Digest, digest_parts
 from annotator_store.errors import RuleError
-from annotator_store.sql import FOLDER, read_sql
+from annotator_store.sql import read_statements
 
 Severity = Literal["error", "warning"]
-SHIPPED = FOLDER / "rules"
+SHIPPED = Path(__file__).with_name("sql") / "rules"
+TABLES = read_statements(Path(__file__).with_name("sql") / "tables.sql")
+"""The statements that make the tables which rules read, by name."""
 REQUIRED = ("episode_index", "timestamp", "detail")
 """What every rule's SELECT must return; `call` may come on top."""
 
@@ -62,7 +64,7 @@ def digest_rules(rules: Iterable[Rule]) -> Digest:
     The tables that they read, and how those are made, count too.
     """
     parts = [part for rule in rules for part in (rule.name, rule.severity, rule.select)]
-    tables = [read_sql("create_rule_tables"), read_sql("create_rule_answers")]
+    tables = [TABLES["create_rule_tables"], TABLES["create_rule_answers"]]
     return digest_parts("rules.v1", [part.encode() for part in (*tables, *parts)])
 
 

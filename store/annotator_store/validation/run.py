@@ -20,7 +20,6 @@ import pyarrow as pa
 from annotator_store.errors import RuleError
 from annotator_store.log.cache import NO_EXTENSIONS, Config
 from annotator_store.log.events import AnnotatedRow
-from annotator_store.sql import read_sql
 from annotator_store.validation.report import (
     FINDINGS,
     Finding,
@@ -29,7 +28,7 @@ from annotator_store.validation.report import (
     merged,
     split_preexisting,
 )
-from annotator_store.validation.rules import REQUIRED, Rule
+from annotator_store.validation.rules import REQUIRED, TABLES, Rule
 from annotator_store.validation.tables import RuleTables, evidence_of_rows, evidence_of_shard, joined, kept_alone
 
 FRAMES_AT_ONCE = 2_000_000
@@ -191,12 +190,12 @@ def _tables(
     try:
         for name, table in given.items():
             connection.register(f"given_{name}", table)
-        connection.execute(read_sql("create_rule_tables"))
+        connection.execute(TABLES["create_rule_tables"])
         if calls is not None:
             connection.register("given_calls", calls)
-            connection.execute(read_sql("update_rule_calls"))
+            connection.execute(TABLES["update_rule_calls"])
             connection.unregister("given_calls")
-        connection.execute(read_sql("create_rule_answers"))
+        connection.execute(TABLES["create_rule_answers"])
         for name in given:
             connection.unregister(f"given_{name}")
         connection.execute("SET TimeZone = 'UTC'")

@@ -1,0 +1,63 @@
+"""`annotator doctor`: what is installed, which engine would answer, and what that engine can do."""
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from typing import Literal
+
+from annotator.cli.parsing import build, split_words, take_config
+from annotator.cli.tables import print_table
+from annotator.config.settings import Settings, SyncSettings, VlmSettings
+from annotator.vlm.diagnose import Check, engine, gpus, installed
+
+MARKS = {"ok": "ok", "none": "-", "fails": "FAILS"}
+
+
+class ViewSettings(Settings, frozen=True, kw_only=True):
+    """The one setting of the `plan` module that says what an engine has to be able to do."""
+
+    view: Literal["contact_sheets", "video"] = "contact_sheets"
+    """How a sync is to show episodes: with video, a server that takes none, or not all of its frames, fails here."""
+
+
+class DoctorSettings(Settings, frozen=True, kw_only=True):
+    """Say what is installed, which GPUs there are, which engine a sync would take, and what that engine really can do.
+
+    Takes the same model options as `annotator sync`, also from annotator.toml or --config FILE. An engine with a model
+    is asked a few small questions, which are not kept. Exit status 1 where a sync would stumble over something.
+    """
+
+    vlm: VlmSettings = VlmSettings()
+    plan: ViewSettings = ViewSettings()
+
+
+def parse_doctor(args: Sequence[str]) -> DoctorSettings:
+    """Read `annotator doctor`'s arguments over those of `annotator.toml`.
+
+    Raises:
+        UsageError: the settings file cannot be read, or a value cannot be meant.
+    """
+    words = split_words(args, SyncSettings)
+    file = take_config(words)
+    return build("doctor", DoctorSettings, words, DoctorSettings(vlm=file.vlm, plan=ViewSettings(view=file.plan.view)))
+
+
+def run(args: Sequence[str]) -> int:
+    """Look at everything and print it as it is found; 1 where something fails."""
+    settings = parse_doctor(args)
+    for check in [*installed(), *gpus()]:
+        _print(check)
+    return 1 if asyncio.run(_engine(settings)) else 0
+
+
+async def _engine(settings: DoctorSettings) -> bool:
+    failed = False
+    async for check in engine(settings.vlm, video_needed=settings.plan.view == "video"):
+        _print(check)
+        failed = failed or check.state == "fails"
+    return failed
+
+
+def _print(check: Check) -> None:
+    print_table([(check.what, MARKS[check.state], check.found)], widths=(22, 6))
+    sys.stdout.flush()
