@@ -233,7 +233,7 @@ def _is_broad(kind: ast.expr | None) -> bool:
 
 def _passes_on(handler: ast.ExceptHandler) -> bool:
     last = handler.body[-1]
-    if isinstance(last, ast.Raise) and last.exc is None:
+    if isinstance(last, ast.Raise) and (last.exc is None or last.cause is not None):
         return True
     return any(
         isinstance(node, ast.Call) and ast.unparse(node.func).endswith("set_exception") for node in ast.walk(handler)

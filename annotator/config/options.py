@@ -42,7 +42,8 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def takes(self) -> str:
         """What it takes, in words: `integer`, `number`, "`table`, `json`"."""
-        return _describe(self.base)
+        known = [str(value) for meta in self.metas for value in meta.examples or ()]
+        return ", ".join(f"`{value}`" for value in known) or _describe(self.base)
 
     @property
     def range(self) -> str:

@@ -142,10 +142,15 @@ class VqaSettings(Settings, frozen=True, kw_only=True):
     """Ask about the watched camera only, not about every camera."""
 
 
+ENGINES = ("auto", "openai", "serve", "vllm", "transformers", "signals", "scripted", "offline")
+"""The shipped engines, for the help of the command line: what each is stands in `annotator.vlm.registry`, where other
+packages may add theirs."""
+
+
 class VlmSettings(Settings, frozen=True, kw_only=True):
     """The model and the server that runs it."""
 
-    backend: Literal["auto", "openai", "serve", "vllm", "transformers", "signals", "scripted", "offline"] = "auto"
+    backend: Annotated[str, Meta(examples=list(ENGINES))] = "auto"
     """Who answers: auto (a server that is named or found), openai, serve (servers started for the run), vllm or
     transformers (a model loaded for the run), signals (no model), scripted (tests), offline."""
     model_id: str = "Qwen/Qwen3-VL-8B-Instruct"

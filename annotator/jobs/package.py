@@ -16,6 +16,7 @@ from annotator.config.settings import ExecutorSettings, Settings, SyncSettings, 
 from annotator.errors import UsageError
 from annotator.hub.bucket import Bucket
 from annotator.jobs.request import Hardware
+from annotator.vlm.registry import engine_named
 
 Group = TypeVar("Group", bound=Settings)
 
@@ -71,8 +72,10 @@ def job_settings(settings: SyncSettings, hardware: Hardware) -> SyncSettings:
     Only settings that are part of no key are changed, each unless it was given.
     """
     vlm = _with_defaults(settings.vlm, VlmSettings(), {"client_concurrency": 64})
-    if vlm.api_base is None and vlm.backend in ("auto", "serve"):
-        vlm = _with_defaults(vlm, VlmSettings(), {"backend": "serve", "serve_ready_timeout_s": float(BOOT_S)})
+    if vlm.api_base is None:
+        vlm = _with_defaults(vlm, VlmSettings(), {"backend": "serve"})
+        if "serve_ready_timeout_s" in engine_named(vlm.backend).options:
+            vlm = _with_defaults(vlm, VlmSettings(), {"serve_ready_timeout_s": float(BOOT_S)})
     parallel = {"episode_parallelism": 32 * max(hardware.gpus, 1), "decode_threads": 8}
     executor = _with_defaults(settings.executor, ExecutorSettings(), parallel)
     return msgspec.structs.replace(settings, vlm=vlm, executor=executor)

@@ -11,6 +11,7 @@ from annotator.errors import UsageError
 from annotator.hub.client import hub_api
 from annotator.hub.sync import check_hub
 from annotator.pipeline.run import shareable
+from annotator.vlm.registry import needs_gpu
 
 _LOOPBACK = re.compile(r"(?i)https?://(localhost|127\.[\d.]+|\[::1\])([:/]|$)")
 _UNIT_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -102,9 +103,7 @@ def check_hardware(request: JobRequest, hardware: Hardware) -> None:
     Raises:
         UsageError: it has no GPU.
     """
-    vlm = request.settings.vlm
-    local = vlm.api_base is None and vlm.backend in ("auto", "serve", "vllm", "transformers")
-    if local and not hardware.gpus and vlm.serve_command is None:
+    if needs_gpu(request.settings.vlm) and not hardware.gpus:
         hint = "--flavor h200, or name an endpoint that the job can reach: --vlm.api_base"
         raise UsageError("a job that runs a model needs a GPU", where="--flavor", got=request.flavor, hint=hint)
 

@@ -14,7 +14,7 @@ from annotator.dataset.cameras import CameraSelection
 from annotator.dataset.episode_record import EpisodeRecord
 from annotator.modules.registry import Module
 from annotator.prompting.loader import Prompts
-from annotator.vlm.models import reads_evidence
+from annotator.vlm.registry import reads_evidence
 from annotator_store.digests import Digest, digest_struct
 from annotator_store.keys import AnnotationSetup, Fingerprint, Model
 from annotator_store.log.events import SetupUsed

@@ -29,7 +29,7 @@ from annotator.pipeline.episode_context import camera_views
 from annotator.pipeline.progress import Progress
 from annotator.pipeline.run import Run
 from annotator.vlm.client import VlmClient
-from annotator.vlm.models import reads_evidence
+from annotator.vlm.registry import reads_evidence
 from annotator.vlm.session import EpisodeSession, PictureSource, SessionEpisode
 from annotator_store.digests import Digest, digest_struct
 from annotator_store.log.events import SetupUsed, VocabularyDiscovered, VocabularyEdited, utc_now

@@ -19,8 +19,8 @@ from annotator.pipeline.run_stats import RunStats
 from annotator.pipeline.validation_gate import load_usable_rules
 from annotator.prompting.loader import Prompts, load_prompts
 from annotator.provenance.lock import pinned_shards
-from annotator.vlm.models import model_of, reads_evidence
 from annotator.vlm.redact import shown_command, shown_endpoint, shown_values
+from annotator.vlm.registry import model_of, reads_evidence
 from annotator_store.keys import Model
 from annotator_store.log.dataset_names import alike_at, name_in_log
 from annotator_store.log.events import RunFinished, utc_now

@@ -33,8 +33,7 @@ from annotator.pipeline.write_shards import EpisodeTarget, ShardWriter
 from annotator.provenance.publish import PublishedFrom, publish
 from annotator.vlm.base import Engine
 from annotator.vlm.client import VlmClient
-from annotator.vlm.models import looks
-from annotator.vlm.registry import check_engine, choose_engine
+from annotator.vlm.registry import check_engine, choose_engine, looks
 from annotator_store.atomic_files import sweep_leftovers
 from annotator_store.errors import Problem, StoreError
 from annotator_store.log.events import CameraSeen, EpisodeSeen, utc_now

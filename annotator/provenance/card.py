@@ -17,7 +17,7 @@ from annotator.modules.vocabulary.file import FILE as WORDS
 from annotator.prompting.loader import load_prompts
 from annotator.provenance.lock import FILE, Lock, prompt_digests, replace_if_other
 from annotator.provenance.setups import OtherSetup, PinnedModel
-from annotator.vlm.models import SCRIPTED_MODEL, SIGNALS_MODEL
+from annotator.vlm.registry import engine_of_model
 from annotator_store.errors import StoreError
 
 BEGIN = b"<!-- annotator:begin -->"
@@ -100,18 +100,19 @@ def recipe_flags(lock: Lock) -> dict[str, Any]:
     """Give the settings, by flag, under which a run finds in the log what most episodes show."""
     flags: dict[str, Any] = {}
     model_id = lock.model.model_id if lock.model else None
-    backend = {SIGNALS_MODEL: "signals", SCRIPTED_MODEL: "scripted"}.get(model_id or "")
-    if backend is not None:
-        flags["vlm.backend"] = backend
+    engine = engine_of_model(model_id or "")
+    if engine is not None:
+        flags["vlm.backend"] = engine.name
     elif lock.model is not None:
         flags |= _model_flags(lock.model)
+    reads_signals = engine is not None and engine.reads_evidence
     if lock.seed not in (None, SyncSettings().seed):
         flags["seed"] = lock.seed
     for module in MODULES if lock.modules else ():
-        blind = module.name == "vqa" and model_id == SIGNALS_MODEL  # it leaves vqa out by itself
+        blind = module.name == "vqa" and reads_signals  # it leaves vqa out by itself
         if module.name not in lock.modules and not blind:
             flags[f"{module.name}.enabled"] = False
-    if "plan" in lock.modules and lock.vocabulary is None and model_id != SIGNALS_MODEL:
+    if "plan" in lock.modules and lock.vocabulary is None and not reads_signals:
         flags["vocabulary.enabled"] = False
     for settings in lock.settings.values():
         flags |= settings

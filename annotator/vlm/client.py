@@ -13,7 +13,7 @@ from annotator.errors import CallError, Declined, NoEngine, UsageError
 from annotator.prompting.loader import Prompts
 from annotator.vlm.base import Engine, Reply, Stoppable
 from annotator.vlm.call_stats import CallStats
-from annotator.vlm.models import reads_evidence
+from annotator.vlm.registry import reads_evidence
 from annotator.vlm.reply_text import json_part, well_formed
 from annotator_store.digests import Digest, canonical, digest_struct
 from annotator_store.keys import Call, Frames, Model, Prompt

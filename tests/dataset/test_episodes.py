@@ -24,7 +24,7 @@ def two(make_dataset: MakeDataset, tmp_path: Path) -> Dataset:
 
 def keys(dataset: Dataset, settings: SyncSettings) -> tuple[list[str], list[str], list[str]]:
     cast = select_cameras(dataset, settings)
-    return [c.key for c in cast.watched], [c.key for c in cast.asked], [c.key for c in cast.all]
+    return [c.key for c in cast.episode_cameras], [c.key for c in cast.frame_cameras], [c.key for c in cast.all]
 
 
 def test_the_first_camera_is_watched_and_every_camera_asked_about(two: Dataset) -> None:

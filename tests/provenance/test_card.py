@@ -11,7 +11,7 @@ from annotator.prompting.loader import load_prompts
 from annotator.provenance.card import BEGIN, END, recipe_flags, render_section, update_card
 from annotator.provenance.lock import Lock
 from annotator.provenance.setups import OtherSetup, PinnedSetup, pinned
-from annotator.vlm.models import model_of
+from annotator.vlm.registry import model_of
 from annotator_store.digests import Digest
 from annotator_store.errors import StoreError
 from annotator_store.keys import Model

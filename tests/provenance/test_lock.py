@@ -19,7 +19,7 @@ from annotator.provenance.lock import FILE, Lock, digest_of, lock_of, read_lock,
 from annotator.provenance.publish import CARD, PublishedFrom, lock_now, publish
 from annotator.provenance.setups import AskedCall, OtherSetup, PinnedSetup, SetupCounts, pinned
 from annotator.verify.run import verify_dataset
-from annotator.vlm.models import model_of
+from annotator.vlm.registry import model_of
 from annotator_store.digests import digest_struct
 from annotator_store.errors import StoreError
 from annotator_store.keys import Model

@@ -23,7 +23,7 @@ import pytest
 
 from annotator.config.settings import VlmSettings
 from annotator.errors import CallError, NoEngine, UsageError
-from annotator.vlm.base import Reply
+from annotator.vlm.base import EngineContext, Reply
 from annotator.vlm.openai import client as openai_client
 from annotator.vlm.openai.engine import OpenAIEngine
 from annotator.vlm.registry import check_engine, choose_engine
@@ -31,7 +31,7 @@ from annotator.vlm.vllm_server import engine as serve_engine
 from annotator.vlm.vllm_server import process as serve_process
 from annotator.vlm.vllm_server.command import (
     ServerPlan,
-    can_serve,
+    availability,
     default_command,
     plan_servers,
     share_gpus,
@@ -500,12 +500,13 @@ def test_a_command_beside_the_interpreter_is_found_where_the_path_has_none(
     """As in a virtual environment whose python is called by its path."""
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     environment = {"PATH": str(tmp_path / "nothing"), "CUDA_VISIBLE_DEVICES": "0"}
-    assert not can_serve(VlmSettings(), environment)
+    context = EngineContext(vlm=VlmSettings(), environment=environment)
+    assert run(availability(context)).missing == ("no command vllm",)
     with pytest.raises(UsageError) as caught:
         plan_servers(VlmSettings(), environment, tmp_path)
     assert caught.value.hint.startswith("pip install 'episode-annotator[vllm]'")
     (tmp_path / "vllm").touch(0o755)
-    assert can_serve(VlmSettings(), environment)
+    assert run(availability(context)).reason == "there are vLLM and a GPU"
     (only,) = plan_servers(VlmSettings(), environment, tmp_path)
     assert only.command[:2] == (str(tmp_path / "vllm"), "serve")
 
@@ -597,7 +598,7 @@ def test_the_servers_of_a_run_answer_nobody_else_and_get_no_key_of_another_serve
 
 
 def test_auto_starts_servers_only_where_it_may_and_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("annotator.vlm.registry.DEFAULT_API_BASE", "http://127.0.0.1:1/v1")
+    monkeypatch.setattr("annotator.vlm.openai.engine.DEFAULT_API_BASE", "http://127.0.0.1:1/v1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("ANNOTATOR_TEST", str(tmp_path))
     notes: list[str] = []

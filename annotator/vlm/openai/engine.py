@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from annotator.errors import CallError
-from annotator.vlm.base import Reply, Request
+from annotator.config.settings import VlmSettings
+from annotator.errors import CallError, UsageError
+from annotator.vlm.base import Availability, EngineContext, Reply, Request
 from annotator.vlm.openai.client import Client
 from annotator.vlm.openai.probe import probe, require, require_any, served_at
 from annotator.vlm.openai.router import LONGEST_WAIT_S, EndpointState, Router, Stopped
@@ -15,6 +16,8 @@ from annotator.vlm.openai.wire import Part, PictureParts
 
 __all__ = ["OpenAIEngine", "probe", "require", "require_any", "served_at"]
 
+DEFAULT_API_BASE = "http://localhost:8000/v1"
+_PROBE_TIMEOUT_S = 2.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 8.0
 
 
@@ -150,3 +153,76 @@ def _after(error: CallError, attempts: int, before: CallError | None = None) -> 
     if attempts > 1:
         error.got = f"{error.got} (after {attempts} attempts)" if error.got else f"after {attempts} attempts"
     return error
+
+
+async def open_engine(context: EngineContext) -> OpenAIEngine:
+    """Return an engine that asks the endpoints of `--vlm.api_base`; one that is silent joins when it answers.
+
+    Raises:
+        UsageError: no endpoint is named, or one is malformed, or the API key is not set.
+        NoEngine: none answers; or one does, and is no model server, serves other models or refuses the API key.
+    """
+    vlm, key = context.vlm, context.api_key()
+    bases = endpoints(vlm)
+    engine = engine_of(context, bases, key)
+    silences = await require_any(bases, vlm.model_id, key)
+    shown = ", ".join(lane.label for lane in engine.router.lanes)
+    context.note(f"engine: openai at {shown}, model {vlm.model_id}")
+    for lane, error in zip(engine.router.lanes, silences, strict=True):
+        if error is not None:
+            engine.router.absent(lane, error)
+    return engine
+
+
+async def check(context: EngineContext) -> None:
+    """Find out whether the endpoints answer.
+
+    Raises:
+        UsageError, NoEngine: as `open_engine`.
+    """
+    key = context.api_key()
+    bases = endpoints(context.vlm)
+    await engine_of(context, bases, key).aclose()
+    await require_any(bases, context.vlm.model_id, key)
+
+
+async def availability(context: EngineContext) -> Availability:
+    """Whether an endpoint is named, or a server answers at the usual one.
+
+    Raises:
+        NoEngine: a server is there and refuses the API key.
+    """
+    if context.vlm.api_base is not None:
+        return Availability(reason="--vlm.api_base names where to ask")
+    if await probe(DEFAULT_API_BASE, context.api_key(), timeout_s=_PROBE_TIMEOUT_S) is not None:
+        return Availability(reason=f"a server answers at {DEFAULT_API_BASE}")
+    return Availability(missing=(f"no server answers at {DEFAULT_API_BASE}",))
+
+
+def engine_of(
+    context: EngineContext, api_base: Sequence[str], api_key: str, *, video_times: bool = False
+) -> OpenAIEngine:
+    """Return an engine with the settings of a run, for these endpoints."""
+    return OpenAIEngine(
+        api_base=api_base,
+        api_key=api_key,
+        request_timeout_s=context.vlm.request_timeout_s,
+        request_max_retries=context.vlm.request_max_retries,
+        client_concurrency=context.vlm.client_concurrency,
+        video_times=video_times,
+        note=context.note,
+    )
+
+
+def endpoints(vlm: VlmSettings) -> list[str]:
+    """Split `api_base` into its endpoints, each once.
+
+    Raises:
+        UsageError: it names none.
+    """
+    named = DEFAULT_API_BASE if vlm.api_base is None else vlm.api_base
+    bases = list(dict.fromkeys(part.strip() for part in named.split(",") if part.strip()))
+    if not bases:
+        hint = "http://HOST:PORT/v1, or several joined by commas"
+        raise UsageError("no endpoint is named", where="--vlm.api_base", got=repr(named), hint=hint)
+    return bases

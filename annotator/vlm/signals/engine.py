@@ -26,7 +26,7 @@ from annotator.prompting.answers import (
     Segmentation,
     Span,
 )
-from annotator.vlm.base import Reply, Request
+from annotator.vlm.base import EngineContext, Reply, Request
 from annotator.vlm.signals.memory import recount, remember
 from annotator.vlm.signals.observations import observe
 from annotator.vlm.signals.paraphrase import rephrase
@@ -213,3 +213,9 @@ def _unfit(signals: Signals) -> str:
         if values is not None and (values.ndim != 2 or len(values) != len(times)):
             return f"{name} of shape {values.shape} for {len(times)} frames"
     return ""
+
+
+async def open_engine(context: EngineContext) -> SignalsEngine:
+    """Return the engine, and note that no model answers."""
+    context.note("engine: signals – no model; answers come from gripper and motion signals and the task's words")
+    return SignalsEngine()

@@ -1,19 +1,22 @@
 """Servers of the run's own: started for it, watched, started again when they die, stopped with it."""
 
 import asyncio
+import secrets
+import shlex
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
 import msgspec
 
 from annotator.errors import CallError, NoEngine
-from annotator.vlm.base import Reply, Request
+from annotator.vlm.base import EngineContext, Reply, Request
 from annotator.vlm.openai.client import Client
-from annotator.vlm.openai.engine import OpenAIEngine
+from annotator.vlm.openai.engine import OpenAIEngine, engine_of
 from annotator.vlm.openai.router import EndpointState
+from annotator.vlm.redact import shown_command
 from annotator.vlm.vllm_local.startup import hint_for
-from annotator.vlm.vllm_server.command import ServerPlan
-from annotator.vlm.vllm_server.info import ServerInfo
+from annotator.vlm.vllm_server.command import API_KEY, ServerPlan, plan_servers
+from annotator.vlm.vllm_server.info import ServerInfo, facts_of
 from annotator.vlm.vllm_server.process import ServerProcess
 
 _LOOK_EVERY_S, _ASK_EVERY_S = 0.1, 5.0
@@ -66,6 +69,27 @@ class ServeEngine:
             await self._fleet.stop()
         finally:
             await self._asking.aclose()
+
+
+async def open_engine(context: EngineContext) -> ServeEngine:
+    """Start the servers of a run, and return the engine when the first is ready.
+
+    Raises:
+        UsageError: there is no such command, or too few GPUs.
+        NoEngine: no server gets ready.
+    """
+    vlm = context.vlm
+    # Other users of this machine reach its loopback too, and a key that is set for other servers is none of theirs.
+    key = secrets.token_urlsafe(32)
+    plans = plan_servers(vlm, {**context.environment, API_KEY: key}, context.logs)
+    count, command = f"{len(plans)} server{'s' * (len(plans) > 1)}", shown_command(shlex.join(plans[0].command))
+    context.note(f"engine: serve – starting {count} of {vlm.model_id}: {command} (logs: {context.logs})")
+    # Another command starts who knows what: only the default one is known to take the times of frames.
+    asking = engine_of(context, (), key, video_times=vlm.serve_command is None)
+    patience = StartupPolicy(ready_s=vlm.serve_ready_timeout_s)
+    return await serve(
+        plans, asking, vlm.model_id, context.note, patience, known=lambda: facts_of(vlm, context.environment)
+    )
 
 
 async def serve(
