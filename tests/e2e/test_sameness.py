@@ -58,7 +58,8 @@ def test_another_pyarrow_is_held_to_the_columns_and_not_to_the_bytes() -> None:
 
 
 def test_a_sample_that_another_encoder_drew_is_not_compared() -> None:
-    golden = sameness.load() | {"recorded with": sameness.recorded_with()}
+    golden = sameness.load()
+    golden["recorded with"] = sameness.recorded_with()
     name = "sample/signals"
     changed = golden["scenarios"][name] | {"source": "other"}
     assert sameness.compare(name, golden, changed) != []
