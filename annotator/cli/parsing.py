@@ -6,7 +6,7 @@ Options are generated from the struct (see `annotator.config.options`); tyro mat
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import tyro
@@ -17,6 +17,7 @@ from annotator.config.load import checked, read_toml
 from annotator.config.options import POSITIONAL, Option, is_group, options_of, texts_of
 from annotator.config.settings import Settings, SyncSettings
 from annotator.errors import UsageError
+from annotator.modules.third_party import sync_settings
 
 S = TypeVar("S", bound=Settings)
 Format = Literal["table", "json", "csv", "parquet"]
@@ -97,7 +98,7 @@ def parse_sync(args: Sequence[str]) -> SyncSettings:
         UsageError: the settings file cannot be read, a value cannot be meant, or more than one dataset is named.
         SystemExit: status 2 for an option that there is not, or that lacks its value; 0 after --help.
     """
-    return build_sync(split_words(args, SyncSettings))
+    return build_sync(split_words(args, sync_settings()))
 
 
 def build_sync(words: Words) -> SyncSettings:
@@ -106,7 +107,7 @@ def build_sync(words: Words) -> SyncSettings:
     if len(words.loose) > 1:
         raise UsageError("one dataset at a time", got=" ".join(words.loose), hint="annotator sync DATASET [OPTIONS]")
     options = words.options | ({"root": words.loose[0]} if words.loose else {})
-    return build("sync", SyncSettings, Words(options, []), defaults, SYNC_TEXT)
+    return build("sync", sync_settings(), Words(options, []), defaults, SYNC_TEXT)
 
 
 def take_config(words: Words) -> SyncSettings:
@@ -115,13 +116,13 @@ def take_config(words: Words) -> SyncSettings:
     Raises:
         UsageError: the settings file is not named, or cannot be read.
     """
-    local = Path("annotator.toml")
+    kind, local = sync_settings(), Path("annotator.toml")
     if "config" not in words.options:
-        return read_toml(local) if local.is_file() else SyncSettings()
+        return read_toml(local, kind) if local.is_file() else kind()
     named = words.options.pop("config")
     if named is None:
         raise UsageError("a settings file is not named", where="--config", hint="--config FILE")
-    return read_toml(Path(named))
+    return read_toml(Path(named), kind)
 
 
 def build(command: str, kind: type[S], words: Words, defaults: S | None = None, text: str | None = None) -> S:
@@ -180,36 +181,34 @@ def _struct(info: tyro.constructors.StructTypeInfo) -> StructConstructorSpec | N
     return StructConstructorSpec(kind, tuple(fields))
 
 
+METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", bool: "{true,false}", Path: "PATH", tuple: "NAME,NAME,…"}
+"""What the help shows as an option's value, by the origin of its type; choices show themselves."""
+
+
 def _word(option: Option, name: str) -> PrimitiveConstructorSpec[Any]:
+    """Tell tyro how one word becomes the value of an option, and how the help shows it."""
     where = name.upper() if option.positional else f"--{name}"
+    choices = "{" + ",".join(option.choices) + "}" if option.choices else None
     return PrimitiveConstructorSpec(
         nargs=1,
-        metavar=name.upper() if option.positional else _metavar(option),
-        instance_from_str=lambda words: checked(option, _read(option, words[0], where), where),
+        metavar=name.upper() if option.positional else choices or METAVARS.get(option.origin, "JSON"),
+        instance_from_str=lambda words: checked(option, _read(option, words[0]), where),
         is_instance=lambda value: True,
         str_from_instance=lambda value: [spell_value(msgspec.to_builtins(value, enc_hook=str))],
     )
 
 
-def _metavar(option: Option) -> str:
-    names = {int: "INT", float: "FLOAT", str: "TEXT", bool: "{true,false}", Path: "PATH", tuple: "NAME,NAME,…"}
-    choices = get_args(option.base) if get_origin(option.base) is Literal else ()
-    origin = get_origin(option.base) or option.base
-    return "{" + ",".join(choices) + "}" if choices else names.get(origin, "JSON")
-
-
-def _read(option: Option, text: str, where: str) -> Any:
+def _read(option: Option, text: str) -> Any:
     """Read a word of the command line as JSON would have it; what is no number stays text, which `checked` refuses."""
-    origin = get_origin(option.base) or option.base
     if text == "None" and option.default is None:
         return None
-    if origin is tuple:
+    if option.origin is tuple:
         return [part.strip(" '\"") for part in text.strip("[]() ").split(",") if part.strip(" '\"")]
+    if option.origin is bool and text.lower() in TRUE + FALSE:
+        return text.lower() in TRUE
     try:
-        if origin is bool and text.lower() in TRUE + FALSE:
-            return text.lower() in TRUE
-        if origin is dict:
+        if option.origin is dict:
             return msgspec.json.decode(text)
-        return origin(text) if origin in (int, float) else text
+        return option.origin(text) if option.origin in (int, float) else text
     except (ValueError, msgspec.DecodeError):
         return text

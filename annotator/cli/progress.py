@@ -44,7 +44,7 @@ class ConsoleProgress:
             self._progress.start()
 
     def changed(self) -> None:
-        """Show the stats's present state; cheap enough to be called after every call."""
+        """Show the present counts; cheap enough to be called after every call."""
         if self._stats is None:
             return
         if self._progress is not None and self._task is not None:
@@ -71,7 +71,7 @@ class ConsoleProgress:
 
     def close(self, stats: RunStats, *, engine: str, elapsed_s: float) -> None:
         """Print the closing table."""
-        self._console.print(rows_table(closing_lines(stats, engine=engine, elapsed_s=elapsed_s)), markup=False)
+        self._console.print(rows_table(closing_lines(stats, engine=engine, elapsed_s=elapsed_s)))
 
     def __enter__(self) -> "ConsoleProgress":
         return self

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich.table
 from rich.console import Console
+from rich.text import Text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,7 +21,11 @@ def rows_table(
 ) -> rich.table.Table:
     """Lay rows out in columns, without frames. `widths` are least widths, for rows that are printed one by one."""
     table = rich.table.Table(box=None, pad_edge=False, show_header=bool(header), header_style="bold")
-    lines = [[_cell(value) for value in row] for row in rows]
+    # As Text, a value is shown as it is: rich's markup, emoji codes and links mean nothing in it.
+    lines = [
+        [Text("" if value is None else f"{value:g}" if isinstance(value, float) else str(value)) for value in row]
+        for row in rows
+    ]
     for index in range(max([len(header), *(len(line) for line in lines)])):
         least = widths[index] if index < len(widths) else None
         table.add_column(header[index] if header else "", overflow="fold", min_width=least)
@@ -30,7 +35,7 @@ def rows_table(
 
 
 def print_table(rows: Iterable[Sequence[object]], *, header: Sequence[str] = (), widths: Sequence[int] = ()) -> None:
-    """Print rows in columns on stdout. Text is shown as it is: rich's markup, emoji codes and links mean nothing."""
+    """Print rows in columns on stdout."""
     width = None if sys.stdout.isatty() else PIPE_COLUMNS
     Console(width=width, highlight=False, markup=False, emoji=False).print(
         rows_table(rows, header=header, widths=widths)
@@ -73,14 +78,16 @@ def _printable(table: "pa.Table") -> "pa.Table":
     table = table.rename_columns(names)
     for index, column in enumerate(table.schema):
         if column.type == pa.month_day_nano_interval():
-            texts = [None if value is None else _interval(*value) for value in table[index].to_pylist()]
+            texts: list[str | None] = []
+            for value in table[index].to_pylist():
+                if value is None:
+                    texts.append(None)
+                    continue
+                months, days, nanoseconds = value
+                parts = [f"{months} months"] * bool(months) + [f"{days} days"] * bool(days)
+                texts.append(" ".join([*parts, f"{nanoseconds / 1e9:g} s"]))
             table = table.set_column(index, column.name, pa.array(texts, pa.string()))
     return table
-
-
-def _interval(months: int, days: int, nanoseconds: int) -> str:
-    parts = [f"{months} months"] * bool(months) + [f"{days} days"] * bool(days)
-    return " ".join([*parts, f"{nanoseconds / 1e9:g} s"])
 
 
 def _flat(table: "pa.Table") -> "pa.Table":
@@ -94,9 +101,3 @@ def _flat(table: "pa.Table") -> "pa.Table":
             texts = [None if value is None else msgspec.json.encode(value, enc_hook=str).decode() for value in values]
             table = table.set_column(index, column.name, pa.array(texts, pa.string()))
     return table
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:g}" if isinstance(value, float) else str(value)

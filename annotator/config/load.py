@@ -61,7 +61,12 @@ def validated(settings: S) -> S:
         values[option.name] = checked(option, value, f"--{option.name}")
     settings = replaced(settings, values)
     if isinstance(settings, SyncSettings):
-        _refuse_contradictions(settings)
+        for name in ("chat_template_kwargs", "mm_processor_kwargs"):
+            _refuse_unnameable(getattr(settings.vlm, name), name)
+        if settings.vqa.enabled and not settings.vqa.question_types:
+            raise UsageError("no type of question is left", where="--vqa.question_types", hint="--vqa.enabled false")
+        if settings.vlm.camera_key is not None and settings.vlm.camera_keys:
+            raise UsageError("two settings name cameras", where="--vlm.camera_key, --vlm.camera_keys", hint="give one")
     return settings
 
 
@@ -72,7 +77,7 @@ def checked(option: Option, value: Any, where: str) -> Any:
         UsageError: it is of another type, or out of range.
     """
     try:
-        return msgspec.convert(value, option.type, dec_hook=_decode_path)
+        return msgspec.convert(value, option.type, dec_hook=lambda kind, given: kind(given))
     except msgspec.ValidationError as cause:
         numeric = option.range and isinstance(value, int | float) and not isinstance(value, bool)
         what = "setting out of range" if numeric else "setting cannot be read"
@@ -92,16 +97,6 @@ def replaced(settings: S, values: Mapping[str, Any]) -> S:
             own[name] = value
     own |= {group: replaced(getattr(settings, group), inside) for group, inside in groups.items()}
     return msgspec.structs.replace(settings, **own)
-
-
-def _refuse_contradictions(settings: SyncSettings) -> None:
-    """Refuse what only several settings together, or the inside of a JSON object, can get wrong."""
-    for name in ("chat_template_kwargs", "mm_processor_kwargs"):
-        _refuse_unnameable(getattr(settings.vlm, name), name)
-    if settings.vqa.enabled and not settings.vqa.question_types:
-        raise UsageError("no type of question is left", where="--vqa.question_types", hint="--vqa.enabled false")
-    if settings.vlm.camera_key is not None and settings.vlm.camera_keys:
-        raise UsageError("two settings name cameras", where="--vlm.camera_key, --vlm.camera_keys", hint="give one")
 
 
 def _refuse_unnameable(value: object, name: str) -> None:
@@ -146,9 +141,3 @@ def _flat(table: Mapping[str, Any], leaves: Mapping[str, Option], prefix: str = 
             yield from _flat(cast("dict[str, Any]", value), leaves, f"{name}.")
         else:
             yield name, value
-
-
-def _decode_path(kind: type, value: Any) -> Any:
-    if kind is Path and isinstance(value, str | Path):
-        return Path(value)
-    raise ValueError(f"expected {kind.__name__}, got {type(value).__name__}")

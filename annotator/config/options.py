@@ -35,15 +35,26 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     default: Any
 
     @property
+    def origin(self) -> Any:
+        """The class of its values: `tuple` for `tuple[str, ...]`; `Literal` for choices."""
+        return get_origin(self.base) or self.base
+
+    @property
     def positional(self) -> bool:
         """Whether it is a word of its own instead of a flag."""
         return POSITIONAL in self.metas
 
     @property
+    def choices(self) -> tuple[str, ...]:
+        """The values there are; or, of a setting that others may add values to, those that come with this package."""
+        if self.origin is Literal:
+            return get_args(self.base)
+        return tuple(str(value) for meta in self.metas for value in meta.examples or ())
+
+    @property
     def takes(self) -> str:
         """What it takes, in words: `integer`, `number`, "`table`, `json`"."""
-        known = [str(value) for meta in self.metas for value in meta.examples or ()]
-        return ", ".join(f"`{value}`" for value in known) or _describe(self.base)
+        return ", ".join(f"`{value}`" for value in self.choices) or _describe(self.base)
 
     @property
     def range(self) -> str:
@@ -90,20 +101,16 @@ def texts_of(kind: type[Settings]) -> dict[str, str]:
     texts: dict[str, str] = {}
     for owner in reversed(kind.__mro__):
         if issubclass(owner, Settings) and owner is not Settings:
-            for field, text in pairwise(_class_body(owner)):
+            # One made while running, such as by `msgspec.defstruct`, has no source, and so no texts.
+            nodes = (node for node in _parsed(owner.__module__).body if isinstance(node, ast.ClassDef))
+            body = next((node.body for node in nodes if node.name == owner.__name__), [])
+            for field, text in pairwise(body):
                 match field, text:
                     case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
                         texts[name] = " ".join(words.split())
                     case _:
                         pass
     return texts
-
-
-def _class_body(kind: type) -> list[ast.stmt]:
-    for node in _parsed(kind.__module__).body:
-        if isinstance(node, ast.ClassDef) and node.name == kind.__name__:
-            return node.body
-    return []  # made while running, such as by `msgspec.defstruct`
 
 
 @cache
@@ -125,7 +132,7 @@ def _unwrap(hint: Any) -> tuple[Any, tuple[msgspec.Meta, ...]]:
 
 
 def _describe(base: Any) -> str:
-    if get_origin(base) is Literal:
+    if get_origin(base) is Literal:  # of the parts of a tuple
         return ", ".join(f"`{value}`" for value in get_args(base))
     if get_origin(base) is tuple:
         return f"{_describe(get_args(base)[0])}, joined by commas"

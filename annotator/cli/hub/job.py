@@ -11,6 +11,7 @@ from annotator.cli.tables import print_table
 from annotator.config.options import POSITIONAL
 from annotator.config.settings import Settings, SyncSettings
 from annotator.errors import UsageError
+from annotator.modules.third_party import sync_settings
 from annotator_store.errors import Problem
 
 if TYPE_CHECKING:
@@ -65,14 +66,16 @@ def parse_submit(args: Sequence[str]) -> tuple[SubmitArguments, SyncSettings]:
         UsageError: the settings file cannot be read, a value cannot be meant, or more than one dataset is named.
         SystemExit: status 2 for an option that there is not, or that lacks its value; 0 after --help.
     """
-    words = split_words(args, SubmitArguments, SyncSettings)
+    words = split_words(args, SubmitArguments, sync_settings())
     own = {"help", *SubmitArguments.__struct_fields__} & words.options.keys()
     mine = Words({name: words.options.pop(name) for name in own}, [])
     return build("job submit", SubmitArguments, mine), build_sync(words)
 
 
 def run(args: Sequence[str]) -> int:
-    """Submit a job and print its name, or look after one that was submitted."""
+    """Submit a job and print its name; or show a job's state or output, wait for it, cancel it."""
+    from annotator.jobs import monitor
+
     if args[:1] == ["submit"]:
         return submit_job(args[1:])
     if args[:1] in (["-h"], ["--help"]):
@@ -80,7 +83,26 @@ def run(args: Sequence[str]) -> int:
             parse("job", JobArguments, args)
         except SystemExit:
             parse_submit(args)
-    return _look_after(parse("job", JobArguments, args))
+    arguments = parse("job", JobArguments, args)
+    name, namespace = arguments.job_id, arguments.namespace
+    if name is None and arguments.action != "status":
+        hint = "annotator job status lists them"
+        raise UsageError("which job?", where=f"annotator job {arguments.action}", got="no name", hint=hint)
+    if name is None:
+        _print_jobs(monitor.list_jobs(namespace))
+    elif arguments.action == "status":
+        _print_jobs([monitor.inspect(name, namespace)])
+    elif arguments.action == "logs":
+        for line in monitor.read_logs(name, namespace, follow=arguments.follow):
+            print(line)
+    elif arguments.action == "cancel":
+        monitor.cancel(name, namespace)
+        sys.stderr.write(f"cancelled: {name}; what it delivered to its bucket stays there\n")
+    else:
+        job = monitor.wait(name, namespace)
+        _print_jobs([job])
+        return 0 if job.stage == "COMPLETED" else 1
+    return 0
 
 
 def submit_job(args: Sequence[str]) -> int:
@@ -101,35 +123,11 @@ def submit_job(args: Sequence[str]) -> int:
     return 0
 
 
-def _look_after(arguments: JobArguments) -> int:
-    """Show a job's state or output, wait for it, or cancel it."""
-    from annotator.jobs import monitor
-
-    name, namespace = arguments.job_id, arguments.namespace
-    if arguments.action == "status":
-        return _print_jobs([monitor.inspect(name, namespace)] if name else monitor.list_jobs(namespace))
-    if name is None:
-        hint = "annotator job status lists them"
-        raise UsageError("which job?", where=f"annotator job {arguments.action}", got="no name", hint=hint)
-    if arguments.action == "logs":
-        for line in monitor.read_logs(name, namespace, follow=arguments.follow):
-            print(line)
-    elif arguments.action == "cancel":
-        monitor.cancel(name, namespace)
-        sys.stderr.write(f"cancelled: {name}; what it delivered to its bucket stays there\n")
-    else:
-        job = monitor.wait(name, namespace)
-        _print_jobs([job])
-        return 0 if job.stage == "COMPLETED" else 1
-    return 0
-
-
-def _print_jobs(jobs: "Sequence[JobStatus]") -> int:
+def _print_jobs(jobs: "Sequence[JobStatus]") -> None:
     print_table(
         (job.job_id, job.stage, job.flavor, f"{job.created_at:%Y-%m-%d %H:%M}" if job.created_at else "-", job.message)
         for job in jobs
     )
-    return 0
 
 
 def run_script(argv: Sequence[str], prog: Path) -> int:

@@ -7,7 +7,8 @@ from typing import Literal
 
 from annotator.cli.parsing import build, split_words, take_config
 from annotator.cli.tables import print_table
-from annotator.config.settings import Settings, SyncSettings, VlmSettings
+from annotator.config.settings import Settings, VlmSettings
+from annotator.modules.third_party import sync_settings
 from annotator.vlm.diagnose import Check, engine, gpus, installed
 
 MARKS = {"ok": "ok", "none": "-", "fails": "FAILS"}
@@ -37,27 +38,26 @@ def parse_doctor(args: Sequence[str]) -> DoctorSettings:
     Raises:
         UsageError: the settings file cannot be read, or a value cannot be meant.
     """
-    words = split_words(args, SyncSettings)
+    words = split_words(args, sync_settings())
     file = take_config(words)
     return build("doctor", DoctorSettings, words, DoctorSettings(vlm=file.vlm, plan=ViewSettings(view=file.plan.view)))
 
 
 def run(args: Sequence[str]) -> int:
     """Look at everything and print it as it is found; 1 where something fails."""
-    settings = parse_doctor(args)
+    return asyncio.run(_look(parse_doctor(args)))
+
+
+async def _look(settings: DoctorSettings) -> int:
+    def show(check: Check) -> None:
+        # A table for each row: nothing waits for the engine, which may take minutes to answer.
+        print_table([(check.what, MARKS[check.state], check.found)], widths=(22, 6))
+        sys.stdout.flush()
+
+    status = 0
     for check in [*installed(), *gpus()]:
-        _print(check)
-    return 1 if asyncio.run(_engine(settings)) else 0
-
-
-async def _engine(settings: DoctorSettings) -> bool:
-    failed = False
+        show(check)
     async for check in engine(settings.vlm, video_needed=settings.plan.view == "video"):
-        _print(check)
-        failed = failed or check.state == "fails"
-    return failed
-
-
-def _print(check: Check) -> None:
-    print_table([(check.what, MARKS[check.state], check.found)], widths=(22, 6))
-    sys.stdout.flush()
+        show(check)
+        status = 1 if check.state == "fails" else status
+    return status

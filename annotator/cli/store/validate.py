@@ -15,6 +15,7 @@ from annotator.config.store_path import store_path
 from annotator.dataset.metadata import Dataset, open_dataset
 from annotator.errors import UsageError, VocabularyError
 from annotator.modules.vocabulary.entries import Vocabulary
+from annotator.modules.vocabulary.file import FILE, read_vocabulary
 from annotator.pipeline.validation_gate import load_usable_rules, rule_context
 from annotator_store.errors import StoreError
 from annotator_store.parquet.columns import LANGUAGE_COLUMNS
@@ -64,7 +65,16 @@ def run(args: Sequence[str]) -> int:
     arguments = parse("validate", ValidateArguments, args)
     rules = load_usable_rules(arguments.rules)
     report = _check(arguments, open_dataset(arguments.folder), rules)
-    _write(report, arguments)
+    if arguments.format == "table":
+        print(render_report(report))
+    else:
+        import pyarrow as pa
+
+        types = (pa.string(), pa.string(), pa.int64(), pa.float64(), pa.string(), pa.string())
+        schema = pa.schema(dict(zip(Finding.__struct_fields__, types, strict=True)))
+        rows = [msgspec.structs.asdict(finding) for finding in report.findings]
+        write_table(pa.Table.from_pylist(rows, schema), arguments.format)
+        sys.stderr.write(summary_line(report) + "\n")
     return 1 if report.count("error") else 0
 
 
@@ -74,58 +84,50 @@ def _check(arguments: ValidateArguments, dataset: Dataset, rules: Sequence[Rule]
     whole = judge_declared(dataset.info, types, limit=arguments.limit)
     judged = {shard for shard, found in types.items() if len(found) == len(LANGUAGE_COLUMNS)}
     report = _check_rows(arguments, dataset, rules, judged or set(types))
-    breaches = sorted([*whole, *report.breaches], key=lambda one: (one.rule.severity, one.rule.name))
+    breaches = sorted([*whole, *report.breaches], key=lambda violation: (violation.rule.severity, violation.rule.name))
     return msgspec.structs.replace(report, breaches=tuple(breaches), rules=report.rules + len(DATASET_RULES))
 
 
 def _check_rows(
     arguments: ValidateArguments, dataset: Dataset, rules: Sequence[Rule], judged: Collection[str]
 ) -> ValidationReport:
-    known = rule_context(dataset, _vocabulary(arguments, dataset), tool_names(dataset.info))
+    context = rule_context(dataset, _vocabulary(arguments, dataset.root), tool_names(dataset.info))
     names, only = list(dataset.shards), None
     if arguments.only_episodes is not None:
-        only = parse_episodes(arguments.only_episodes, [one.index for one in dataset.episodes])
-        names = sorted({e.shard for e in dataset.episodes if e.index in set(only)})
+        only = parse_episodes(arguments.only_episodes, [episode.index for episode in dataset.episodes])
+        names = sorted({episode.shard for episode in dataset.episodes if episode.index in set(only)})
     shards = [dataset.root / name for name in names if name in judged]
-    report = check_shards(shards, rules, known, only=only, limit=arguments.limit)
-    shown = {one.episode_index for one in report.findings if one.episode_index is not None}
+    report = check_shards(shards, rules, context, only=only, limit=arguments.limit)
+    shown = {finding.episode_index for finding in report.findings if finding.episode_index is not None}
     calls = _calls(arguments, sorted(shown))
     if calls is None:
         return report
     # Only now that something is wrong is it worth reading the log, and only for the episodes that are shown.
-    again = check_shards(shards, rules, known, only=shown, calls=calls, limit=arguments.limit)
-    traced = {one.rule.name: one.findings for one in again.breaches}
+    again = check_shards(shards, rules, context, only=shown, calls=calls, limit=arguments.limit)
+    traced = {violation.rule.name: violation.findings for violation in again.breaches}
     breaches = [
-        msgspec.structs.replace(one, findings=traced.get(one.rule.name, one.findings)) for one in report.breaches
+        msgspec.structs.replace(violation, findings=traced.get(violation.rule.name, violation.findings))
+        for violation in report.breaches
     ]
     return msgspec.structs.replace(report, breaches=tuple(breaches))
 
 
-def _vocabulary(arguments: ValidateArguments, dataset: Dataset) -> Vocabulary | None:
+def _vocabulary(arguments: ValidateArguments, root: Path) -> Vocabulary | None:
     """Read the vocabulary that the rows were written with, where that can be told; None leaves its rules out."""
-    if not arguments.vocabulary:
+    path, lock = root / FILE, root / "meta" / "annotations.lock.json"
+    if not arguments.vocabulary or not path.exists():
         return None
     try:
-        return _in_use(dataset.root)
+        pinned = None
+        if lock.exists():
+            from annotator.provenance.lock import read_lock  # brings the modules and jinja2 along
+
+            pinned = read_lock(lock)
+        # A lock that pins none says that the file is not in use.
+        return None if pinned is not None and pinned.vocabulary is None else read_vocabulary(path)
     except (VocabularyError, StoreError) as error:
         sys.stderr.write(f"the rows are held to no vocabulary – {error}\n      or --vocabulary false leaves it aside\n")
         return None
-
-
-def _in_use(root: Path) -> Vocabulary | None:
-    """Read the vocabulary of a dataset. A lock that pins none says that a file is not in use."""
-    from annotator.modules.vocabulary.file import FILE, read_vocabulary
-
-    path, lock = root / FILE, root / "meta" / "annotations.lock.json"
-    if not path.exists():
-        return None
-    if lock.exists():
-        from annotator.provenance.lock import read_lock
-
-        pinned = read_lock(lock)
-        if pinned is not None and pinned.vocabulary is None:
-            return None
-    return read_vocabulary(path)
 
 
 def _calls(arguments: ValidateArguments, episodes: Sequence[int]) -> "pa.Table | None":
@@ -133,9 +135,8 @@ def _calls(arguments: ValidateArguments, episodes: Sequence[int]) -> "pa.Table |
 
     folder = store_path(arguments.folder, arguments.store)
     if arguments.store is not None and not folder.is_dir():
-        raise UsageError(
-            "no log", where=str(folder), hint="--store names the folder of a log; annotator sync makes one"
-        )
+        hint = "--store names the folder of a log; annotator sync makes one"
+        raise UsageError("no log", where=str(folder), hint=hint)
     if not episodes or not folder.is_dir():
         return None
     try:
@@ -143,22 +144,3 @@ def _calls(arguments: ValidateArguments, episodes: Sequence[int]) -> "pa.Table |
     except StoreError as error:
         sys.stderr.write(f"the log cannot say which calls the rows came from – {error}\n")
         return None
-
-
-def _write(report: ValidationReport, arguments: ValidateArguments) -> None:
-    if arguments.format == "table":
-        sys.stdout.write(render_report(report) + "\n")
-    else:
-        import pyarrow as pa
-
-        names = Finding.__struct_fields__
-        kinds = dict(zip(names, _kinds(), strict=True))
-        lines = [msgspec.structs.asdict(one) for one in report.findings]
-        write_table(pa.Table.from_pylist(lines, pa.schema(kinds)), arguments.format)
-        sys.stderr.write(summary_line(report) + "\n")
-
-
-def _kinds() -> "tuple[pa.DataType, ...]":
-    import pyarrow as pa
-
-    return pa.string(), pa.string(), pa.int64(), pa.float64(), pa.string(), pa.string()
