@@ -5,22 +5,20 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import rich.table
-from rich.console import Console
-from rich.text import Text
-
 if TYPE_CHECKING:
     import pyarrow as pa
+    from rich.table import Table
 
 PIPE_COLUMNS = 200
 """Columns of a table that goes to a file or a pipe, where no terminal says how many there are."""
 
 
-def rows_table(
-    rows: Iterable[Sequence[object]], *, header: Sequence[str] = (), widths: Sequence[int] = ()
-) -> rich.table.Table:
+def rows_table(rows: Iterable[Sequence[object]], *, header: Sequence[str] = (), widths: Sequence[int] = ()) -> "Table":
     """Lay rows out in columns, without frames. `widths` are least widths, for rows that are printed one by one."""
-    table = rich.table.Table(box=None, pad_edge=False, show_header=bool(header), header_style="bold")
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, show_header=bool(header), header_style="bold")
     # As Text, a value is shown as it is: rich's markup, emoji codes and links mean nothing in it.
     lines = [
         [Text("" if value is None else f"{value:g}" if isinstance(value, float) else str(value)) for value in row]
@@ -36,6 +34,8 @@ def rows_table(
 
 def print_table(rows: Iterable[Sequence[object]], *, header: Sequence[str] = (), widths: Sequence[int] = ()) -> None:
     """Print rows in columns on stdout."""
+    from rich.console import Console
+
     width = None if sys.stdout.isatty() else PIPE_COLUMNS
     Console(width=width, highlight=False, markup=False, emoji=False).print(
         rows_table(rows, header=header, widths=widths)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotator.cli.parsing import Words, build, build_sync, parse, split_words
-from annotator.cli.progress import ConsoleProgress
 from annotator.cli.tables import print_table
 from annotator.config.options import POSITIONAL
 from annotator.config.settings import Settings, SyncSettings
@@ -106,10 +105,11 @@ def run(args: Sequence[str]) -> int:
 
 def submit_job(args: Sequence[str]) -> int:
     """Submit a job and print its name; nothing is printed where none was needed."""
+    arguments, settings = parse_submit(args)
+    from annotator.cli.progress import ConsoleProgress
     from annotator.jobs.request import JobRequest
     from annotator.jobs.submit import submit
 
-    arguments, settings = parse_submit(args)
     request = JobRequest(
         settings=settings, flavor=arguments.flavor, timeout=arguments.timeout, image=arguments.image,
         code=arguments.code, namespace=arguments.namespace, count=arguments.count, again=arguments.again,

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 from annotator.cli.parsing import parse
-from annotator.cli.progress import ConsoleProgress
 from annotator.config.options import POSITIONAL
 from annotator.config.settings import Settings, SyncSettings
 
@@ -26,9 +25,10 @@ class PullArguments(Settings, frozen=True, kw_only=True):
 
 def run(args: Sequence[str]) -> int:
     """Pull a dataset and print its folder."""
+    arguments = parse("pull", PullArguments, args)
+    from annotator.cli.progress import ConsoleProgress
     from annotator.hub.sync import fetch_dataset
 
-    arguments = parse("pull", PullArguments, args)
     settings = SyncSettings(repo_id=arguments.repo_id, revision=arguments.revision, root=arguments.root)
     with ConsoleProgress() as progress:
         print(fetch_dataset(settings, progress.note).root)

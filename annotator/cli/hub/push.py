@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from annotator.cli.parsing import DatasetArguments, parse
-from annotator.cli.progress import ConsoleProgress
 from annotator.config.settings import SyncSettings
 
 
@@ -21,10 +20,11 @@ class PushArguments(DatasetArguments, frozen=True, kw_only=True):
 
 def run(args: Sequence[str]) -> int:
     """Push a dataset and print its commit."""
+    arguments = parse("push", PushArguments, args)
+    from annotator.cli.progress import ConsoleProgress
     from annotator.dataset.metadata import open_dataset
     from annotator.hub.sync import check_hub, push_target, push_written
 
-    arguments = parse("push", PushArguments, args)
     settings = SyncSettings(
         root=open_dataset(arguments.folder).root, store=arguments.store, push_to_hub=True,
         new_repo_id=arguments.repo_id, push_private=arguments.push_private,

@@ -27,9 +27,9 @@ class LogArguments(DatasetArguments, frozen=True, kw_only=True):
 
 def run(args: Sequence[str]) -> int:
     """List the runs."""
+    arguments = parse("log", LogArguments, args)
     from annotator_store.log.query import run_query
 
-    arguments = parse("log", LogArguments, args)
     folder = store_path(arguments.folder, arguments.store)
     if not folder.is_dir():
         raise UsageError("no log", where=str(folder), hint="annotator sync makes one")

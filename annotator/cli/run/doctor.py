@@ -1,14 +1,15 @@
 """`annotator doctor`: what is installed, which engine would answer, and what that engine can do."""
 
-import asyncio
 import sys
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from annotator.cli.parsing import build, split_words, take_config
 from annotator.cli.tables import print_table
 from annotator.config.settings import Settings, SyncSettings, VlmSettings
-from annotator.vlm.diagnose import Check, engine, gpus, installed
+
+if TYPE_CHECKING:
+    from annotator.vlm.diagnose import Check
 
 MARKS = {"ok": "ok", "none": "-", "fails": "FAILS"}
 
@@ -44,11 +45,16 @@ def parse_doctor(args: Sequence[str]) -> DoctorSettings:
 
 def run(args: Sequence[str]) -> int:
     """Look at everything and print it as it is found; 1 where something fails."""
-    return asyncio.run(_look(parse_doctor(args)))
+    settings = parse_doctor(args)
+    import asyncio
+
+    return asyncio.run(_look(settings))
 
 
 async def _look(settings: DoctorSettings) -> int:
-    def show(check: Check) -> None:
+    from annotator.vlm.diagnose import engine, gpus, installed
+
+    def show(check: "Check") -> None:
         # A table for each row: nothing waits for the engine, which may take minutes to answer.
         print_table([(check.what, MARKS[check.state], check.found)], widths=(22, 6))
         sys.stdout.flush()

@@ -22,9 +22,9 @@ class PromptsArguments(Settings, frozen=True, kw_only=True):
 
 def run(args: Sequence[str]) -> int:
     """List the prompts with their digests, or copy the shipped ones out."""
+    arguments = parse("prompts", PromptsArguments, args)
     from annotator.prompting.loader import eject, load_prompts
 
-    arguments = parse("prompts", PromptsArguments, args)
     if arguments.action == "eject":
         if arguments.folder is None:
             raise UsageError("where to?", where="annotator prompts eject", hint="annotator prompts eject DIR")

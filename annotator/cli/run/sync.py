@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 from annotator.api import sync
 from annotator.cli.parsing import parse_sync
-from annotator.cli.progress import ConsoleProgress
 
 
 def run(args: Sequence[str]) -> int:
     """Sync a dataset; 0 where nothing is missing, else 1."""
+    settings = parse_sync(args)
+    from annotator.cli.progress import ConsoleProgress  # rich: not before the arguments are right
+
     with ConsoleProgress() as progress:
-        outcome = sync(parse_sync(args), progress)
-    return 0 if outcome == "done" else 1
+        return 0 if sync(settings, progress) == "done" else 1

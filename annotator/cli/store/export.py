@@ -23,10 +23,10 @@ class ExportArguments(DatasetArguments, frozen=True, kw_only=True):
 
 def run(args: Sequence[str]) -> int:
     """Write an export and say on stderr what it holds."""
+    arguments = parse("export", ExportArguments, args)
     from annotator.dataset.metadata import open_dataset
     from annotator.provenance.export_staging import export_staging
 
-    arguments = parse("export", ExportArguments, args)
     if arguments.staging is None:
         raise UsageError("where to?", where="annotator export", hint="annotator export DATASET --staging DIR")
     dataset = open_dataset(arguments.folder)

@@ -3,12 +3,15 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from annotator.cli.parsing import DatasetArguments, Format, parse
 from annotator.cli.tables import write_table
 from annotator.config.store_path import store_path
 from annotator.errors import UsageError
-from annotator_store.verify.findings import Audit
+
+if TYPE_CHECKING:
+    from annotator_store.verify.findings import Audit
 
 
 class VerifyArguments(DatasetArguments, frozen=True, kw_only=True):
@@ -29,13 +32,13 @@ class VerifyArguments(DatasetArguments, frozen=True, kw_only=True):
 
 def run(args: Sequence[str]) -> int:
     """Verify a dataset: findings on stdout, a summary on stderr. 0 where there is something and it is right, else 1."""
+    arguments = parse("verify", VerifyArguments, args)
     import msgspec
     import pyarrow as pa
 
     from annotator.dataset.metadata import open_dataset
     from annotator.verify.run import verify_dataset
 
-    arguments = parse("verify", VerifyArguments, args)
     dataset = open_dataset(arguments.folder)
     store = find_journal(arguments.folder, arguments.store)
     audit = verify_dataset(dataset, store, prompts=arguments.prompts, rebuild=arguments.rebuild)
@@ -60,7 +63,7 @@ def find_journal(root: Path, store: Path | None) -> Path:
     return folder
 
 
-def _summary(audit: Audit) -> str:
+def _summary(audit: "Audit") -> str:
     counts = audit.counts
     checked = ", ".join(
         f"{counts[name]} {name}" for name in ("files", "events", "calls", "annotations", "shards", "episodes", "rows")
