@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := .demo/sample
 
-.PHONY: setup demo test check fix sameness soak bench engines-env check-lerobot clean
+.PHONY: setup demo test check fix docs sameness soak bench engines-env check-lerobot clean
 
 setup: $(VENV)/.ready
 
@@ -34,20 +34,13 @@ check: setup
 fix: setup
 	@$(BIN)/ruff check --fix -q . ; $(BIN)/ruff format -q .
 
-# Is what the command does to known datasets what it was? The quick half is in `make test`; `soak` compares all of it, in
-# four minutes. `python scripts/sameness.py record` records anew what was meant to change.
-sameness: setup
-	@$(BIN)/python -m pytest -rs tests/e2e $(ARGS)
-
-soak: setup
-	@$(BIN)/python scripts/sameness.py check $(ARGS)
-
 # The pages that are generated from the code.
 docs: setup
 	@page=$$($(BIN)/python scripts/generate_cli_docs.py) && printf "%s\n" "$$page" > docs/cli.md
 	@page=$$($(BIN)/python scripts/generate_event_docs.py) && printf "%s\n" "$$page" > docs/events.md
 
-# What the command does to the sample and the datasets in tests/data, compared with what was recorded.
+# Is what the command does to known datasets what it was? A quick half of it is in `make test`; this compares all, in four
+# minutes. `python scripts/sameness.py record` records anew what was meant to change.
 sameness: setup
 	@$(BIN)/python scripts/sameness.py check $(ARGS)
 

@@ -17,6 +17,7 @@ from annotator.config.load import checked, read_toml
 from annotator.config.options import POSITIONAL, Option, is_group, options_of, texts_of
 from annotator.config.settings import Settings, SyncSettings
 from annotator.errors import UsageError
+from annotator.modules.third_party import sync_settings
 
 S = TypeVar("S", bound=Settings)
 Format = Literal["table", "json", "csv", "parquet"]
@@ -97,7 +98,7 @@ def parse_sync(args: Sequence[str]) -> SyncSettings:
         UsageError: the settings file cannot be read, a value cannot be meant, or more than one dataset is named.
         SystemExit: status 2 for an option that there is not, or that lacks its value; 0 after --help.
     """
-    return build_sync(split_words(args, SyncSettings))
+    return build_sync(split_words(args, sync_settings()))
 
 
 def build_sync(words: Words) -> SyncSettings:
@@ -106,7 +107,7 @@ def build_sync(words: Words) -> SyncSettings:
     if len(words.loose) > 1:
         raise UsageError("one dataset at a time", got=" ".join(words.loose), hint="annotator sync DATASET [OPTIONS]")
     options = words.options | ({"root": words.loose[0]} if words.loose else {})
-    return build("sync", SyncSettings, Words(options, []), defaults, SYNC_TEXT)
+    return build("sync", sync_settings(), Words(options, []), defaults, SYNC_TEXT)
 
 
 def take_config(words: Words) -> SyncSettings:
@@ -115,13 +116,13 @@ def take_config(words: Words) -> SyncSettings:
     Raises:
         UsageError: the settings file is not named, or cannot be read.
     """
-    local = Path("annotator.toml")
+    kind, local = sync_settings(), Path("annotator.toml")
     if "config" not in words.options:
-        return read_toml(local) if local.is_file() else SyncSettings()
+        return read_toml(local, kind) if local.is_file() else kind()
     named = words.options.pop("config")
     if named is None:
         raise UsageError("a settings file is not named", where="--config", hint="--config FILE")
-    return read_toml(Path(named))
+    return read_toml(Path(named), kind)
 
 
 def build(command: str, kind: type[S], words: Words, defaults: S | None = None, text: str | None = None) -> S:

@@ -1,6 +1,6 @@
 """Which cameras a run looks through."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -26,8 +26,10 @@ def color_cameras(dataset: Dataset) -> list[Camera]:
     return [camera for camera in dataset.cameras if not camera.depth]
 
 
-def select_cameras(dataset: Dataset, settings: SyncSettings) -> CameraSelection:
+def select_cameras(dataset: Dataset, settings: SyncSettings, needed: Collection[str]) -> CameraSelection:
     """Choose the cameras: those that are named, else the first that shows no depth; none where there is none.
+
+    `needed`: what the enabled modules look at, of `episode` and `frame`; nothing is chosen for the other.
 
     Raises:
         UsageError: a named camera does not exist, shows depth, or is named twice.
@@ -40,10 +42,8 @@ def select_cameras(dataset: Dataset, settings: SyncSettings) -> CameraSelection:
     if len({camera.key for camera in shown}) < len(shown):
         raise UsageError("a camera is named twice", where=flag, got=", ".join(keys), hint="name each once")
     frame_cameras = shown[:1] if settings.vqa.restrict_to_default_camera else tuple(usable)
-    shows_episodes = settings.plan.enabled or settings.interjections.enabled
     return CameraSelection(
-        episode_cameras=shown if shows_episodes else (),
-        frame_cameras=frame_cameras if settings.vqa.enabled else (),
+        episode_cameras=shown if "episode" in needed else (), frame_cameras=frame_cameras if "frame" in needed else ()
     )
 
 

@@ -53,7 +53,7 @@ def parse_bucket(url: str) -> Bucket:
     match = _URL.fullmatch(url)
     if match is None or ".." in url:
         raise UsageError(
-            "no bucket's address", where="--bucket", got=url, hint="write hf://buckets/OWNER/NAME[/FOLDER]"
+            "not the address of a bucket", where="--bucket", got=url, hint="write hf://buckets/OWNER/NAME[/FOLDER]"
         )
     bucket_id, prefix = match.groups()
     return Bucket(bucket_id, f"{prefix}/" if prefix else "")
@@ -65,7 +65,7 @@ def create_bucket(bucket: Bucket) -> None:
     Raises:
         HubError: the Hub refused.
     """
-    with hub_api("the bucket cannot be made", bucket.url) as api:
+    with hub_api("the bucket cannot be created", bucket.url) as api:
         api.create_bucket(bucket.bucket_id, private=True, exist_ok=True)
 
 
@@ -96,11 +96,11 @@ class BucketSync:
         # A folder of its own: the store is not locked yet, and another run may be downloading into it, too.
         with TemporaryDirectory(prefix="incoming-", dir=self._store) as folder:
             incoming = Path(folder)
-            with hub_api("the log's segments cannot be fetched", self._bucket.url) as api:
+            with hub_api("the log's segments cannot be downloaded", self._bucket.url) as api:
                 api.download_bucket_files(self._bucket.bucket_id, [(files[name], incoming / name) for name in missing])
             for name in missing:
                 add_segment(incoming / name, self._journal)
-        self._note(f"fetched {len(missing)} segments of the log from {self._bucket.url}")
+        self._note(f"downloaded {len(missing)} segments of the log from {self._bucket.url}")
         return len(missing)
 
     def upload(self) -> int:
@@ -114,7 +114,7 @@ class BucketSync:
             added: list[tuple[str | Path | bytes, str]] = [
                 (self._journal / name, self._bucket.path("journal", name)) for name in new
             ]
-            with hub_api("the log's segments cannot be delivered", self._bucket.url) as api:
+            with hub_api("the log's segments cannot be uploaded", self._bucket.url) as api:
                 api.batch_bucket_files(self._bucket.bucket_id, add=added)
             self._remote.update(new)
         return len(new)
@@ -137,7 +137,7 @@ class BucketSync:
                 log.seal().result()
                 self.upload()
             except (Problem, OSError) as error:  # of the Hub, of the log, of a file: the next time may be better
-                self._note(f"not delivered yet, will be tried again: {error}")
+                self._note(f"the log is not uploaded yet, trying again: {error}")
 
     def _list_remote(self) -> "dict[str, BucketFile]":
         folder = self._bucket.path("journal")

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 INSTALL = "python -m pip install 'episode-annotator[hub]'"
 _KEPT = "what was answered is kept; run the same command again"
 _HINTS = {
-    401: "hf auth login, or put a token into HF_TOKEN; a name that does not exist is answered like this too",
+    401: "hf auth login, or put a token into HF_TOKEN; the Hub answers like this for a name that does not exist, too",
     403: "the token must be allowed to write there: see the settings of your access tokens",
-    404: "check its name; a private one looks like this to a token that may not see it",
+    404: "check its name; the Hub answers like this for a private one that the token may not read, too",
     409: f"somebody else wrote there at the same time; {_KEPT}",
     412: "somebody else has committed there since: pull the new revision, or push to another name with --new_repo_id",
     429: f"the Hub asks for fewer requests: wait a few minutes; {_KEPT}",
@@ -43,6 +43,21 @@ class HubError(AnnotatorError):
         self.status = status
         self.transient = transient
 
+    @classmethod
+    def of_response(cls, what: str, where: str, cause: Exception) -> "HubError":
+        """Translate the client's error for a response that refuses the request."""
+        response = getattr(cause, "response", None)
+        status = response.status_code if response is not None else None
+        failures = [f"{failure.get('path')}: {failure.get('error')}" for failure in getattr(cause, "failures", [])]
+        if failures:  # some operations of a batch failed; the response as a whole is a 200
+            return cls(what, where=where, got=redact("; ".join(failures)[:200]), hint=_KEPT, transient=True)
+        message = getattr(cause, "server_message", None) or _first_line(cause)
+        own_trouble = (status or 0) >= 500
+        hint = _HINTS.get(status or 0, f"the Hub has trouble of its own; {_KEPT}" if own_trouble else _KEPT)
+        got = f"HTTP {status}, {redact(str(message))[:200]}"
+        transient = status is None or status == 429 or own_trouble
+        return cls(what, where=where, got=got, hint=hint, status=status, transient=transient)
+
 
 @contextmanager
 def hub_api(what: str, where: str) -> Generator["HfApi"]:
@@ -60,7 +75,7 @@ def hub_api(what: str, where: str) -> Generator["HfApi"]:
     try:
         yield api
     except errors.HfHubHTTPError as cause:
-        raise _http_error(what, where, cause) from cause
+        raise HubError.of_response(what, where, cause) from cause
     except errors.LocalTokenNotFoundError as cause:
         raise HubError(what, where=where, got="no token", hint=_HINTS[401]) from cause
     except (errors.HFValidationError, errors.HfUriError) as cause:
@@ -70,16 +85,17 @@ def hub_api(what: str, where: str) -> Generator["HfApi"]:
         while root.__cause__ is not None:  # the client wraps what fails in its threads
             root = root.__cause__
         if isinstance(root, errors.HfHubHTTPError):
-            raise _http_error(what, where, root) from cause
+            raise HubError.of_response(what, where, root) from cause
         hint = f"check the network, HF_ENDPOINT and free disk space; {_KEPT}"
         raise HubError(what, where=where, got=redact(_first_line(root)), hint=hint, transient=True) from cause
     except json.JSONDecodeError as cause:  # a proxy's page, or half a response
-        got = redact(f"an answer that is no JSON: {_first_line(cause)}")
-        hint = f"the Hub, or what lies before it, has trouble; {_KEPT}"
+        got = redact(f"a response that is not JSON: {_first_line(cause)}")
+        hint = f"the Hub, or a proxy before it, has trouble; {_KEPT}"
         raise HubError(what, where=where, got=got, hint=hint, transient=True) from cause
     except ValueError as cause:  # the client raises it for a card whose metadata the Hub does not accept
         got = redact(" ".join(str(cause).split()))[:200]
-        raise HubError(what, where=where, got=got, hint="mend what it names; for a card, that is README.md") from cause
+        hint = "correct what it names; for a card, that is README.md"
+        raise HubError(what, where=where, got=got, hint=hint) from cause
 
 
 def _new_client() -> "HfApi":
@@ -109,20 +125,6 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
     for secret in secrets:
         text = text.replace(secret, "…")
     return text
-
-
-def _http_error(what: str, where: str, cause: Exception) -> HubError:
-    response = getattr(cause, "response", None)
-    status = response.status_code if response is not None else None
-    failures = [f"{failure.get('path')}: {failure.get('error')}" for failure in getattr(cause, "failures", [])]
-    if failures:  # some operations of a batch failed; the response as a whole is a 200
-        return HubError(what, where=where, got=redact("; ".join(failures)[:200]), hint=_KEPT, transient=True)
-    message = getattr(cause, "server_message", None) or _first_line(cause)
-    own_trouble = (status or 0) >= 500
-    hint = _HINTS.get(status or 0, f"the Hub has trouble of its own; {_KEPT}" if own_trouble else _KEPT)
-    got = f"HTTP {status}, {redact(str(message))[:200]}"
-    transient = status is None or status == 429 or own_trouble
-    return HubError(what, where=where, got=got, hint=hint, status=status, transient=transient)
 
 
 def _first_line(cause: BaseException) -> str:

@@ -61,5 +61,5 @@ def _annotated_episodes(shard: Path, where: str) -> set[int]:
                     annotated.update(np.unique(episodes[has_rows]).tolist())
             return annotated
     except (pa.ArrowException, OSError, KeyError) as cause:  # pyarrow raises OSError for a damaged page
-        hint = "mend or remove that file, or push to another name with --new_repo_id"
+        hint = "repair or remove that file, or push to another name with --new_repo_id"
         raise HubError("a shard cannot be read", where=where, got=str(cause).splitlines()[0], hint=hint) from cause

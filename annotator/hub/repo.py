@@ -85,6 +85,14 @@ class DatasetRepo:
                 parent = commit.oid
         return parent
 
+    def download(self, commit: str, folder: Path, paths: Sequence[str] | None) -> None:
+        """Download files of a commit into a folder; all of them where `paths` is None."""
+        patterns = None if paths is None else [glob.escape(path) for path in paths]
+        self._api.snapshot_download(
+            self._repo_id, repo_type="dataset", revision=commit, local_dir=folder, allow_patterns=patterns,
+            ignore_patterns=[".cache/*", ".annotator/*.duckdb*", ".annotator/lock", ".annotator/*.jsonl"],
+        )  # fmt: skip
+
     def move_tag(self, tag: str, commit: str) -> None:
         """Point a tag to a commit, unless it does already."""
         refs = self._api.list_repo_refs(self._repo_id, repo_type="dataset")
@@ -128,7 +136,14 @@ def pull(repo_id: str, revision: str | None, folder: Path, note: Note) -> str:
     for path in [*gone, *(path for path in stale if path in copy.files)]:
         (folder / path).unlink(missing_ok=True)
     if stale:
-        _download(repo_id, commit, folder, stale, everything=len(stale) == len(remote))
+        with hub_api("the dataset cannot be downloaded", f"{repo_id} at {commit[:12]}") as api:
+            # Thousands of patterns are slow to match: none are given where every file is new.
+            DatasetRepo(api, repo_id).download(commit, folder, None if len(stale) == len(remote) else stale)
+    # The client returns normally when a connection breaks between two files.
+    missing = [path for path in stale if not (folder / path).is_file()]
+    if missing:
+        hint = "the connection broke: run the same command again, it goes on where it was"
+        raise HubError("a file did not arrive", where=f"{repo_id} at {commit[:12]}", got=missing[0], hint=hint)
     write_source(folder, Source(repo_id=repo_id, commit=commit, files=remote))
     return commit
 
@@ -188,20 +203,6 @@ def _refuse_conflicts(folder: Path, copy: Source, remote: Mapping[str, str], sta
             raise StoreError("a file was changed here and on the Hub", where=str(local), got=path, hint=hint)
 
 
-def _download(repo_id: str, commit: str, folder: Path, paths: Sequence[str], *, everything: bool) -> None:
-    patterns = None if everything else [glob.escape(path) for path in paths]
-    with hub_api("the dataset cannot be downloaded", f"{repo_id} at {commit[:12]}") as api:
-        api.snapshot_download(
-            repo_id, repo_type="dataset", revision=commit, local_dir=folder, allow_patterns=patterns,
-            ignore_patterns=[".cache/*", ".annotator/*.duckdb*", ".annotator/lock", ".annotator/*.jsonl"],
-        )  # fmt: skip
-    # The client returns normally when a connection breaks between two files.
-    missing = [path for path in paths if not (folder / path).is_file()]
-    if missing:
-        hint = "the connection broke: run the same command again, it goes on where it was"
-        raise HubError("a file did not arrive", where=f"{repo_id} at {commit[:12]}", got=missing[0], hint=hint)
-
-
 def push(folder: Path, repo_id: str, *, origin: Source | None, private: bool | None, store: Path, note: Note) -> str:
     """Push a dataset, its card, lock and log, and tag it with its codebase version; return the commit.
 
@@ -253,7 +254,7 @@ def create_repo(repo_id: str, *, like: str | None, private: bool | None) -> None
     Raises:
         HubError: the Hub refused.
     """
-    with hub_api("the dataset's repository cannot be made", repo_id) as api:
+    with hub_api("the dataset's repository cannot be created", repo_id) as api:
         from huggingface_hub.errors import RepositoryNotFoundError
 
         if private is None and like is not None:

@@ -48,11 +48,11 @@ def run_at_hub(settings: SyncSettings, progress: Progress) -> Outcome:
     target = push_target(settings)
     if target is not None:
         # Before anything is paid for: a missing token would only show at the push.
-        with hub_api("the Hub does not know who is to push", target) as api:
+        with hub_api("no access to the Hub for the push", target) as api:
             api.whoami()
     outcome, upload_error = _run_shared(settings, progress)
     if upload_error is not None and target is not None:
-        progress.note(f"not delivered, to be pushed all the same: {upload_error.line}")
+        progress.note(f"the log is not uploaded, the dataset is pushed nevertheless: {upload_error.line}")
     if target is not None and _is_final(settings, target, outcome, progress.note):
         push_written(settings, target, progress.note)
     if upload_error is not None:
@@ -74,7 +74,7 @@ def _is_final(settings: SyncSettings, target: str, outcome: Outcome, note: Calla
         hint = f"{again} to ask for what failed, or push it as it is: annotator push {folder} --repo_id {target}"
         note(f"not pushed: the run is {outcome}, calls are missing in {plan.episodes_to_ask} episodes\nhint: {hint}")
     else:
-        note(f"the run is {outcome}, but asking again would bring nothing more: it is pushed as it is")
+        note(f"the run is {outcome}, but another run would have nothing to call: the dataset is pushed as it is")
     return not plan.episodes_to_ask
 
 
@@ -90,7 +90,7 @@ def _run_shared(settings: SyncSettings, progress: Progress) -> tuple[Outcome, Hu
         try:
             bucket.upload()
         except HubError as error:
-            progress.note(f"not delivered: {error}")
+            progress.note(f"the log is not uploaded: {error}")
         raise
     try:
         uploaded = bucket.upload()
@@ -140,12 +140,13 @@ def check_hub(settings: SyncSettings) -> None:
     for name in ("repo_id", "new_repo_id"):
         value = getattr(settings, name)
         if value is not None and not _NAME.fullmatch(value):
-            raise UsageError("no name of a dataset", where=f"--{name}", got=value, hint="write ORG/NAME")
+            raise UsageError("not the name of a dataset", where=f"--{name}", got=value, hint="write ORG/NAME")
     if settings.revision is not None and settings.repo_id is None:
-        raise UsageError("a revision of what?", where="--revision", got=settings.revision, hint="name it: --repo_id")
+        hint = "name it: --repo_id"
+        raise UsageError("a revision without a dataset", where="--revision", got=settings.revision, hint=hint)
     if settings.new_repo_id is not None and not settings.push_to_hub:
         hint = "add --push_to_hub"
-        raise UsageError("nothing is to be pushed", where="--new_repo_id", got=settings.new_repo_id, hint=hint)
+        raise UsageError("a target without a push", where="--new_repo_id", got=settings.new_repo_id, hint=hint)
     if settings.bucket is not None:
         parse_bucket(settings.bucket)
 
@@ -162,7 +163,7 @@ def push_target(settings: SyncSettings) -> str | None:
     target = settings.new_repo_id or settings.repo_id or (source.repo_id if source else None)
     if target is None:
         hint = "name it: --new_repo_id ORG/NAME"
-        raise UsageError("where is the dataset to be pushed?", where="--push_to_hub", got=str(settings.root), hint=hint)
+        raise UsageError("the target of the push is unknown", where="--push_to_hub", got=str(settings.root), hint=hint)
     return target
 
 
@@ -175,7 +176,7 @@ def push_written(settings: SyncSettings, target: str, note: Callable[[str], None
     folder = settings.output or settings.root
     store = store_path(folder, settings.store)
     if not store.resolve().is_relative_to(folder.resolve()):
-        note("the log is not pushed: it lies outside of the dataset, and other datasets may share it")
+        note("the log is not pushed: it is outside of the dataset, and other datasets may share it")
     waits_s = iter(PUSH_AGAIN_AFTER_S)
     while True:
         origin = read_source(settings.root)  # again at each try: one that broke off may have made its commit
@@ -185,7 +186,7 @@ def push_written(settings: SyncSettings, target: str, note: Callable[[str], None
             wait_s = next(waits_s, None)
             if not error.transient or wait_s is None:
                 raise
-            note(f"not pushed yet, will be tried again in {wait_s:.0f} s: {error.line}")
+            note(f"not pushed yet, trying again in {wait_s:.0f} s: {error.line}")
             time.sleep(wait_s)
         else:
             note(f"pushed: {target} at {commit}")

@@ -83,7 +83,7 @@ def refuse_duplicate(namespace: str, labels: Mapping[str, str]) -> None:
     if running:
         name = running[0].job_id
         hint = f"annotator job wait {name}; --again submits another one beside it, which would ask much of it twice"
-        raise UsageError("a job works on this dataset and bucket", where=name, got=running[0].stage, hint=hint)
+        raise UsageError("a job is running for this dataset and bucket", where=name, got=running[0].stage, hint=hint)
 
 
 def read_logs(job_id: str, namespace: str | None, *, follow: bool) -> Iterator[str]:

@@ -100,10 +100,10 @@ def choose_code(code: str | None) -> str:
         raise UsageError("there is no source tree to upload", where="--code tree", got=str(_SOURCE), hint=hint)
     if code not in ("release", "tree", "image") and not code.startswith("git+"):
         hint = "release, tree, image, or git+https://HOST/REPO@REF"
-        raise UsageError("what is the job to install?", where="--code", got=code, hint=hint)
+        raise UsageError("unknown code to install", where="--code", got=code, hint=hint)
     if code.startswith("git+") and "@" in code.partition("://")[2].partition("/")[0]:
         hint = "a password in it would be readable in the job's command: use a public address"
-        raise UsageError("the address names a user", where="--code", got=code.partition("://")[0], hint=hint)
+        raise UsageError("the address contains a user name", where="--code", got=code.partition("://")[0], hint=hint)
     return code
 
 

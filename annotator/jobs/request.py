@@ -50,10 +50,10 @@ def check_request(request: JobRequest) -> SyncSettings:
     for name in ("output", "store"):
         if getattr(settings, name) is not None:
             got = str(getattr(settings, name))
-            raise UsageError("a job has no such folder", where=f"--{name}", got=got, hint="leave it out")
+            raise UsageError("a job has no local folders", where=f"--{name}", got=got, hint="leave it out")
     if not request.count and request.timeout is None:
         hint = "--timeout 6h"
-        raise UsageError("without a count there is no estimate", where="--timeout", got="nothing", hint=hint)
+        raise UsageError("without a count the timeout cannot be estimated", where="--timeout", got="nothing", hint=hint)
     check_hub(settings)
     _refuse_secrets(settings)
     vlm = settings.vlm
@@ -112,10 +112,10 @@ def parse_duration(text: str) -> int:
     """Parse `90m`, `6h`, `1d` or a number of seconds; return whole seconds, rounded up.
 
     Raises:
-        UsageError: it is no duration, or less than a second.
+        UsageError: it is not a duration, or less than a second.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
     seconds = float(match[1]) * _UNIT_S[match[2]] if match else 0.0
     if seconds < 1:
-        raise UsageError("no duration", where="--timeout", got=text, hint="write 90m, 6h or 1d")
+        raise UsageError("not a duration", where="--timeout", got=text, hint="write 90m, 6h or 1d")
     return math.ceil(seconds)

@@ -76,7 +76,7 @@ def submit(request: JobRequest, progress: Progress) -> Submitted | None:
     if expires_at and datetime.fromisoformat(str(expires_at)) < datetime.now(UTC) + timedelta(seconds=timeout_s):
         hint = "put a token of your settings' access tokens into HF_TOKEN"
         progress.note(
-            f"the token expires on {expires_at}, before the job is ended: it could not push then\nhint: {hint}"
+            f"the token expires on {expires_at}, before the timeout of the job, which could not push then\nhint: {hint}"
         )
     target = push_target(settings)
     if target is not None:  # created and checked now: a token that may not write should fail before it costs anything
@@ -88,7 +88,14 @@ def submit(request: JobRequest, progress: Progress) -> Submitted | None:
     if package.files:
         with hub_api("the code cannot be uploaded", bucket.url) as api:
             api.batch_bucket_files(bucket.bucket_id, add=[(content, name) for name, content in package.files.items()])
-    job = _start(request, namespace, bucket, package.command, _secrets(settings), timeout_s, labels)
+    token = find_token()
+    if token is None:
+        hint = "hf auth login, or put a token into HF_TOKEN"
+        raise HubError("a job needs a token", where="annotator job submit", got="none", hint=hint)
+    secrets = {"HF_TOKEN": token}
+    if settings.vlm.api_key_env is not None:
+        secrets[settings.vlm.api_key_env] = api_key(settings.vlm)
+    job = _start(request, namespace, bucket, package.command, secrets, timeout_s, labels)
     return Submitted(job_id=f"{namespace}/{job.id}", url=job.url, timeout_s=timeout_s)
 
 
@@ -122,12 +129,12 @@ def _plan_here(settings: SyncSettings, note: Callable[[str], None]) -> tuple[Syn
     plan = plan_run(settings)  # it closes the log, and so all of it is sealed
     uploaded = bucket.upload()
     if uploaded:
-        note(f"delivered {uploaded} segments of the log here to {settings.bucket}")
+        note(f"uploaded {uploaded} segments of the local log to {settings.bucket}")
     # A vocabulary that was discovered is in the log, which the job reads; one that was edited here is not.
     unseen = [name for name in edited_files(settings.root) if name != FILE.as_posix() or plan.own_vocabulary]
     if unseen:
         hint = f"bring it to the Hub first: annotator push {settings.root}"
-        note(f"a job does not see what was changed here: {', '.join(unseen)}\nhint: {hint}")
+        note(f"a job does not see what was changed locally: {', '.join(unseen)}\nhint: {hint}")
     return settings, plan
 
 
@@ -138,16 +145,7 @@ def _announce(
         left = ", ".join(f"{name} {episodes}" for name, episodes in plan.count_by_module().items())
         note(f"left to annotate: {plan.episodes_to_ask} episodes ({left}), about {plan.estimated_calls} calls")
     cost = f", at most ${hardware.cost * timeout_s / 60:.2f}" if hardware.cost else ""
-    note(f"{flavor}, ended after {timeout_s / 3600:.1f} h at the latest{cost}")
-
-
-def _secrets(settings: SyncSettings) -> dict[str, str]:
-    token = find_token()
-    if token is None:
-        hint = "hf auth login, or put a token into HF_TOKEN"
-        raise HubError("a job needs a token to work with", where="annotator job submit", got="none", hint=hint)
-    variable = settings.vlm.api_key_env
-    return {"HF_TOKEN": token, **({variable: api_key(settings.vlm)} if variable else {})}
+    note(f"{flavor}, timeout {timeout_s / 3600:.1f} h{cost}")
 
 
 def _start(

@@ -10,13 +10,14 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from annotator.config.settings import SyncSettings
 from annotator.dataset.cameras import CameraSelection
 from annotator.dataset.episode_record import EpisodeRecord
 from annotator.dataset.footage import locate_clip
 from annotator.dataset.metadata import Camera, Dataset
 from annotator.dataset.shard_scan import read_timestamps
 from annotator.dataset.signals import Signals, read_signals
-from annotator.modules.base import CameraView, ModuleInput
+from annotator.modules.base import CameraView, Module, ModuleInput
 from annotator.modules.plan.gripper_hints import gripper_times
 from annotator.modules.vocabulary.entries import Vocabulary
 from annotator.vlm.client import VlmClient
@@ -35,18 +36,21 @@ class EpisodeContext(msgspec.Struct, frozen=True, kw_only=True):
     session: SessionEpisode
     timestamps: npt.NDArray[np.float32]
 
-    def module_input(self, follows: EpisodeAnnotated | None, vocabulary: Vocabulary | None) -> ModuleInput:
+    def module_input(
+        self, module: Module, settings: SyncSettings, follows: EpisodeAnnotated | None, vocabulary: Vocabulary | None
+    ) -> ModuleInput:
         """Return what one module sees of the episode. `follows` is the annotation of the module that it follows."""
         task = follows.task if follows else None
         return ModuleInput(
             where=self.session.where,
             digest=self.record.digest,
             task=self.record.task if task is None else task,
-            clock=self.timestamps,
-            watched=camera_views(self.record, self.cameras.episode_cameras),
-            cameras=camera_views(self.record, self.cameras.frame_cameras),
-            vocabulary=vocabulary,
+            timestamps=self.timestamps,
+            seed=settings.seed,
+            cameras=camera_views(self.record, module.cameras_of(self.cameras)),
+            vocabulary=vocabulary if module.uses_vocabulary else None,
             upstream=tuple(annotated.row for annotated in follows.rows) if follows else (),
+            borrowed=module.borrowed_values(settings),
             grippers=lambda: gripper_times(self.session.signals()),
         )
 

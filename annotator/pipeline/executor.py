@@ -10,7 +10,8 @@ from annotator.config.settings import SyncSettings
 from annotator.dataset.cameras import CameraSelection
 from annotator.dataset.metadata import Dataset
 from annotator.errors import AnnotatorError, FootageError, NoEngine, NotInLog, StepError
-from annotator.modules.registry import Module, module_named
+from annotator.modules.base import Module
+from annotator.modules.registry import module_named
 from annotator.modules.vocabulary.entries import Vocabulary
 from annotator.pipeline.episode_context import EpisodeContext, open_episode
 from annotator.pipeline.fingerprints import ModuleFingerprints
@@ -91,7 +92,7 @@ class Executor:
             self._progress.note(f"failed: episode{'s' * (len(indices) > 1)} {listed}: {message}")
 
     def _footage_error(self, work: EpisodeWork, name: str) -> FootageError | None:
-        return work.record.error_of(module_named(name).cameras(self._cameras))
+        return work.record.error_of(module_named(name).cameras_of(self._cameras))
 
     async def _work_off(self, pending: Iterator[EpisodeWork]) -> None:
         for work in pending:
@@ -102,10 +103,10 @@ class Executor:
         """Run an episode's modules side by side, each after the one it follows; True if none failed."""
         readable = work.only(name for name in work.modules if self._footage_error(work, name) is None)
         modules = [module_named(name) for name in readable.modules]
-        heads = [module for module in modules if module.after not in readable.modules]
+        heads = [module for module in modules if module.follows not in readable.modules]
         if not heads:
             return False
-        shown = {camera.key: camera for module in modules for camera in module.cameras(self._cameras)}
+        shown = {camera.key: camera for module in modules for camera in module.cameras_of(self._cameras)}
         with ExitStack() as stack:
             try:
                 context = await open_episode(
@@ -146,7 +147,7 @@ class Executor:
             self._progress.note(failure_line(work, module.name, error))
             return False
         done = True
-        for follower in [module_named(name) for name in work.modules if module_named(name).after == module.name]:
+        for follower in [module_named(name) for name in work.modules if module_named(name).follows == module.name]:
             after = self._makers[follower.name].fingerprint(work.record, rows_digest(annotation))
             if not await asyncio.to_thread(self._client.log.recipes, [after]):
                 done = await self._run_chain(context, follower, after, annotation, work) and done
@@ -156,8 +157,8 @@ class Executor:
         self, context: EpisodeContext, module: Module, fingerprint: Digest, follows: EpisodeAnnotated | None
     ) -> EpisodeAnnotated:
         ask = EpisodeSession(self._client, context.session)
-        module_input = context.module_input(follows, self._vocabulary if module.name == "plan" else None)
-        output = await module.annotate(module_input, ask, self._settings)
+        module_input = context.module_input(module, self._settings, follows, self._vocabulary)
+        output = await module.annotate(module_input, ask, module.own_settings(self._settings))
         event = EpisodeAnnotated(
             recorded_at=utc_now(),
             run_id=self._client.run_id,

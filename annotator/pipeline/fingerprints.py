@@ -12,7 +12,7 @@ from annotator.config.flags import changed
 from annotator.config.settings import SyncSettings
 from annotator.dataset.cameras import CameraSelection
 from annotator.dataset.episode_record import EpisodeRecord
-from annotator.modules.registry import Module
+from annotator.modules.base import Module
 from annotator.prompting.loader import Prompts
 from annotator.vlm.registry import reads_evidence
 from annotator_store.digests import Digest, digest_struct
@@ -36,7 +36,7 @@ class ModuleFingerprints(msgspec.Struct, frozen=True, kw_only=True):
             episode=record.digest,
             footage=tuple(
                 (camera.key, record.footage[camera.key], camera.width_px, camera.height_px)
-                for camera in self.module.cameras(self.cameras)
+                for camera in self.module.cameras_of(self.cameras)
                 if camera.key in record.footage
             ),
             evidence=record.signals_digest if self.reads_evidence else None,
@@ -60,11 +60,11 @@ def fingerprints(
         setup = AnnotationSetup(
             module=module.name,
             module_version=module.version,
-            settings=module.dials(settings),
+            settings=module.setup_settings(settings),
             prompts=prompts.digests(module.steps),
             model=digest_struct(model),
             seed=settings.seed,
-            vocabulary=vocabulary if module.name == "plan" else None,
+            vocabulary=vocabulary if module.uses_vocabulary else None,
         )
         makers[module.name] = ModuleFingerprints(
             module=module,
@@ -78,6 +78,6 @@ def fingerprints(
                 module_version=setup.module_version,
                 settings=changed(settings, module.depends_on(settings)),
             ),
-            reads_evidence=reads_evidence(model) or (module.name == "plan" and settings.plan.gripper_hints),
+            reads_evidence=reads_evidence(model) or module.uses_signals(module.own_settings(settings)),
         )
     return makers

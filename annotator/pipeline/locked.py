@@ -6,8 +6,8 @@ from annotator.errors import OutOfDate
 from annotator.pipeline.run import Run
 from annotator.pipeline.work_plan import RunPlan
 from annotator.provenance.card import read_card, with_section
-from annotator.provenance.lock import FILE, Lock, read_lock, render_lock
-from annotator.provenance.publish import CARD, PublishedFrom, lock_now
+from annotator.provenance.lock import FILE, Lock, compute_lock, read_lock, render_lock
+from annotator.provenance.publish import CARD, PublishedFrom
 from annotator_store.log.log import Log
 from annotator_store.parquet.info_json import declares_language
 
@@ -46,7 +46,7 @@ def refuse_changes(run: Run, log: Log, basis: PublishedFrom, shards: Sequence[st
     info = run.target_root / "meta" / "info.json"
     if not declares_language(info):
         raise OutOfDate("the language columns would have to be declared", where=str(info), hint=_HINT)
-    path, (lock, rows) = run.target_root / FILE, lock_now(log, basis)
+    path, (lock, rows) = run.target_root / FILE, compute_lock(log, basis.dataset, basis.shards)
     held = read_lock(path)
     if held is None or path.read_bytes() != render_lock(lock):
         got = "no lock" if held is None else ", ".join(_differences(held, lock)) or "another form"

@@ -9,7 +9,6 @@ import msgspec
 from annotator.config.settings import SyncSettings
 from annotator.dataset.episode_record import EpisodeRecord
 from annotator.dataset.episodes import read_episodes
-from annotator.dataset.metadata import Dataset
 from annotator.modules.registry import module_named
 from annotator.modules.vocabulary.entries import Vocabulary
 from annotator.pipeline.executor import Executor
@@ -58,7 +57,7 @@ def plan_run(settings: SyncSettings) -> RunPlan:
             vocabulary.vocabulary is not None and isinstance(log.vocabulary(run.dataset.name), VocabularyEdited)
         )
     calls = sum(
-        estimate_calls(settings, run.dataset, episode.record, asking)
+        _estimate_calls(run, episode.record, asking)
         for episode in work
         if (asking := [name for name, module in episode.modules.items() if module.asks])
     )
@@ -68,7 +67,7 @@ def plan_run(settings: SyncSettings) -> RunPlan:
 def _plan_everything(run: Run, records: Sequence[EpisodeRecord]) -> RunPlan:
     """Plan a run whose vocabulary must be asked for first: every module of every episode depends on it, or may."""
     modules = {module.name: PlannedModule(fingerprint=None, reason="new") for module in run.modules}
-    calls = sum(estimate_calls(run.settings, run.dataset, record, modules) for record in records)
+    calls = sum(_estimate_calls(run, record, modules) for record in records)
     return RunPlan(
         episodes=len(records),
         work=tuple(EpisodeWork(record=record, modules=modules, copies=(record.index,)) for record in records),
@@ -114,7 +113,7 @@ def _chains(work: EpisodeWork) -> Iterable[list[str]]:
     chains: dict[str, list[str]] = {}
     for name in work.modules:
         head = name
-        while (after := module_named(head).after) in work.modules:
+        while (after := module_named(head).follows) in work.modules:
             head = after
         chains.setdefault(head, []).append(name)
     return chains.values()
@@ -131,19 +130,9 @@ def _record_nothing(*events: AnyEvent) -> "Future[None]":
     return done
 
 
-def estimate_calls(settings: SyncSettings, dataset: Dataset, record: EpisodeRecord, modules: Iterable[str]) -> int:
-    """Estimate the calls of one episode: rather too many, since memory and interjections depend on the answers."""
-    plan, talk, vqa = settings.plan, settings.interjections, settings.vqa
-    seconds = record.duration_s
-    shown = plan.max_frames_per_prompt if plan.view == "contact_sheets" else plan.max_video_frames
-    windows = 1 + int(seconds * plan.frames_per_second) // shown
-    segments = plan.plan_max_steps * windows
-    steps = windows * (1 + plan.subtask_describe_first) + segments * (plan.emit_memory + plan.subtask_seeded_relabel)
-    cameras = 1 if vqa.restrict_to_default_camera else sum(not camera.depth for camera in dataset.cameras)
-    ticks = 1 + int(seconds * vqa.vqa_emission_hz)
-    calls = {
-        "plan": steps + 2,
-        "interjections": 1 + talk.max_interjections_per_episode,
-        "vqa": ticks * vqa.K * cameras,
-    }
-    return sum(calls.get(name, 0) for name in modules)
+def _estimate_calls(run: Run, record: EpisodeRecord, names: Iterable[str]) -> int:
+    """Estimate the calls of some modules for one episode: rather too many, since some depend on the answers."""
+    return sum(
+        module.estimate_calls(record.duration_s, len(module.cameras_of(run.cameras)), module.own_settings(run.settings))
+        for module in map(module_named, names)
+    )

@@ -65,7 +65,7 @@ class VocabularyLookup(msgspec.Struct, frozen=True, kw_only=True):
 
 def uses_vocabulary(run: Run) -> bool:
     """Whether this run words its subtasks in a vocabulary; without a model there is nobody to find one."""
-    enabled = run.settings.vocabulary.enabled and any(module.name == "plan" for module in run.modules)
+    enabled = run.settings.vocabulary.enabled and any(module.uses_vocabulary for module in run.modules)
     return enabled and not reads_evidence(run.model)
 
 
@@ -198,8 +198,8 @@ def _plan_discovery(run: Run, log: Log, records: Sequence[EpisodeRecord]) -> Dis
             where=f"episode {record.index}",
             digest=record.digest,
             task=record.task,
-            clock=read_timestamps(run.dataset.root, record),
-            watched=camera_views(record, run.cameras.episode_cameras),
+            timestamps=read_timestamps(run.dataset.root, record),
+            cameras=camera_views(record, run.cameras.episode_cameras),
         )
         for record in chosen
     ]
@@ -241,7 +241,7 @@ def _open_pictures(run: Run, discovery: Discovery, client: VlmClient, stack: Exi
     from annotator.media.render_pool import RenderPool  # PyAV and Pillow are loaded only for an engine that looks
 
     clips = {
-        record.footage[camera.key]: locate_clip(run.dataset, camera, record, module_input.clock)
+        record.footage[camera.key]: locate_clip(run.dataset, camera, record, module_input.timestamps)
         for record, module_input in zip(discovery.records, discovery.inputs, strict=True)
         for camera in run.cameras.episode_cameras
     }

@@ -1,5 +1,6 @@
 """A run: what it is about, once its settings, prompts and dataset are read and found good; and its record."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,8 @@ from annotator.dataset.cameras import CameraSelection, select_cameras
 from annotator.dataset.linked_copy import refuse_overlap
 from annotator.dataset.metadata import Dataset, open_dataset
 from annotator.dataset.origin import read_source
-from annotator.modules.registry import MODULES, Module
+from annotator.modules.base import Module
+from annotator.modules.registry import all_modules, prompt_folders
 from annotator.pipeline.run_stats import RunStats
 from annotator.pipeline.validation_gate import load_usable_rules
 from annotator.prompting.loader import Prompts, load_prompts
@@ -84,13 +86,14 @@ def prepare(settings: SyncSettings) -> Run:
         UsageError, PromptError, DatasetError: the settings, a prompt or the dataset cannot be used.
     """
     settings = validated(settings)
-    prompts = load_prompts(settings.prompts)
+    prompts = load_prompts(settings.prompts, prompt_folders())
     dataset = _opened(settings.root)
     if settings.output is not None:
         refuse_overlap(settings.root, settings.output)
     chosen = parse_episodes(settings.only_episodes, [e.index for e in dataset.episodes])
-    model, cameras = model_of(settings.vlm), select_cameras(dataset, settings)
-    modules, notes = _modules(settings, dataset, model, cameras)
+    enabled = [module for module in all_modules() if module.enabled(settings)]
+    model, cameras = model_of(settings.vlm), select_cameras(dataset, settings, {m.cameras for m in enabled})
+    modules, notes = _modules(enabled, dataset, model, cameras, settings)
     return Run(
         run_id=uuid4().hex,
         started_at=utc_now(),
@@ -113,26 +116,22 @@ def _opened(root: Path) -> Dataset:
 
 
 def _modules(
-    settings: SyncSettings, dataset: Dataset, model: Model, cameras: CameraSelection
+    enabled: Sequence[Module], dataset: Dataset, model: Model, selection: CameraSelection, settings: SyncSettings
 ) -> tuple[tuple[Module, ...], tuple[str, ...]]:
     """Choose the modules that this dataset and this engine allow, and say what is left out."""
     notes = [f"{camera.key}: left out, it shows depth" for camera in dataset.cameras if camera.depth]
-    modules = [module for module in MODULES if module.enabled(settings)]
-    if settings.vqa.enabled and not cameras.frame_cameras:
-        notes.append("vqa: left out, the dataset has no camera to ask about")
-        modules = [module for module in modules if module.name != "vqa"]
-    elif settings.vqa.enabled and reads_evidence(model):
-        notes.append("vqa: left out, the signals engine sees no pixels")
-        modules = [module for module in modules if module.name != "vqa"]
-    crowded = settings.vqa.vqa_emission_hz * settings.vqa.K * len(cameras.frame_cameras) / dataset.fps
-    if crowded > 1 and any(module.name == "vqa" for module in modules):
-        count = len(cameras.frame_cameras)
-        asked = f"{count} camera{'s' * (count > 1)} × K {settings.vqa.K} at {settings.vqa.vqa_emission_hz:g} Hz"
-        hint = "a lower --vqa.vqa_emission_hz or --vqa.K leaves room for all frames"
-        notes.append(
-            f"vqa: {asked} need more than {dataset.fps:g} frames a second; what does not fit is left out\nhint: {hint}"
-        )
-    if modules and not cameras.all:
+    modules: list[Module] = []
+    for module in enabled:
+        cameras = module.cameras_of(selection)
+        if module.needs_pixels and not cameras:
+            notes.append(f"{module.name}: left out, the dataset has no camera to ask about")
+        elif module.needs_pixels and reads_evidence(model):
+            notes.append(f"{module.name}: left out, the signals engine sees no pixels")
+        else:
+            modules.append(module)
+            if warning := module.warn(module.own_settings(settings), len(cameras), dataset.fps):
+                notes.append(warning)
+    if modules and not selection.all:
         notes.append("the dataset has no camera: prompts are text only")
     return tuple(modules), tuple(notes)
 

@@ -9,15 +9,15 @@ import msgspec
 
 from annotator.config.flags import changed, spell_flags
 from annotator.errors import NotInLog, OutOfDate
-from annotator.modules.registry import Module
+from annotator.modules.base import Module
+from annotator.modules.registry import all_modules
 from annotator.pipeline.resolve_vocabulary import uses_vocabulary
 from annotator.pipeline.run import Run
-from annotator.provenance.card import recipe_flags
-from annotator.provenance.lock import FILE, Lock, digest_of, other_prompts, read_lock
+from annotator.provenance.card import setup_flags
+from annotator.provenance.lock import FILE, Lock, other_prompts, read_sound_lock
 from annotator.provenance.setups import PinnedSetup
 from annotator.vlm.call_stats import CallStats
 from annotator_store.digests import digest_struct
-from annotator_store.errors import StoreError
 
 
 class SetupDiff(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,21 +36,13 @@ def diff_setup(run: Run, flag: str) -> SetupDiff | None:
 
     `flag` (`--offline`, `--locked`) goes into the command.
     """
-    lock = _sound_lock(run)
+    lock = read_sound_lock(run.target_root / FILE)
     if lock is None or lock.model is None:
         return None
     here = [module for module in run.modules if module.name in lock.modules]
     anew = _other_model(lock, run, here)
     line = anew or "; ".join(_others(lock, run, here))
     return SetupDiff(anew=bool(anew), line=line, command=_command(lock, run, flag)) if line else None
-
-
-def _sound_lock(run: Run) -> Lock | None:
-    try:
-        lock = read_lock(run.target_root / FILE)
-    except StoreError:
-        return None
-    return lock if lock is not None and digest_of(lock) == lock.digest else None
 
 
 def _made(lock: Lock, module: Module) -> list[PinnedSetup]:
@@ -77,7 +69,7 @@ def _others(lock: Lock, run: Run, modules: Collection[Module]) -> Iterator[str]:
     prompts = sorted(step for step in other_prompts(lock, run.prompts) if step in steps)
     if prompts:
         yield f"another prompt than the rows come from: {', '.join(prompts)}"
-    plans = [module for module in modules if module.name == "plan"]
+    plans = [module for module in modules if module.uses_vocabulary]
     words = {lock.vocabulary, *(made.vocabulary for plan in plans for made in _made(lock, plan))}
     if plans and uses_vocabulary(run) != bool(words - {None}) and len(words) == 1:
         yield "the rows are worded freely, this run's are not" if uses_vocabulary(run) else "this run words them freely"
@@ -97,7 +89,7 @@ def _unequal(lock: Lock, run: Run, module: Module) -> set[str]:
 
 def _command(lock: Lock, run: Run, flag: str) -> str:
     places = {"output": run.settings.output, "store": run.settings.store}
-    flags = {name: str(path) for name, path in places.items() if path is not None} | recipe_flags(lock)
+    flags = {name: str(path) for name, path in places.items() if path is not None} | setup_flags(lock, all_modules())
     return f"annotator sync {shlex.quote(str(run.settings.root))} {flag} {spell_flags(flags)}".rstrip()
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from annotator.config.load import spell_episodes
 from annotator.dataset.episode_record import EpisodeRecord
-from annotator.modules.registry import MODULES
+from annotator.modules.registry import all_modules, module_named
 from annotator.pipeline.fingerprints import ModuleFingerprints
 from annotator_store.digests import Digest
 from annotator_store.log.events import EpisodeAnnotated, utc_now
@@ -131,7 +131,7 @@ def plan_work(
             work.append(EpisodeWork(record=first, modules=modules, copies=tuple(record.index for record in group)))
     left_out: dict[str, tuple[int, ...]] = {}
     for name, maker in makers.items():
-        if maker.module.after is not None and maker.module.after not in makers:
+        if maker.module.follows is not None and maker.module.follows not in makers:
             lacking = tuple(r.index for r in records if name not in lookup.fingerprints[r.index])
             if lacking:
                 left_out[name] = lacking
@@ -148,9 +148,9 @@ def _planned(
     """Plan one module for one episode; None where nothing is left to do, or the module it follows is missing."""
     fingerprint = lookup.fingerprints[record.index].get(maker.module.name)
     reason: Reason
-    if record.error_of(maker.module.cameras(maker.cameras)) is not None:
+    if record.error_of(maker.module.cameras_of(maker.cameras)) is not None:
         reason = "footage"
-    elif fingerprint is None and maker.module.after in makers:
+    elif fingerprint is None and maker.module.follows in makers:
         reason = "follows"
     elif fingerprint is not None and fingerprint not in lookup.known:
         reason = "changed" if annotated_before else "new"
@@ -162,12 +162,12 @@ def _planned(
 
 def notes_of_left_out(plan: RunPlan) -> list[str]:
     """Say for which episodes a module is left out, since the one it follows is off and never annotated them."""
-    after = {module.name: module.after for module in MODULES}
-    return [
-        f"{name}: left out, {spell_episodes(lacking)} {'has' if len(lacking) == 1 else 'have'} no {after[name]} in the "
-        f"log\nhint: --{after[name]}.enabled=true makes it"
-        for name, lacking in plan.left_out.items()
-    ]
+    notes: list[str] = []
+    for name, lacking in plan.left_out.items():
+        follows, have = module_named(name).follows, "has" if len(lacking) == 1 else "have"
+        hint = f"--{follows}.enabled=true makes it"
+        notes.append(f"{name}: left out, {spell_episodes(lacking)} {have} no {follows} in the log\nhint: {hint}")
+    return notes
 
 
 def find_annotations(
@@ -177,21 +177,21 @@ def find_annotations(
 
     A module that follows another one depends on that one's rows: its fingerprint is known only once those are.
     """
-    first = [module for module in MODULES if module.name in makers and module.after is None]
-    later = [module for module in MODULES if module.name in makers and module.after is not None]
+    first = [module for module in all_modules() if module.name in makers and module.follows is None]
+    later = [module for module in all_modules() if module.name in makers and module.follows is not None]
     wanted = {record.index: {m.name: makers[m.name].fingerprint(record) for m in first} for record in records}
     known = log.recipes({digest for digests in wanted.values() for digest in digests.values()})
     follows: dict[int, dict[str, Digest]] = {record.index: {} for record in records}
     for module in later:
-        assert module.after is not None
-        if module.after in makers:
+        assert module.follows is not None
+        if module.follows in makers:
             upstream = {
                 record.index: known[digest]
                 for record in records
-                if (digest := wanted[record.index].get(module.after)) in known and digest is not None
+                if (digest := wanted[record.index].get(module.follows)) in known and digest is not None
             }
         else:
-            upstream = _annotations_in_shards(records, module.after, log, dataset)
+            upstream = _annotations_in_shards(records, module.follows, log, dataset)
         for record in records:
             if record.index in upstream:
                 annotation = upstream[record.index]

@@ -100,13 +100,17 @@ class Prompts:
         return msgspec.structs.replace(first, messages=messages)
 
 
-def load_prompts(folder: Path | None = None) -> Prompts:
+def load_prompts(folder: Path | None = None, third_party: Sequence[Path] = ()) -> Prompts:
     """Load the shipped prompts, and over them those in `folder`, file by file.
+
+    `third_party`: the folders of modules that are not shipped, see `annotator.modules.registry.prompt_folders`.
 
     Raises:
         PromptError: a file is malformed, or its inputs and body disagree, or it replaces nothing.
     """
-    shipped = {file.head.id: file for file in (parse_prompt(t, where=f"prompts/{n}") for n, t in shipped_files())}
+    files = [parse_prompt(text, where=f"prompts/{name}") for name, text in shipped_files()]
+    files += [parse_prompt(text, where=str(path)) for other in third_party for path, text in _read_folder(other)]
+    shipped = {file.head.id: file for file in files}
     own: dict[str, PromptFile] = {}
     for path, text in _read_folder(folder) if folder is not None else ():
         file = parse_prompt(text, where=str(path))
@@ -129,13 +133,14 @@ def shipped_files() -> Sequence[tuple[str, str]]:
     return [(path.name, path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.md"))]
 
 
-def eject(folder: Path) -> list[Path]:
-    """Copy the shipped prompts into `folder` for editing.
+def eject(folder: Path, third_party: Sequence[Path] = ()) -> list[Path]:
+    """Copy the shipped prompts into `folder` for editing, and those of `third_party` modules.
 
     Raises:
         PromptError: a file of that name is there already; nothing is copied then.
     """
-    targets = [(folder / name, text) for name, text in shipped_files()]
+    texts = [*shipped_files(), *((path.name, text) for other in third_party for path, text in _read_folder(other))]
+    targets = [(folder / name, text) for name, text in texts]
     for path, _ in targets:
         if path.exists():
             raise PromptError("a prompt file would be overwritten", where=str(path), hint="name an empty folder")

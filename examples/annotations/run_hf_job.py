@@ -11,11 +11,11 @@ from pathlib import Path
 
 from annotator.cli.hub.job import run_script
 
-ORDER = [
+ARGUMENTS = [
     "--flavor=h200x2",  # two GPUs: two servers of the model, kept busy together
     "--vlm.model_id=Qwen/Qwen3-VL-8B-Instruct",
     "--push_to_hub=true",
 ]
 
 if __name__ == "__main__":
-    sys.exit(run_script([*ORDER, *sys.argv[1:]], Path(__file__)))
+    sys.exit(run_script([*ARGUMENTS, *sys.argv[1:]], Path(__file__)))

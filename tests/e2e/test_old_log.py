@@ -7,6 +7,8 @@ import pytest
 from scripts import sameness
 from tests.e2e.conftest import Outcome
 
+pytestmark = pytest.mark.timeout(1200)  # many processes one after the other, also on a machine that has other work
+
 LOGS = [name for name in sameness.SCENARIOS if name.startswith("log ")]
 
 

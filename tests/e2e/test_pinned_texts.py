@@ -6,8 +6,12 @@ server whose first replies do not fit (`scripts/fake_server.py`). Numbers that o
 
 import re
 
+import pytest
+
 from scripts import sameness
 from tests.e2e.conftest import Outcome
+
+pytestmark = pytest.mark.timeout(1200)  # many processes one after the other, also on a machine that has other work
 
 OURS = {
     "attribute is blank",

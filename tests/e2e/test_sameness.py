@@ -7,6 +7,8 @@ import pytest
 from scripts import sameness
 from tests.e2e.conftest import Outcome
 
+pytestmark = pytest.mark.timeout(1200)  # many processes one after the other, also on a machine that has other work
+
 QUICK = (sameness.CLI, "so101_static/scripted", sameness.SECOND_ASKS)
 
 
@@ -42,7 +44,7 @@ def test_a_difference_is_named_with_what_was_recorded_and_what_is() -> None:
 
 
 def test_another_pyarrow_is_held_to_the_columns_and_not_to_the_bytes() -> None:
-    golden = sameness.load()
+    golden = sameness.load() | {"recorded with": sameness.recorded_with()}
     name = "so101_static/scripted"
     changed = json.loads(json.dumps(golden["scenarios"][name]))
     shard = changed["after sync"]["files"]["data/chunk-000/file-000.parquet"]
@@ -57,6 +59,7 @@ def test_another_pyarrow_is_held_to_the_columns_and_not_to_the_bytes() -> None:
 
 def test_a_sample_that_another_encoder_drew_is_not_compared() -> None:
     golden = sameness.load()
+    golden["recorded with"] = sameness.recorded_with()
     name = "sample/signals"
     changed = golden["scenarios"][name] | {"source": "other"}
     assert sameness.compare(name, golden, changed) != []

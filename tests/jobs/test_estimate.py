@@ -6,14 +6,21 @@ from typing import Any, cast
 import pytest
 
 from annotator.config.settings import InterjectionsSettings, PlanSettings, SyncSettings, VqaSettings
+from annotator.dataset.cameras import select_cameras
+from annotator.dataset.metadata import Camera
 from annotator.jobs.submit import estimate_s
-from annotator.pipeline.plan_run import estimate_calls
+from annotator.modules.registry import module_named
 
 
-def calls(module: str, seconds: float, settings: SyncSettings, cameras: int = 2) -> int:
-    dataset = SimpleNamespace(cameras=[SimpleNamespace(depth=False)] * cameras + [SimpleNamespace(depth=True)])
-    record = SimpleNamespace(duration_s=seconds)
-    return estimate_calls(settings, cast("Any", dataset), cast("Any", record), [module])
+def calls(name: str, seconds: float, settings: SyncSettings, cameras: int = 2) -> int:
+    """Estimate over that many cameras and one more that shows depth."""
+    shown = [
+        Camera(key=f"{n}", stored="video", height_px=8, width_px=8, depth=n == cameras) for n in range(cameras + 1)
+    ]
+    dataset = cast("Any", SimpleNamespace(cameras=shown))
+    module = module_named(name)
+    selection = select_cameras(dataset, settings, {module.cameras})
+    return module.estimate_calls(seconds, len(module.cameras_of(selection)), module.own_settings(settings))
 
 
 # An episode of 60 s at 2 frames a second has 3 windows of 60 frames, and at most 24 subtasks at 8 a window.

@@ -107,11 +107,11 @@ def test_what_was_answered_here_reaches_the_job_and_what_was_edited_here_is_name
     here = set(list_segments(root / ".annotator" / "journal"))
     told = hub.run(*SUBMIT, repo_id, "--root", root, *words, "--timeout", "1h").stderr
     there = {Path(path).name for path in hub.segments("ada/annotations") if repo_id.replace("/", "--") in path}
-    assert here and here <= there and "delivered" in told
-    assert "left to annotate: 2 episodes" in told and "changed here" not in told
+    assert here and here <= there and "uploaded" in told
+    assert "left to annotate: 2 episodes" in told and "changed locally" not in told
     (root / "meta" / "canonical_vocabulary.json").write_text('{"subtasks": ["mine"], "memories": []}')
     told = hub.run(*SUBMIT, repo_id, "--root", root, *words, "--timeout", "1h", "--again").stderr
-    assert "a job does not see what was changed here: meta/canonical_vocabulary.json" in told
+    assert "a job does not see what was changed locally: meta/canonical_vocabulary.json" in told
 
 
 def test_without_a_count_nothing_is_downloaded_and_the_commit_is_pinned(hub: RunningHub, published: Published) -> None:

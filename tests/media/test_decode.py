@@ -1,4 +1,4 @@
-"""Exact frames, from real files of every kind, and what is said of broken ones."""
+"""Exact frames, from real files of every kind, and the errors of broken ones."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -124,8 +124,8 @@ def test_half_a_frame_period_off_is_the_frame_and_more_is_an_error(tmp_path: Pat
     assert read_number(next(read_times(episode, [29.49 / 30]))[1]) == 29
     with pytest.raises(FootageError) as caught:
         list(read_times(episode, [29.51 / 30]))
-    for said in (str(episode.path), "observation.images.top", "0.984 s", "0.017 s away", "hint:"):
-        assert said in str(caught.value)
+    for message in (str(episode.path), "observation.images.top", "0.984 s", "0.017 s away", "hint:"):
+        assert message in str(caught.value)
 
 
 def test_an_episode_never_gives_a_neighbours_frame(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def broken(path: Path, how: str) -> Clip:
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("how", "message"),
     [
         ("missing", "missing"),
         ("empty", "cannot be opened"),
@@ -215,9 +215,9 @@ def broken(path: Path, how: str) -> Clip:
         ("beyond the end", "no frame"),
     ],
 )
-def test_what_cannot_be_read_is_named_with_its_path_and_a_hint(tmp_path: Path, how: str, said: str) -> None:
+def test_what_cannot_be_read_is_named_with_its_path_and_a_hint(tmp_path: Path, how: str, message: str) -> None:
     episode = broken(tmp_path / "bad.mp4", how)
-    with pytest.raises(FootageError, match=said) as caught:
+    with pytest.raises(FootageError, match=message) as caught:
         list(read_times(episode, [0.0]))
     assert str(episode.path) in str(caught.value)
     assert caught.value.hint
@@ -283,7 +283,7 @@ def test_stored_images_are_read_from_the_shard_or_from_their_path(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("image", "said"),
+    ("image", "message"),
     [
         ({"bytes": None, "path": None}, "has no image"),
         ({"bytes": None, "path": "gone.png"}, "cannot be read"),
@@ -292,11 +292,11 @@ def test_stored_images_are_read_from_the_shard_or_from_their_path(tmp_path: Path
     ],
 )
 def test_a_bad_stored_image_is_named_with_its_frame(
-    tmp_path: Path, image: "dict[str, bytes | str | None]", said: str
+    tmp_path: Path, image: "dict[str, bytes | str | None]", message: str
 ) -> None:
     good: dict[str, bytes | str | None] = {"bytes": encode_jpeg(draw_number(0), 90), "path": None}
     episode = stored([good, image], tmp_path)
-    with pytest.raises(FootageError, match=said) as caught:
+    with pytest.raises(FootageError, match=message) as caught:
         list(read_times(episode, [float(episode.frame_timestamps[1])]))
     assert "front, frame 1" in caught.value.where
 

@@ -97,7 +97,7 @@ def test_the_wheel_holds_both_packages_whole_the_prompts_as_data_and_nothing_els
         assert {name: archive.read(f"{TEMPLATES}/{name}") for name in prompts} == prompts
     version = wheel.name.split("-")[1]
     assert tops == {"annotator", "annotator_store", f"episode_annotator-{version}.dist-info"}
-    assert {"annotator/py.typed", "annotator_store/py.typed", "annotator_store/sql/__init__.py"} <= names
+    assert {"annotator/py.typed", "annotator_store/py.typed"} <= names
 
 
 def test_what_is_imported_is_the_wheel_and_neither_store_nor_prompts_is_a_module_of_it(installed: Installed) -> None:

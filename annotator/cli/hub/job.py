@@ -10,6 +10,7 @@ from annotator.cli.tables import print_table
 from annotator.config.options import POSITIONAL
 from annotator.config.settings import Settings, SyncSettings
 from annotator.errors import UsageError
+from annotator.modules.third_party import sync_settings
 from annotator_store.errors import Problem
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def parse_submit(args: Sequence[str]) -> tuple[SubmitArguments, SyncSettings]:
         UsageError: the settings file cannot be read, a value cannot be meant, or more than one dataset is named.
         SystemExit: status 2 for an option that there is not, or that lacks its value; 0 after --help.
     """
-    words = split_words(args, SubmitArguments, SyncSettings)
+    words = split_words(args, SubmitArguments, sync_settings())
     own = {"help", *SubmitArguments.__struct_fields__} & words.options.keys()
     mine = Words({name: words.options.pop(name) for name in own}, [])
     return build("job submit", SubmitArguments, mine), build_sync(words)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 from annotator.cli.parsing import build, split_words, take_config
 from annotator.cli.tables import print_table
-from annotator.config.settings import Settings, SyncSettings, VlmSettings
+from annotator.config.settings import Settings, VlmSettings
+from annotator.modules.third_party import sync_settings
 
 if TYPE_CHECKING:
     from annotator.vlm.diagnose import Check
@@ -38,7 +39,7 @@ def parse_doctor(args: Sequence[str]) -> DoctorSettings:
     Raises:
         UsageError: the settings file cannot be read, or a value cannot be meant.
     """
-    words = split_words(args, SyncSettings)
+    words = split_words(args, sync_settings())
     file = take_config(words)
     return build("doctor", DoctorSettings, words, DoctorSettings(vlm=file.vlm, plan=ViewSettings(view=file.plan.view)))
 

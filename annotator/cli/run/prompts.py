@@ -23,13 +23,16 @@ class PromptsArguments(Settings, frozen=True, kw_only=True):
 def run(args: Sequence[str]) -> int:
     """List the prompts with their digests, or copy the shipped ones out."""
     arguments = parse("prompts", PromptsArguments, args)
+    from annotator.modules.registry import prompt_folders
     from annotator.prompting.loader import eject, load_prompts
 
     if arguments.action == "eject":
         if arguments.folder is None:
             raise UsageError("where to?", where="annotator prompts eject", hint="annotator prompts eject DIR")
-        for path in eject(arguments.folder):
+        for path in eject(arguments.folder, prompt_folders()):
             print(path)
     else:
-        print_table([(file.head.id, file.digest, file.where) for file in load_prompts(arguments.folder)])
+        print_table(
+            [(file.head.id, file.digest, file.where) for file in load_prompts(arguments.folder, prompt_folders())]
+        )
     return 0
