@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         VqaSettings,
     )
     from annotator.errors import AnnotatorError, UsageError
+    from annotator.modules.third_party import sync_settings
     from annotator.pipeline.run import Outcome
     from annotator.pipeline.work_plan import RunPlan
 
@@ -45,6 +46,7 @@ __all__ = [
     "plan_run",
     "query",
     "sync",
+    "sync_settings",
 ]
 
 _HOMES = {
@@ -52,6 +54,7 @@ _HOMES = {
     "plan_run": "annotator.api",
     "query": "annotator.api",
     "sync": "annotator.api",
+    "sync_settings": "annotator.modules.third_party",
     "AnnotatorError": "annotator.errors",
     "UsageError": "annotator.errors",
     "Outcome": "annotator.pipeline.run",

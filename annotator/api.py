@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 def sync(settings: SyncSettings, progress: "Progress | None" = None) -> "Outcome":
     """Annotate what is not annotated yet, and bring the shards up to date, as `annotator sync` does.
 
-    Reads no `annotator.toml`. `progress` hears of the run; without one it says nothing.
+    Reads no `annotator.toml`. `progress` hears of the run; without one it says nothing. Where third-party modules are
+    installed, `annotator.sync_settings()` is the settings' type with their groups; without a group, its defaults apply.
 
     Example:
         >>> outcome = annotator.sync(annotator.SyncSettings(root=Path("demo")))
