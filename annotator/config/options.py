@@ -1,6 +1,6 @@
-"""The options that a struct of settings stands for: dotted names, types, ranges, texts.
+"""The options of a struct of settings: dotted names, types, ranges, defaults, texts.
 
-The command line, `annotator.toml`, the check of values and docs/cli.md all read them from here.
+The command line, `annotator.toml`, the validation of values and docs/cli.md all use this description.
 """
 
 import ast
@@ -17,15 +17,15 @@ import msgspec
 from annotator.config.settings import Settings
 
 POSITIONAL = msgspec.Meta(extra={"positional": True})
-"""Marks a field that is a word of its own on the command line, without a flag."""
+"""Annotation of a field that is a positional argument."""
 _NAMES: dict[Any, str] = {str: "text", int: "integer", float: "number", bool: "true or false", Path: "path"}
 
 
 class Option(msgspec.Struct, frozen=True, kw_only=True):
-    """One option of a command.
+    """An option of a command.
 
-    `type` is the field's annotation, with its range; `base` the same without the range and without None: a class,
-    or a Literal, tuple or dict type. `default` is `msgspec.NODEFAULT` where a value must be given.
+    `type` is the field's annotation; `base` is the same without ranges (`metas`) and without None: a class, or a
+    Literal, tuple or dict type. `default` is `msgspec.NODEFAULT` if a value is required.
     """
 
     name: str
@@ -41,24 +41,24 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def positional(self) -> bool:
-        """Whether it is a word of its own instead of a flag."""
+        """Whether it is a positional argument instead of a flag."""
         return POSITIONAL in self.metas
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The values there are; or, of a setting that others may add values to, those that come with this package."""
+        """The allowed values; for a setting to which other packages can add values, the known ones."""
         if self.origin is Literal:
             return get_args(self.base)
         return tuple(str(value) for meta in self.metas for value in meta.examples or ())
 
     @property
     def takes(self) -> str:
-        """What it takes, in words: `integer`, `number`, "`table`, `json`"."""
+        """What it takes, in words, such as "integer" or "`table`, `json`"."""
         return ", ".join(f"`{value}`" for value in self.choices) or _describe(self.base)
 
     @property
     def range(self) -> str:
-        """The range of its values, in words: `1 to 95`; "" where any will do."""
+        """Its range, in words, such as "1 to 95"; "" if it has none."""
         for meta in self.metas:
             low = meta.ge if meta.gt is None else meta.gt
             if low is not None and meta.le is not None and meta.le < sys.float_info.max:
@@ -70,7 +70,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
 
 @cache
 def options_of(kind: type[Settings], prefix: str = "") -> tuple[Option, ...]:
-    """Return the options of a struct in the order of its fields, those of a group where the group stands."""
+    """Return the options of a struct and its groups, in the order of their fields."""
     options: list[Option] = []
     for field in msgspec.structs.fields(kind):
         name = f"{prefix}{field.name}"
@@ -84,7 +84,7 @@ def options_of(kind: type[Settings], prefix: str = "") -> tuple[Option, ...]:
 
 
 def groups_of(kind: type[Settings], prefix: str = "") -> Iterator[tuple[str, type[Settings]]]:
-    """Yield each group of settings in a struct by its dotted name, a group before those inside it."""
+    """Yield the dotted name and type of each group in a struct, parents first."""
     for field in msgspec.structs.fields(kind):
         if is_group(field.type):
             yield f"{prefix}{field.name}", field.type
@@ -97,11 +97,11 @@ def is_group(hint: Any) -> bool:
 
 
 def texts_of(kind: type[Settings]) -> dict[str, str]:
-    """Return the text below each field, by the field's name, read off the source: Python does not keep it."""
+    """Return the docstring below each field, by field name. Python discards these, so they are read from the source."""
     texts: dict[str, str] = {}
     for owner in reversed(kind.__mro__):
         if issubclass(owner, Settings) and owner is not Settings:
-            # One made while running, such as by `msgspec.defstruct`, has no source, and so no texts.
+            # A struct made at run time, as by `msgspec.defstruct`, has no source and so no texts.
             nodes = (node for node in _parsed(owner.__module__).body if isinstance(node, ast.ClassDef))
             body = next((node.body for node in nodes if node.name == owner.__name__), [])
             for field, text in pairwise(body):
@@ -115,12 +115,12 @@ def texts_of(kind: type[Settings]) -> dict[str, str]:
 
 @cache
 def _parsed(module: str) -> ast.Module:
-    # One parse of the file: `inspect.getsource` would tokenize it once for each class, ten times as slow.
+    # Parsing the file once is ten times as fast as `inspect.getsource`, which tokenizes it for every class.
     return ast.parse(Path(cast("str", sys.modules[module].__file__)).read_text(encoding="utf-8"))
 
 
 def _unwrap(hint: Any) -> tuple[Any, tuple[msgspec.Meta, ...]]:
-    """Split an annotation into its bare type and its ranges, None left aside."""
+    """Split an annotation into its type without None, and its `msgspec.Meta` annotations."""
     if get_origin(hint) is Annotated:
         inner, *found = get_args(hint)
         base, metas = _unwrap(inner)

@@ -113,7 +113,7 @@ def test_the_version_is_told() -> None:
 def test_an_unknown_command_is_a_usage_error() -> None:
     done = run("synk")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "no such command – synk\nhint: annotator --help\n"
+    assert done.stderr == "unknown command – synk\nhint: annotator --help\n"
 
 
 def test_a_run_talks_on_stderr_alone_and_says_what_it_did(tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_a_path_that_the_locale_cannot_express_is_one_message(annotated: Path, t
         done = run(*arguments, **ascii_only)
         assert done.returncode == 1
         assert done.stdout == ""
-        assert done.stderr.startswith("error: a path or a text has characters that this locale cannot express")
+        assert done.stderr.startswith("error: a path or a text has characters that the locale cannot encode")
         assert "hint: set PYTHONUTF8=1" in done.stderr
         assert "Traceback" not in done.stderr
     assert run("query", "SELECT 'ü'", "--root", folder, PYTHONUTF8="1", LC_ALL="C").returncode == 0

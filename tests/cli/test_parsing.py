@@ -333,5 +333,5 @@ def test_a_settings_file_may_name_folders_and_list_episodes(tmp_path: Path) -> N
 def test_a_number_that_no_key_can_cover_is_refused(tmp_path: Path, value: str) -> None:
     file = tmp_path / "annotator.toml"
     file.write_text(f"[vlm]\nchat_template_kwargs = {{ a = {value} }}\n", encoding="utf-8")
-    with pytest.raises(UsageError, match="no number"):
+    with pytest.raises(UsageError, match="not a finite number"):
         validated(parse_sync(["--config", str(file)]))

@@ -10,17 +10,17 @@ from annotator.config.settings import Settings, SyncSettings
 
 
 class PullArguments(Settings, frozen=True, kw_only=True):
-    """Download a dataset of the Hub with its log into a folder of plain files, and print where it lies.
+    """Download a dataset of the Hub with its log into a folder of plain files, and print that folder.
 
-    Again, only what is new there is downloaded. The next `annotator sync` on that folder starts from the log.
+    A repeated pull downloads changed files only. The next `annotator sync` on the folder continues from the log.
     """
 
     repo_id: Annotated[str, POSITIONAL]
     """The dataset's name, org/name."""
     root: Path = Path()
-    """The folder; unset takes a cache folder."""
+    """The folder to download to; if unset, a cache folder."""
     revision: str | None = None
-    """A branch, tag or commit; unset takes the newest of main."""
+    """Branch, tag or commit; if unset, main."""
 
 
 def run(args: Sequence[str]) -> int:

@@ -20,9 +20,9 @@ class LogArguments(DatasetArguments, frozen=True, kw_only=True):
     """List the runs, newest last."""
 
     store: Path | None = None
-    """Where the log lives; unset takes .annotator in the dataset."""
+    """Folder of the log; if unset, .annotator in the dataset."""
     format: Format = "table"
-    """How to print the result."""
+    """Output format."""
 
 
 def run(args: Sequence[str]) -> int:
