@@ -68,7 +68,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_HOMES.get(name, "annotator.config.settings")), name)
-    globals()[name] = value
+    globals()[name] = value  # the next access finds it there
     return value
 
 

@@ -78,7 +78,7 @@ def _run(command: Command, args: list[str]) -> int:
     termination = Termination()
     try:
         with termination:
-            " ".join(args).encode()  # DuckDB and Arrow take no path that is not text
+            " ".join(args).encode()  # fails for a path that is not text, which DuckDB and Arrow do not accept
             return import_module(f"annotator.cli.{command.module}").run(args)
     except (UsageError, QueryRefused) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -94,6 +94,7 @@ def _run(command: Command, args: list[str]) -> int:
         print(f"error: {_beyond_locale(error)}", file=sys.stderr)
         return 1
     except BrokenPipeError:
+        # `annotator query … | head` is no error. Without stderr, Python cannot report the failed flush at exit.
         sys.stderr.close()
         return 0
 

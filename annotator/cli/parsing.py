@@ -62,7 +62,7 @@ def split_words(args: Sequence[str], *kinds: type[Settings]) -> Words:
     """
     booleans = {option.name for kind in kinds for option in options_of(kind) if option.base is bool}
     words = Words({}, [])
-    waiting = list(reversed(args))
+    waiting = list(reversed(args))  # a stack, with the next word at its end
     while waiting:
         word = waiting.pop()
         if not word.startswith("-"):
@@ -75,7 +75,7 @@ def split_words(args: Sequence[str], *kinds: type[Settings]) -> Words:
         elif name in booleans and (not waiting or waiting[-1].lower() not in TRUE + FALSE):
             given = "true"
         elif name == "help" or not waiting or waiting[-1].startswith("--"):
-            given = None
+            given = None  # a value that begins with dashes must be joined: --name=--value
         else:
             given = waiting.pop()
         before = words.options.get(name)
@@ -204,14 +204,16 @@ def _word(option: Option, name: str) -> PrimitiveConstructorSpec[Any]:
 def _read(option: Option, text: str) -> Any:
     """Parse a word of the command line into builtin types. What does not parse stays text, which `checked` refuses."""
     if text == "None" and option.default is None:
-        return None
+        return None  # as the help shows the default
     if option.origin is tuple:
+        # Also in the notation of Python and TOML: ['a', 'b'].
         return [part.strip(" '\"") for part in text.strip("[]() ").split(",") if part.strip(" '\"")]
     if option.origin is bool and text.lower() in TRUE + FALSE:
         return text.lower() in TRUE
+    if option.origin in (str, Path, Literal):
+        return text
     try:
-        if option.origin is dict:
-            return msgspec.json.decode(text)
-        return option.origin(text) if option.origin in (int, float) else text
+        # Python reads more numbers than JSON has, such as 1e3 for a float, 1_000, nan, which the range refuses.
+        return option.origin(text) if option.origin in (int, float) else msgspec.json.decode(text)
     except (ValueError, msgspec.DecodeError):
         return text

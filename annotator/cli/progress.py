@@ -50,7 +50,7 @@ class ConsoleProgress:
         if self._progress is not None and self._task is not None:
             done = self._stats.episodes_finished
             self._progress.update(self._task, completed=done, calls=calls_line(self._stats))
-        elif time.monotonic() - self._last >= PLAIN_EVERY_S:
+        elif time.monotonic() - self._last >= PLAIN_EVERY_S:  # a log file should not fill with progress
             self._last = time.monotonic()
             self._console.print(self._plain(self._stats), soft_wrap=True)
 
@@ -58,6 +58,7 @@ class ConsoleProgress:
         done, total = stats.episodes_finished, stats.episodes_total
         worked = stats.episodes_done + stats.episodes_failed
         line = f"episodes {done}/{total} | {calls_line(stats)}"
+        # Episodes that were up to date took no time, so only the others say how fast the run is.
         if worked and done < total:
             left_s = (time.monotonic() - self._started) / worked * (total - done)
             line += f" | about {left_s:.0f} s left"

@@ -70,6 +70,7 @@ def _printable(table: "pa.Table") -> "pa.Table":
     """Return the table with unique column names, and with intervals, which no output format has, as text."""
     import pyarrow as pa
 
+    # DuckDB allows `SELECT a, a`; JSON objects and CSV readers do not. The second `a` becomes `a_1`.
     seen: Counter[str] = Counter()
     names: list[str] = []
     for name in table.column_names:

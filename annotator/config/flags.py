@@ -16,6 +16,7 @@ def values_of(settings: Settings) -> Iterator[tuple[str, Any]]:
         value: Any = settings
         for part in option.name.split("."):
             value = getattr(value, part)
+        # Through JSON, so that a tuple equals the list that a lock or an event has, and a path its text.
         yield option.name, msgspec.json.decode(msgspec.json.encode(value, enc_hook=str))
 
 

@@ -60,9 +60,10 @@ def validated(settings: S) -> S:
             value = getattr(value, part)
         values[option.name] = checked(option, value, f"--{option.name}")
     settings = replaced(settings, values)
+    # What no single type can say: the inside of JSON objects, and settings that exclude each other.
     if isinstance(settings, SyncSettings):
         for name in ("chat_template_kwargs", "mm_processor_kwargs"):
-            _refuse_unnameable(getattr(settings.vlm, name), name)
+            _refuse_non_finite(getattr(settings.vlm, name), name)
         if settings.vqa.enabled and not settings.vqa.question_types:
             raise UsageError("no question type is selected", where="--vqa.question_types", hint="--vqa.enabled false")
         if settings.vlm.camera_key is not None and settings.vlm.camera_keys:
@@ -79,7 +80,7 @@ def checked(option: Option, value: Any, where: str) -> Any:
     try:
         return msgspec.convert(value, option.type, dec_hook=lambda kind, given: kind(given))
     except msgspec.ValidationError as cause:
-        numeric = option.range and isinstance(value, int | float) and not isinstance(value, bool)
+        numeric = option.range and type(value) in (int, float)  # a bool is an int, but in no range
         what = "setting out of range" if numeric else "setting cannot be read"
         hint = f"expected {option.takes}{option.range and f', {option.range}'}"
         raise UsageError(what, where=where, got=repr(value), hint=hint) from cause
@@ -88,7 +89,7 @@ def checked(option: Option, value: Any, where: str) -> Any:
 def replaced(settings: S, values: Mapping[str, Any]) -> S:
     """Return a copy of the settings with some values replaced, by dotted name: `{"plan.view": "video"}`."""
     own: dict[str, Any] = {}
-    groups: dict[str, dict[str, Any]] = {}
+    groups: dict[str, dict[str, Any]] = {}  # by the name of the group; names inside it are relative to it
     for name, value in values.items():
         group, dot, rest = name.partition(".")
         if dot:
@@ -99,14 +100,14 @@ def replaced(settings: S, values: Mapping[str, Any]) -> S:
     return msgspec.structs.replace(settings, **own)
 
 
-def _refuse_unnameable(value: object, name: str) -> None:
+def _refuse_non_finite(value: object, name: str) -> None:
     """Refuse NaN and infinity anywhere in a JSON value: they have no JSON, so no key could contain them."""
     if isinstance(value, float) and not math.isfinite(value):
         raise UsageError("setting is not a finite number", where=f"--vlm.{name}", got=str(value))
     if isinstance(value, dict | list):
         parts = cast("dict[str, object]", value).values() if isinstance(value, dict) else cast("list[object]", value)
         for part in parts:
-            _refuse_unnameable(part, name)
+            _refuse_non_finite(part, name)
 
 
 def read_toml(path: Path, kind: type[S] = SyncSettings) -> S:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
@@ -59,13 +59,16 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def range(self) -> str:
         """Its range, in words, such as "1 to 95"; "" if it has none."""
+        ranges: list[str] = []
         for meta in self.metas:
-            low = meta.ge if meta.gt is None else meta.gt
-            if low is not None and meta.le is not None and meta.le < sys.float_info.max:
-                return f"{low} to {meta.le}"
-            if low is not None:
-                return f"above {low}" if meta.gt is not None else f"{low} or more"
-        return ""
+            # The largest float stands for "finite", see `annotator.config.settings`: it is no limit to speak of.
+            most = None if meta.le == sys.float_info.max else meta.le
+            if meta.ge is not None and most is not None:
+                ranges.append(f"{meta.ge} to {most}")
+            else:
+                limits = {"above {}": meta.gt, "{} or more": meta.ge, "below {}": meta.lt, "at most {}": most}
+                ranges += [words.format(limit) for words, limit in limits.items() if limit is not None]
+        return ", ".join(ranges)
 
 
 @cache
@@ -104,6 +107,7 @@ def texts_of(kind: type[Settings]) -> dict[str, str]:
             # A struct made at run time, as by `msgspec.defstruct`, has no source and so no texts.
             nodes = (node for node in _parsed(owner.__module__).body if isinstance(node, ast.ClassDef))
             body = next((node.body for node in nodes if node.name == owner.__name__), [])
+            # The docstring of a field is the expression that follows it.
             for field, text in pairwise(body):
                 match field, text:
                     case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
@@ -116,7 +120,9 @@ def texts_of(kind: type[Settings]) -> dict[str, str]:
 @cache
 def _parsed(module: str) -> ast.Module:
     # Parsing the file once is ten times as fast as `inspect.getsource`, which tokenizes it for every class.
-    return ast.parse(Path(cast("str", sys.modules[module].__file__)).read_text(encoding="utf-8"))
+    file = getattr(sys.modules.get(module), "__file__", None)
+    # In an interactive session, or a zip file, there is no file to read: options have no texts then.
+    return ast.parse(Path(file).read_text(encoding="utf-8") if file and Path(file).is_file() else "")
 
 
 def _unwrap(hint: Any) -> tuple[Any, tuple[msgspec.Meta, ...]]:
@@ -126,14 +132,15 @@ def _unwrap(hint: Any) -> tuple[Any, tuple[msgspec.Meta, ...]]:
         base, metas = _unwrap(inner)
         return base, (*metas, *(meta for meta in found if isinstance(meta, msgspec.Meta)))
     if get_origin(hint) in (types.UnionType, Union):
-        (inner,) = (part for part in get_args(hint) if part is not types.NoneType)
-        return _unwrap(inner)
+        parts = [part for part in get_args(hint) if part is not types.NoneType]
+        # Of several types, none is the base: such an option takes JSON.
+        return _unwrap(parts[0]) if len(parts) == 1 else (hint, ())
     return hint, ()
 
 
 def _describe(base: Any) -> str:
-    if get_origin(base) is Literal:  # of the parts of a tuple
+    if get_origin(base) is Literal:  # the parts of a tuple
         return ", ".join(f"`{value}`" for value in get_args(base))
     if get_origin(base) is tuple:
         return f"{_describe(get_args(base)[0])}, joined by commas"
-    return "JSON object" if get_origin(base) is dict else _NAMES[base]
+    return "JSON object" if get_origin(base) is dict else _NAMES.get(base, "JSON")

@@ -7,8 +7,10 @@ import msgspec
 import pytest
 from msgspec import Meta
 
+from annotator.cli.parsing import parse
 from annotator.config.options import POSITIONAL, Option, groups_of, options_of, texts_of
 from annotator.config.settings import PositiveFloat, PositiveInt, Settings, SyncSettings
+from annotator.errors import UsageError
 
 
 class Inner(Settings, frozen=True, kw_only=True):
@@ -17,6 +19,10 @@ class Inner(Settings, frozen=True, kw_only=True):
     rate: PositiveFloat = 1.0
     """How fast,
     in Hz."""
+    part: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    """A share."""
+    either: int | list[int] = 0
+    """A type that only JSON can give."""
 
 
 class Base(Settings, frozen=True, kw_only=True):
@@ -46,7 +52,17 @@ BY_NAME = {option.name: option for option in options_of(Example)}
 
 
 def test_options_stand_in_the_order_of_the_fields_with_those_of_a_group_in_its_place() -> None:
-    assert list(BY_NAME) == ["where", "word", "number", "share", "several", "open", "inner.rate"]
+    assert list(BY_NAME) == [
+        "where",
+        "word",
+        "number",
+        "share",
+        "several",
+        "open",
+        "inner.rate",
+        "inner.part",
+        "inner.either",
+    ]
     assert dict(groups_of(Example)) == {"inner": Inner}
 
 
@@ -59,6 +75,8 @@ def test_options_stand_in_the_order_of_the_fields_with_those_of_a_group_in_its_p
         ("several", "`a`, `b`, joined by commas", ""),
         ("open", "`x`, `y`", ""),
         ("inner.rate", "number", "above 0"),
+        ("inner.part", "number", "above 0, at most 1"),
+        ("inner.either", "JSON", ""),
     ],
 )
 def test_an_option_says_what_it_takes(name: str, takes: str, limits: str) -> None:
@@ -74,7 +92,7 @@ def test_a_word_without_a_flag_and_one_that_must_be_given_are_told() -> None:
 def test_texts_come_from_the_source_also_of_the_struct_that_is_added_to() -> None:
     texts = texts_of(Example)
     assert texts["where"] == "A folder."
-    assert texts_of(Inner) == {"rate": "How fast, in Hz."}
+    assert texts_of(Inner)["rate"] == "How fast, in Hz."
     assert texts.keys() == {option.name for option in BY_NAME.values() if "." not in option.name}
 
 
@@ -90,3 +108,14 @@ def test_every_setting_has_a_text_and_a_default() -> None:
         own = [option for option in options_of(kind) if "." not in option.name]
         assert all(texts.get(option.name) for option in own), kind
         assert all(option.default is not msgspec.NODEFAULT for option in own), kind
+
+
+def test_the_command_line_reads_any_type_that_json_can_give() -> None:
+    read = parse(
+        "example", Example, ["--word", "w", "--inner.either", "[1, 2]", "--inner.part=0.5", "--open", "z", "d"]
+    )
+    assert (read.inner.either, read.inner.part, read.open, read.where) == ([1, 2], 0.5, "z", Path("d"))
+    with pytest.raises(
+        UsageError, match=r"out of range – --inner\.part – 2\.0\nhint: expected number, above 0, at most 1"
+    ):
+        parse("example", Example, ["--word", "w", "--inner.part", "2"])

@@ -66,6 +66,7 @@ def parse_submit(args: Sequence[str]) -> tuple[SubmitArguments, SyncSettings]:
         SystemExit: with status 2 for an unknown option or a missing value, 0 after --help.
     """
     words = split_words(args, SubmitArguments, sync_settings())
+    # `--help` is about the job's own options: those of `annotator sync` have their own help.
     own = {"help", *SubmitArguments.__struct_fields__} & words.options.keys()
     mine = Words({name: words.options.pop(name) for name in own}, [])
     return build("job submit", SubmitArguments, mine), build_sync(words)
@@ -81,7 +82,7 @@ def run(args: Sequence[str]) -> int:
         try:
             parse("job", JobArguments, args)
         except SystemExit:
-            parse_submit(args)
+            parse_submit(args)  # `job --help` shows the options of both
     arguments = parse("job", JobArguments, args)
     name, namespace = arguments.job_id, arguments.namespace
     if name is None and arguments.action != "status":

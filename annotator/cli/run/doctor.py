@@ -39,6 +39,7 @@ def parse_doctor(args: Sequence[str]) -> DoctorSettings:
     Raises:
         UsageError: the settings file cannot be read, or a value is invalid.
     """
+    # The file is that of `annotator sync`, with settings that the doctor does not take.
     words = split_words(args, sync_settings())
     file = take_config(words)
     return build("doctor", DoctorSettings, words, DoctorSettings(vlm=file.vlm, plan=ViewSettings(view=file.plan.view)))
