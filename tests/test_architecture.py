@@ -57,6 +57,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "torch": ("annotator/vlm/transformers/", "annotator/vlm/vllm_local/"),
     "transformers": ("annotator/vlm/transformers/",),
     "llguidance": ("annotator/vlm/transformers/",),
+    "psutil": ("annotator/vlm/watchdog.py",),
     "huggingface_hub": ("annotator/hub/", "annotator/jobs/", "annotator/vlm/vllm_server/info.py"),
 }
 DISTRIBUTIONS = {"PIL": "pillow"}

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from annotator.config.settings import SyncSettings, VlmSettings, VqaSettings
-from annotator.dataset.episodes import read_episodes, select_cameras
+from annotator.dataset.cameras import select_cameras
+from annotator.dataset.episodes import read_episodes
 from annotator.dataset.metadata import Dataset, open_dataset
 from annotator.errors import UsageError
 from annotator_store.log.log import Log

@@ -53,7 +53,7 @@ class VllmEngine:
             "gpu_memory_utilization": gpu_memory_utilization,
             "more": dict(engine_kwargs or {}),
         }
-        self._lanes = asyncio.Semaphore(client_concurrency) if client_concurrency else contextlib.nullcontext()
+        self._slots = asyncio.Semaphore(client_concurrency) if client_concurrency else contextlib.nullcontext()
         self._starting: asyncio.Task[Any] | None = None
         self._processes: EngineProcesses | None = None
         self._stopped = False
@@ -87,7 +87,7 @@ class VllmEngine:
         from vllm.exceptions import VLLMClientError, VLLMError
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        async with self._lanes:
+        async with self._slots:
             self._refuse_stopped(request)
             started = time.monotonic()
             try:
