@@ -32,7 +32,7 @@ from annotator_store.log.shard_history import ShardRecord, fold_shards
 from annotator_store.parquet.files import opened_shard
 from annotator_store.parquet.frame_times import read_frame_times
 from annotator_store.parquet.rewrite import language_digest_or_none
-from annotator_store.rows import PERSISTENT_STYLES, Row, order_key
+from annotator_store.rows import Row, is_persistent, order_key
 
 MARK = ".annotator-export"
 """The file by which a folder is known to hold an export and nothing else."""
@@ -197,7 +197,7 @@ def _by_file(annotations: Mapping[str, EpisodeAnnotated]) -> dict[str, list[Row]
     """Compose an episode's rows as its shard has them, and deal them out to the files that LeRobot expects them in."""
     files: dict[str, list[Row]] = {module: [] for module in sorted(annotations)}
     for one in merge_rows((), {module: annotation.rows for module, annotation in annotations.items()}):
-        file = PLAN.name if one.row.style in PERSISTENT_STYLES else one.module
+        file = PLAN.name if is_persistent(one.row.style) else one.module
         assert file is not None, "rows that are written anew are some module's"
         files.setdefault(file, []).append(one.row)
     return files
