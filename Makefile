@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := .demo/sample
 
-.PHONY: setup demo test check fix bench engines-env check-lerobot clean
+.PHONY: setup demo test check fix docs sameness soak bench engines-env check-lerobot clean
 
 setup: $(VENV)/.ready
 
@@ -34,6 +34,20 @@ check: setup
 fix: setup
 	@$(BIN)/ruff check --fix -q . ; $(BIN)/ruff format -q .
 
+# The pages that are generated from the code.
+docs: setup
+	@page=$$($(BIN)/python scripts/generate_cli_docs.py) && printf "%s\n" "$$page" > docs/cli.md
+	@page=$$($(BIN)/python scripts/generate_event_docs.py) && printf "%s\n" "$$page" > docs/events.md
+
+# Is what the command does to known datasets what it was? A quick half of it is in `make test`; this compares all, in four
+# minutes. `python scripts/sameness.py record` records anew what was meant to change.
+sameness: setup
+	@$(BIN)/python scripts/sameness.py check $(ARGS)
+
+# The long tests, with Python 3.11, 3.12 and 3.13 where they are there, and with the lowest versions of all dependencies.
+soak: setup
+	@$(BIN)/python tests/soak/environments.py $(ARGS)
+
 # Figures, not pass or fail of the test suite; each prints ratios to a floor measured in the same run.
 bench: setup
 	@for b in tests/bench/bench_*.py; do echo "== $$b"; $(BIN)/python $$b $(ARGS) || exit 1; done
@@ -48,4 +62,4 @@ check-lerobot: setup
 	@sh tests/lerobot/check.sh
 
 clean:
-	rm -rf $(VENV) .venv-engines .demo .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-engines .venv-soak .demo .pytest_cache .ruff_cache .hypothesis

@@ -62,6 +62,15 @@ def _spans_apart(good: dict[str, Any]) -> str:
     return json.dumps({"subtasks": [one | {"subtask": f"never {one['subtask']}"} for one in good["subtasks"]]})
 
 
+def _spans_with_another(good: dict[str, Any]) -> str:
+    """A label with a word more, which other labels have."""
+    spans: list[dict[str, Any]] = []
+    for one in good["subtasks"]:
+        word = next(word for word in ("left", "lift", "grip") if word not in one["subtask"])
+        spans.append(one | {"subtask": f"{one['subtask']} {word}"})
+    return json.dumps({"subtasks": spans})
+
+
 _COMMON: tuple[Fault, ...] = (
     lambda good: "I am happy to help with that!",
     lambda good: _CUT + json.dumps(good)[:20],
@@ -93,6 +102,7 @@ _FAULTS: dict[str, tuple[Fault, ...]] = {
         _all_inside("subtasks", subtask=" . "),
         _all_inside("subtasks", subtask="sing a song"),
         _spans_apart,
+        _spans_with_another,
         _many_spans,
         _changed(subtasks=[]),
         _inside("subtasks", start=None),
@@ -117,7 +127,6 @@ _FAULTS: dict[str, tuple[Fault, ...]] = {
         _without("reply"),
     ),
     "vqa_bbox": (
-        *_QUESTION,
         _inside("detections", label=" "),
         _inside("detections", bbox=[10, 20, 1200, 900]),
         _inside("detections", bbox=[10, 20, 900, 1200]),
@@ -125,7 +134,6 @@ _FAULTS: dict[str, tuple[Fault, ...]] = {
         _inside("detections", bbox=[10, 20, 900, 20]),
         _inside("detections", bbox=[10, 20, 900]),
         _inside("detections", bbox=[10, 20, 900, 200000]),
-        _changed(detections=[]),
     ),
     "vqa_keypoint": (*_QUESTION, _changed(label="."), _changed(point=[1001, 5]), _changed(point=[5, 1000.5])),
     "vqa_count": (*_QUESTION, _changed(label=" "), _changed(count=-1), _changed(count=1001), _changed(count=1.5)),
@@ -134,6 +142,21 @@ _FAULTS: dict[str, tuple[Fault, ...]] = {
 }
 _STUBBORN = frozenset({"vqa_count", "plan_describe"})
 """Steps of which some second replies do not fit either."""
+
+
+_SALTS = {
+    "plan_describe": 53,
+    "plan_memory": 97,
+    "plan_milestones": 42,
+    "plan_relabel": 310,
+    "plan_segment": 4,
+    "plan_task": 1,
+    "plan_task_aug_axes": 1,
+    "vqa_attribute": 1,
+    "vqa_bbox": 41,
+    "vqa_count": 2,
+}
+"""Chosen so that as many faults as there are requests for come up."""
 
 
 class FakeServer(ThreadingHTTPServer):
@@ -236,8 +259,13 @@ def _reply(step: str, schema: dict[str, Any], said: str, seed: int, *, again: bo
     stubborn = step in _STUBBORN and digest[0] % 4 == 0
     if again and not stubborn:
         return json.dumps(good)
-    place = seed if step == "vocabulary_discover" else int.from_bytes(digest[1:5], "big")
+    place = seed if step == "vocabulary_discover" else _drawn(step, digest)
     return faults[(place + again) % len(faults)](good)
+
+
+def _drawn(step: str, digest: bytes) -> int:
+    salt = _SALTS.get(step, 0).to_bytes(4, "big")
+    return int.from_bytes(hashlib.sha256(salt + digest).digest()[:4], "big")
 
 
 def _span(said: str) -> tuple[float, float]:

@@ -35,6 +35,7 @@ ANNOTATOR_LAYERS = (
     ("pipeline", "verify"),
     ("hub",),
     ("jobs",),
+    ("api",),
     ("cli",),
 )
 BASE = {"digests", "keys", "rows", "errors", "atomic_files", "sql"}
@@ -56,6 +57,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "torch": ("annotator/vlm/transformers/", "annotator/vlm/vllm_local/"),
     "transformers": ("annotator/vlm/transformers/",),
     "llguidance": ("annotator/vlm/transformers/",),
+    "psutil": ("annotator/vlm/watchdog.py",),
     "huggingface_hub": ("annotator/hub/", "annotator/jobs/", "annotator/vlm/vllm_server/info.py"),
 }
 DISTRIBUTIONS = {"PIL": "pillow"}
@@ -232,7 +234,7 @@ def _is_broad(kind: ast.expr | None) -> bool:
 
 def _passes_on(handler: ast.ExceptHandler) -> bool:
     last = handler.body[-1]
-    if isinstance(last, ast.Raise) and last.exc is None:
+    if isinstance(last, ast.Raise) and (last.exc is None or last.cause is not None):
         return True
     return any(
         isinstance(node, ast.Call) and ast.unparse(node.func).endswith("set_exception") for node in ast.walk(handler)

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from annotator.cli.main import COMMANDS, main
+from annotator.config.options import texts_of
 from scripts.generate_cli_docs import COMMANDS as DESCRIBED
-from scripts.generate_cli_docs import describe_commands, options_of
+from scripts.generate_cli_docs import describe_commands, own_options
 
 CLI = Path(__file__).parents[1] / "docs" / "cli.md"
 
@@ -33,8 +34,9 @@ def test_the_page_names_the_options_that_help_names(command: str, capsys: pytest
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_says_what_it_does(command: str) -> None:
-    for option in options_of(DESCRIBED[command][0]):
-        assert option.text.endswith("."), option.name
+    texts = texts_of(DESCRIBED[command])
+    for option in own_options(DESCRIBED[command]):
+        assert texts[option.name].endswith("."), option.name
 
 
 def test_the_page_is_a_table_that_holds_together() -> None:

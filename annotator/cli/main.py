@@ -4,9 +4,39 @@ stdout is data, stderr is talk. Exit status: 0 done, 1 some work failed, 2 usage
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple
 
 from annotator_store.errors import Problem
+
+
+class Command(NamedTuple):
+    """One command: the module whose `run` it is, the words it takes, and its line of `annotator --help`."""
+
+    module: str
+    words: str
+    text: str
+
+
+COMMANDS = {
+    "sync": Command("run.sync", "DATASET", "annotate what is not annotated yet, and bring the shards up to date"),
+    "query": Command(
+        "look.query", "SQL", "ask the log or the dataset: rows, calls, episodes, runs, failures, prompts, vocabulary"
+    ),
+    "log": Command("look.log", "", "list the runs"),
+    "prompts": Command("run.prompts", "", "list the prompts, or copy them out: annotator prompts eject DIR"),
+    "validate": Command("store.validate", "DATASET", "hold the language columns to the rules, whoever wrote them"),
+    "verify": Command("store.verify", "DATASET", "derive every digest again, project again, and name what differs"),
+    "export": Command(
+        "store.export", "DATASET", "write the rows as files, one for each episode and module: --staging DIR"
+    ),
+    "doctor": Command("run.doctor", "", "say what is installed, which engine would answer, and what it can do"),
+    "pull": Command("hub.pull", "ORG/NAME", "download a dataset of the Hugging Face Hub, with its log"),
+    "push": Command("hub.push", "DATASET", "push a dataset to the Hub, with its card, lock and log"),
+    "job": Command("hub.job", "submit", "annotate on Hugging Face Jobs; job status, logs, wait, cancel look after it"),
+}
+"""Every command by its name; the modules are those of `annotator.cli`, each imported when its command runs."""
 
 USAGE = """\
 usage: annotator COMMAND [OPTIONS]
@@ -14,17 +44,7 @@ usage: annotator COMMAND [OPTIONS]
 Language for robot demonstrations: every call to a model is kept, reruns are free,
 and LeRobot v3 datasets get the columns language_persistent and language_events.
 
-  sync DATASET       annotate what is not annotated yet, and bring the shards up to date
-  query SQL          ask the log or the dataset: rows, calls, episodes, runs, failures, prompts, vocabulary
-  log                list the runs
-  prompts            list the prompts, or copy them out: annotator prompts eject DIR
-  validate DATASET   hold the language columns to the rules, whoever wrote them
-  verify DATASET     derive every digest again, project again, and name what differs
-  export DATASET     write the rows as files, one for each episode and module: --staging DIR
-  doctor             say what is installed, which engine would answer, and what it can do
-  pull ORG/NAME      download a dataset of the Hugging Face Hub, with its log
-  push DATASET       push a dataset to the Hub, with its card, lock and log
-  job submit         annotate on Hugging Face Jobs; job status, logs, wait, cancel look after it
+{commands}
 
 annotator COMMAND --help shows a command's options.
 """
@@ -34,18 +54,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help", "help"):
-        print(USAGE, end="")
+        lines = (f"  {f'{name} {command.words}':<18} {command.text}" for name, command in COMMANDS.items())
+        print(USAGE.format(commands="\n".join(lines)), end="")
         return 0 if args else 2
     if args[0] in ("-V", "--version"):
-        return _version()
-    command = COMMANDS.get(args[0])
-    if command is None:
+        from annotator import __version__
+
+        print(f"annotator {__version__}")
+        return 0
+    if args[0] not in COMMANDS:
         print(f"no such command – {args[0]}\nhint: annotator --help", file=sys.stderr)
         return 2
-    return _guarded(command, args[1:])
+    return _run(COMMANDS[args[0]], args[1:])
 
 
-def _guarded(command: Callable[[list[str]], int], args: list[str]) -> int:
+def _run(command: Command, args: list[str]) -> int:
+    """Run a command, and turn what ends it into a message on stderr and an exit status."""
     from annotator.cli.sigterm import Termination
     from annotator.errors import UsageError
     from annotator_store.errors import QueryRefused
@@ -54,7 +78,7 @@ def _guarded(command: Callable[[list[str]], int], args: list[str]) -> int:
     try:
         with termination:
             " ".join(args).encode()  # DuckDB and Arrow take no path that is not text
-            return command(args)
+            return import_module(f"annotator.cli.{command.module}").run(args)
     except (UsageError, QueryRefused) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -83,112 +107,5 @@ def _beyond_locale(error: UnicodeEncodeError) -> Problem:
     )
 
 
-def _version() -> int:
-    from annotator import __version__
-
-    print(f"annotator {__version__}")
-    return 0
-
-
-def _sync(args: list[str]) -> int:
-    from annotator.cli.parsing import parse_sync
-    from annotator.cli.progress import ConsoleProgress
-    from annotator.hub.sync import run_at_hub
-    from annotator.pipeline.sync import sync
-
-    with ConsoleProgress() as report:
-        outcome = run_at_hub(parse_sync(args), report, sync)
-    return 0 if outcome == "done" else 1
-
-
-def _query(args: list[str]) -> int:
-    from annotator.cli.parsing import parse_query
-    from annotator.cli.show import show_query
-
-    return show_query(parse_query(args))
-
-
-def _log(args: list[str]) -> int:
-    from annotator.cli.parsing import parse_log
-    from annotator.cli.show import show_runs
-
-    return show_runs(parse_log(args))
-
-
-def _prompts(args: list[str]) -> int:
-    from annotator.cli.parsing import parse_prompts
-    from annotator.cli.show import show_prompts
-
-    return show_prompts(parse_prompts(args))
-
-
-def _validate(args: list[str]) -> int:
-    from annotator.cli.parsing import parse_validate
-    from annotator.cli.show_validate import show_validate
-
-    return show_validate(parse_validate(args))
-
-
-def _verify(args: list[str]) -> int:
-    from annotator.cli.parsing import parse_verify
-    from annotator.cli.show_verify import show_verify
-
-    return show_verify(parse_verify(args))
-
-
-def _export(args: list[str]) -> int:
-    from annotator.cli.parsing import parse_export
-    from annotator.cli.show_verify import show_export
-
-    return show_export(parse_export(args))
-
-
-def _doctor(args: list[str]) -> int:
-    from annotator.cli.show_doctor import parse_doctor, show_doctor
-
-    return show_doctor(parse_doctor(args))
-
-
-def _pull(args: list[str]) -> int:
-    from annotator.cli.hub_arguments import parse_pull
-    from annotator.cli.show_hub import show_pull
-
-    return show_pull(parse_pull(args))
-
-
-def _push(args: list[str]) -> int:
-    from annotator.cli.hub_arguments import parse_push
-    from annotator.cli.show_hub import show_push
-
-    return show_push(parse_push(args))
-
-
-def _job(args: list[str]) -> int:
-    from annotator.cli.hub_arguments import parse_job, parse_submit
-    from annotator.cli.show_hub import show_job, show_submit
-
-    if args[:1] == ["submit"]:
-        return show_submit(*parse_submit(args[1:]))
-    if args[:1] in (["-h"], ["--help"]):
-        try:
-            parse_job(args)
-        except SystemExit:
-            parse_submit(args)
-    return show_job(parse_job(args))
-
-
-COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "sync": _sync,
-    "query": _query,
-    "log": _log,
-    "prompts": _prompts,
-    "validate": _validate,
-    "verify": _verify,
-    "export": _export,
-    "doctor": _doctor,
-    "pull": _pull,
-    "push": _push,
-    "job": _job,
-}
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,83 +1,29 @@
-"""Arguments: from the command line and `annotator.toml` to settings, by the names in `annotator.config.settings`."""
+"""Arguments: a command line, and `annotator.toml`, as a struct of settings.
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+Options are generated from the struct (see `annotator.config.options`); tyro matches their names and prints the help.
+"""
+
+import inspect
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import tyro
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, StructConstructorSpec, StructFieldSpec
 
-from annotator.config.flags import join_repeats, part_flags, take_config
-from annotator.config.load import read_toml
+from annotator.config.flags import spell_value
+from annotator.config.load import checked, read_toml
+from annotator.config.options import POSITIONAL, Option, is_group, options_of, texts_of
 from annotator.config.settings import Settings, SyncSettings
 from annotator.errors import UsageError
+from annotator.modules.third_party import sync_settings
 
-T = TypeVar("T")
+S = TypeVar("S", bound=Settings)
 Format = Literal["table", "json", "csv", "parquet"]
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
-
-registry = ConstructorRegistry()
-
-
-@registry.primitive_rule
-def _bool(info: tyro.constructors.PrimitiveTypeInfo) -> PrimitiveConstructorSpec[bool] | None:
-    """Take `true`, `True`, `false`, `no`, … as a value; a bare flag was given `true` before tyro sees it."""
-    if info.type is not bool:
-        return None
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="{true,false}",
-        instance_from_str=lambda args: _read_bool(args[0]),
-        is_instance=lambda value: isinstance(value, bool),
-        str_from_instance=lambda value: [str(value).lower()],
-    )
-
-
-def _read_bool(text: str) -> bool:
-    if text.lower() in TRUE:
-        return True
-    if text.lower() in FALSE:
-        return False
-    raise ValueError(f"{text!r} is neither true nor false")
-
-
-@registry.primitive_rule
-def _list(info: tyro.constructors.PrimitiveTypeInfo) -> PrimitiveConstructorSpec[tuple[str, ...]] | None:
-    """Take several texts as one value, joined by commas, so that every flag takes one value."""
-    if get_origin(info.type) is not tuple:
-        return None
-    texts = get_args(get_args(info.type)[0])
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="{" + ",".join(texts) + "}" if texts else "NAME,NAME,…",
-        instance_from_str=lambda args: _read_list(args[0], texts),
-        is_instance=lambda value: isinstance(value, tuple),
-        str_from_instance=lambda value: [",".join(value)],
-    )
-
-
-def _read_list(text: str, allowed: tuple[str, ...]) -> tuple[str, ...]:
-    parts = tuple(part.strip(" '\"") for part in text.strip("[]() ").split(",") if part.strip(" '\""))
-    strange = [part for part in parts if allowed and part not in allowed]
-    if strange:
-        raise ValueError(f"{strange[0]!r} is none of {', '.join(allowed)}")
-    return parts
-
-
-@registry.primitive_rule
-def _json_object(info: tyro.constructors.PrimitiveTypeInfo) -> PrimitiveConstructorSpec[dict[str, Any]] | None:
-    if info.type != dict[str, Any]:
-        return None
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="JSON",
-        instance_from_str=lambda args: msgspec.json.decode(args[0], type=dict[str, Any]),
-        is_instance=lambda value: isinstance(value, dict),
-        str_from_instance=lambda value: [msgspec.json.encode(value).decode()],
-    )
-
+JOINED = frozenset({"vlm.api_base"})
+"""Options that may be repeated, their values joined by commas; of any other the last one counts."""
 
 SYNC_TEXT = """Annotate what is not annotated yet, and bring the shards up to date: annotator sync DATASET [OPTIONS]
 
@@ -86,188 +32,183 @@ The same names may stand in annotator.toml, in the working folder or named with 
 """
 
 
-@dataclass(frozen=True)
-class QueryArguments:
-    """Ask the log in SQL, read-only; also while a sync runs. Views: rows, calls, episodes, runs, failures, prompts,
-    vocabulary.
+class DatasetArguments(Settings, frozen=True, kw_only=True):
+    """The arguments of a command that works on one dataset."""
 
-    Where a dataset has no log, `rows` reads its language columns.
-    """
-
-    sql: Annotated[str, tyro.conf.Positional]
-    """One SELECT, in DuckDB's SQL."""
-    root: Path = Path()
-    """The dataset's folder."""
-    store: Path | None = None
-    """Where the log lives; unset takes .annotator in the dataset."""
-    format: Format = "table"
-    """How to print the result; parquet goes to stdout as bytes."""
-
-
-@dataclass(frozen=True)
-class LogArguments:
-    """List the runs, newest last."""
-
-    dataset: Annotated[Path | None, tyro.conf.Positional] = None
+    dataset: Annotated[Path | None, POSITIONAL] = None
     """The dataset's folder; the same as --root."""
     root: Path = Path()
     """The dataset's folder."""
-    store: Path | None = None
-    """Where the log lives; unset takes .annotator in the dataset."""
-    format: Format = "table"
-    """How to print the result."""
+
+    @property
+    def folder(self) -> Path:
+        """The dataset's folder, whichever way it was given."""
+        return self.dataset or self.root
 
 
-@dataclass(frozen=True)
-class ValidateArguments:
-    """Hold the language columns of a dataset to the rules, whoever wrote them. docs/validation.md lists the rules.
+class Words(msgspec.Struct, frozen=True):
+    """A command line, split: options by dotted name, with None for a value that is missing, and the other words."""
 
-    Exit status 0 where there is no error, 1 where there is one, 2 usage.
+    options: dict[str, str | None]
+    loose: list[str]
+
+
+def split_words(args: Sequence[str], *kinds: type[Settings]) -> Words:
+    """Split a command line into options and loose words, in any order.
+
+    Names get underscores, a boolean option without a value gets "true". Every other option takes the next word.
     """
+    booleans = {option.name for kind in kinds for option in options_of(kind) if option.base is bool}
+    words = Words({}, [])
+    waiting = list(reversed(args))
+    while waiting:
+        word = waiting.pop()
+        if not word.startswith("-"):
+            words.loose.append(word)
+            continue
+        flag, equals, value = word.partition("=")
+        name = "help" if flag == "-h" else flag.lstrip("-").replace("-", "_")
+        if equals:
+            given = value
+        elif name in booleans and (not waiting or waiting[-1].lower() not in TRUE + FALSE):
+            given = "true"
+        elif name == "help" or not waiting or waiting[-1].startswith("--"):
+            given = None
+        else:
+            given = waiting.pop()
+        before = words.options.get(name)
+        words.options[name] = f"{before},{given}" if name in JOINED and before and given else given
+    return words
 
-    dataset: Annotated[Path | None, tyro.conf.Positional] = None
-    """The dataset's folder; the same as --root."""
-    root: Path = Path()
-    """The dataset's folder."""
-    rules: Path | None = None
-    """A folder of own rules, one SQL file each, beside the shipped ones."""
-    only_episodes: str | None = None
-    """Episodes to look at, such as 0,5-9."""
-    vocabulary: bool = True
-    """Hold subtasks and memory to meta/canonical_vocabulary.json, where there is one."""
-    store: Path | None = None
-    """Where the log lives that knows the call of a row; unset takes .annotator in the dataset, if it is there."""
-    limit: int = 20
-    """Findings of each rule to print; all are counted."""
-    format: Literal["table", "json", "csv"] = "table"
-    """How to print what is wrong."""
 
+def parse(command: str, kind: type[S], args: Sequence[str]) -> S:
+    """Read the arguments of a command that takes nothing from `annotator.toml`.
 
-@dataclass(frozen=True)
-class VerifyArguments:
-    """Derive every digest of the log again, fold and project again, and compare with shards, lock and prompts.
-
-    Reads only. What differs is listed with its place, what was expected there and what was found; exit status 1 then.
+    Raises:
+        UsageError: a value is of another type, or out of range.
+        SystemExit: status 2 for an option that there is not, or that lacks its value; 0 after --help.
     """
-
-    dataset: Annotated[Path | None, tyro.conf.Positional] = None
-    """The dataset's folder; the same as --root."""
-    root: Path = Path()
-    """The dataset's folder."""
-    store: Path | None = None
-    """Where the log lives; unset takes .annotator in the dataset."""
-    prompts: Path | None = None
-    """The folder of own prompts; unset takes those that the dataset's runs were given."""
-    rebuild: bool = False
-    """Make the cache anew in a temporary folder as well, and compare that."""
-    format: Format = "table"
-    """How to print what is wrong."""
-
-
-@dataclass(frozen=True)
-class ExportArguments:
-    """Write the rows that the shards were made of as files: episode_{N:06d}/<module>.jsonl, one row a line.
-
-    A line has camera, content, role, style, timestamp (seconds) and tool_calls, keys sorted. Reads the log only.
-    """
-
-    dataset: Annotated[Path | None, tyro.conf.Positional] = None
-    """The dataset's folder; the same as --root."""
-    root: Path = Path()
-    """The dataset's folder."""
-    store: Path | None = None
-    """Where the log lives; unset takes .annotator in the dataset."""
-    staging: Path | None = None
-    """Where to write: a new or empty folder, or that of an earlier export, which is replaced."""
-
-
-@dataclass(frozen=True)
-class PromptsArguments:
-    """List the prompts, check a folder of own ones, or copy the shipped ones out for editing."""
-
-    action: Annotated[Literal["list", "eject"], tyro.conf.Positional] = "list"
-    """list, or eject."""
-    folder: Annotated[Path | None, tyro.conf.Positional] = None
-    """list: a folder whose prompts replace shipped ones. eject: where to copy to."""
+    return build(command, kind, split_words(args, kind))
 
 
 def parse_sync(args: Sequence[str]) -> SyncSettings:
     """Read `annotator sync`'s arguments over those of `annotator.toml`.
 
     Raises:
-        UsageError: the settings file cannot be read, or more than one dataset is named.
-        SystemExit: status 2 for arguments that cannot be read, 0 after --help.
+        UsageError: the settings file cannot be read, a value cannot be meant, or more than one dataset is named.
+        SystemExit: status 2 for an option that there is not, or that lacks its value; 0 after --help.
     """
-    flags, loose = part_flags(with_flag_values(args))
-    config = take_config(flags)
-    defaults = read_toml(config) if config else SyncSettings()
-    if len(loose) > 1:
-        raise UsageError("one dataset at a time", got=" ".join(loose), hint="annotator sync DATASET [OPTIONS]")
-    return parse_as("sync", SyncSettings, [*flags, *(("--root", loose[0]) if loose else ())], defaults, SYNC_TEXT)
+    return build_sync(split_words(args, sync_settings()))
 
 
-def parse_query(args: Sequence[str]) -> QueryArguments:
-    """Read `annotator query`'s arguments."""
-    return parse_as("query", QueryArguments, args)
+def build_sync(words: Words) -> SyncSettings:
+    """Read a split command line as `parse_sync` does."""
+    defaults = take_config(words)
+    if len(words.loose) > 1:
+        raise UsageError("one dataset at a time", got=" ".join(words.loose), hint="annotator sync DATASET [OPTIONS]")
+    options = words.options | ({"root": words.loose[0]} if words.loose else {})
+    return build("sync", sync_settings(), Words(options, []), defaults, SYNC_TEXT)
 
 
-def parse_log(args: Sequence[str]) -> LogArguments:
-    """Read `annotator log`'s arguments."""
-    parsed = parse_as("log", LogArguments, args)
-    return LogArguments(root=parsed.dataset or parsed.root, store=parsed.store, format=parsed.format)
+def take_config(words: Words) -> SyncSettings:
+    """Take `--config FILE` out of the options, and read it; without it, annotator.toml of the working folder.
+
+    Raises:
+        UsageError: the settings file is not named, or cannot be read.
+    """
+    kind, local = sync_settings(), Path("annotator.toml")
+    if "config" not in words.options:
+        return read_toml(local, kind) if local.is_file() else kind()
+    named = words.options.pop("config")
+    if named is None:
+        raise UsageError("a settings file is not named", where="--config", hint="--config FILE")
+    return read_toml(Path(named), kind)
 
 
-def parse_validate(args: Sequence[str]) -> ValidateArguments:
-    """Read `annotator validate`'s arguments."""
-    parsed = parse_as("validate", ValidateArguments, args)
-    return replace(parsed, root=parsed.dataset or parsed.root)
+def build(command: str, kind: type[S], words: Words, defaults: S | None = None, text: str | None = None) -> S:
+    """Make a command's struct of its options, over the defaults, with tyro: it knows which options there are.
 
-
-def parse_verify(args: Sequence[str]) -> VerifyArguments:
-    """Read `annotator verify`'s arguments."""
-    parsed = parse_as("verify", VerifyArguments, list(with_flag_values(args, {"--rebuild"})))
-    return replace(parsed, root=parsed.dataset or parsed.root)
-
-
-def parse_export(args: Sequence[str]) -> ExportArguments:
-    """Read `annotator export`'s arguments."""
-    parsed = parse_as("export", ExportArguments, args)
-    return replace(parsed, root=parsed.dataset or parsed.root)
-
-
-def parse_prompts(args: Sequence[str]) -> PromptsArguments:
-    """Read `annotator prompts`' arguments."""
-    return parse_as("prompts", PromptsArguments, args)
-
-
-def parse_as(command: str, kind: type[T], args: Sequence[str], default: T | None = None, text: str | None = None) -> T:
-    """Read a command's arguments as a struct or dataclass; every flag takes one value, and the last one counts."""
-    options: dict[str, Any] = {} if default is None else {"default": default}
-    with registry:
+    Raises:
+        UsageError: a value is of another type, or out of range.
+        SystemExit: status 2 for an option that there is not, or that lacks its value; 0 after --help.
+    """
+    known = {option.name for option in options_of(kind)}
+    flags: list[str] = []
+    for name, value in words.options.items():
+        # As one word, a value may begin with a dash; of a name that is not known, tyro shows those that are like it.
+        flags += [f"--{name}={value}"] if name in known and value is not None else [f"--{name}", *filter(None, [value])]
+    with _registry:
         return tyro.cli(
-            kind,
+            _proxy(kind, defaults, ""),
             prog=f"annotator {command}",
-            description=text,
-            args=join_repeats(args),
+            description=inspect.cleandoc(text or kind.__doc__ or ""),
+            args=[*flags, *words.loose],
             use_underscores=True,
-            config=(tyro.conf.FlagConversionOff,),
-            **options,
         )
 
 
-def with_flag_values(args: Sequence[str], named: Collection[str] = ()) -> Iterator[str]:
-    """Give a bare boolean flag its value: `--offline` means `--offline true`. `named` are those of other commands."""
-    flags = set(named) or set(_bool_names(SyncSettings, "--"))
-    for index, arg in enumerate(args):
-        yield arg
-        following = args[index + 1].lower() if index + 1 < len(args) else ""
-        if arg.replace("-", "_").replace("__", "--", 1) in flags and following not in TRUE + FALSE:
-            yield "true"
+_registry = ConstructorRegistry()
 
 
-def _bool_names(kind: type[Settings], prefix: str) -> Iterator[str]:
-    for one in msgspec.structs.fields(kind):
-        if one.type in (bool, bool | None):
-            yield f"{prefix}{one.name}"
-        elif isinstance(one.type, type) and issubclass(one.type, Settings):
-            yield from _bool_names(one.type, f"{prefix}{one.name}.")
+def _proxy(kind: type[Settings], values: Settings | None, prefix: str) -> type[Any]:
+    """Make a plain class that stands for a struct in tyro, whose own rule for it is never asked.
+
+    Before tyro asks for the rules of a struct it compares the type of its default, for which it imports typeguard,
+    unittest.mock and asyncio, half of the time that `annotator sync --help` would take.
+    """
+    return type(kind.__name__, (), {"__doc__": kind.__doc__, "struct": (kind, values, prefix)})
+
+
+@_registry.struct_rule
+def _struct(info: tyro.constructors.StructTypeInfo) -> StructConstructorSpec | None:
+    """Tell tyro a struct's fields: groups as structs, every other one as an option that takes one word."""
+    if not hasattr(info.type, "struct"):
+        return None
+    kind, values, prefix = info.type.struct
+    options, texts = {option.name: option for option in options_of(kind)}, texts_of(kind)
+    fields: list[StructFieldSpec] = []
+    for field in msgspec.structs.fields(kind):
+        if is_group(field.type):
+            inside: Any = _proxy(field.type, getattr(values, field.name, None), f"{prefix}{field.name}.")
+            fields.append(StructFieldSpec(field.name, inside, tyro.MISSING, inside.__doc__))
+        else:
+            option = options[field.name]
+            default = getattr(values, field.name, option.default)
+            taken: Any = Annotated[object, _word(option, f"{prefix}{field.name}")]
+            taken = tyro.conf.Positional[taken] if option.positional else taken
+            unset = tyro.MISSING if default is msgspec.NODEFAULT else default
+            fields.append(StructFieldSpec(field.name, taken, unset, texts.get(field.name)))
+    return StructConstructorSpec(kind, tuple(fields))
+
+
+METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", bool: "{true,false}", Path: "PATH", tuple: "NAME,NAME,…"}
+"""What the help shows as an option's value, by the origin of its type; choices show themselves."""
+
+
+def _word(option: Option, name: str) -> PrimitiveConstructorSpec[Any]:
+    """Tell tyro how one word becomes the value of an option, and how the help shows it."""
+    where = name.upper() if option.positional else f"--{name}"
+    choices = "{" + ",".join(option.choices) + "}" if option.choices else None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=name.upper() if option.positional else choices or METAVARS.get(option.origin, "JSON"),
+        instance_from_str=lambda words: checked(option, _read(option, words[0]), where),
+        is_instance=lambda value: True,
+        str_from_instance=lambda value: [spell_value(msgspec.to_builtins(value, enc_hook=str))],
+    )
+
+
+def _read(option: Option, text: str) -> Any:
+    """Read a word of the command line as JSON would have it; what is no number stays text, which `checked` refuses."""
+    if text == "None" and option.default is None:
+        return None
+    if option.origin is tuple:
+        return [part.strip(" '\"") for part in text.strip("[]() ").split(",") if part.strip(" '\"")]
+    if option.origin is bool and text.lower() in TRUE + FALSE:
+        return text.lower() in TRUE
+    try:
+        if option.origin is dict:
+            return msgspec.json.decode(text)
+        return option.origin(text) if option.origin in (int, float) else text
+    except (ValueError, msgspec.DecodeError):
+        return text

@@ -7,8 +7,8 @@ from types import TracebackType
 import rich.progress
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
+from annotator.cli.tables import rows_table
 from annotator.pipeline.run_stats import RunStats
 
 PLAIN_EVERY_S = 5.0
@@ -20,7 +20,7 @@ class ConsoleProgress:
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(file=sys.stderr, highlight=False, emoji=False)
         self._noted: set[str] = set()
-        self._tally: RunStats | None = None
+        self._stats: RunStats | None = None
         self._progress: rich.progress.Progress | None = None
         self._task: TaskID | None = None
         self._last = self._started = time.monotonic()
@@ -31,33 +31,33 @@ class ConsoleProgress:
             self._noted.add(message)
             self._console.print(message, markup=False, soft_wrap=True)
 
-    def begin(self, tally: RunStats) -> None:
-        """Start showing progress of `tally`."""
-        self._tally = tally
+    def begin(self, stats: RunStats) -> None:
+        """Start showing progress of `stats`."""
+        self._stats = stats
         self._started = self._last = time.monotonic()
         if self._console.is_terminal:
             columns = (TextColumn("episodes"), BarColumn(12), MofNCompleteColumn(), TextColumn("{task.fields[calls]}"))
             self._progress = rich.progress.Progress(
                 *columns, TimeRemainingColumn(), console=self._console, transient=True
             )
-            self._task = self._progress.add_task("episodes", total=tally.episodes_total, calls="")
+            self._task = self._progress.add_task("episodes", total=stats.episodes_total, calls="")
             self._progress.start()
 
     def changed(self) -> None:
-        """Show the tally's present state; cheap enough to be called after every call."""
-        if self._tally is None:
+        """Show the present counts; cheap enough to be called after every call."""
+        if self._stats is None:
             return
         if self._progress is not None and self._task is not None:
-            done = finished(self._tally)
-            self._progress.update(self._task, completed=done, calls=calls_line(self._tally))
+            done = self._stats.episodes_finished
+            self._progress.update(self._task, completed=done, calls=calls_line(self._stats))
         elif time.monotonic() - self._last >= PLAIN_EVERY_S:
             self._last = time.monotonic()
-            self._console.print(self._plain(self._tally), soft_wrap=True)
+            self._console.print(self._plain(self._stats), soft_wrap=True)
 
-    def _plain(self, tally: RunStats) -> str:
-        done, total = finished(tally), tally.episodes_total
-        worked = tally.episodes_done + tally.episodes_failed
-        line = f"episodes {done}/{total} | {calls_line(tally)}"
+    def _plain(self, stats: RunStats) -> str:
+        done, total = stats.episodes_finished, stats.episodes_total
+        worked = stats.episodes_done + stats.episodes_failed
+        line = f"episodes {done}/{total} | {calls_line(stats)}"
         if worked and done < total:
             left_s = (time.monotonic() - self._started) / worked * (total - done)
             line += f" | about {left_s:.0f} s left"
@@ -67,16 +67,11 @@ class ConsoleProgress:
         """Stop showing progress."""
         if self._progress is not None:
             self._progress.stop()
-        self._progress, self._tally = None, None
+        self._progress, self._stats = None, None
 
-    def close(self, tally: RunStats, *, engine: str, elapsed_s: float) -> None:
+    def close(self, stats: RunStats, *, engine: str, elapsed_s: float) -> None:
         """Print the closing table."""
-        table = Table(title=None, show_header=False, box=None, pad_edge=False)
-        table.add_column(style="bold")
-        table.add_column()
-        for name, value in closing_lines(tally, engine=engine, elapsed_s=elapsed_s):
-            table.add_row(name, value)
-        self._console.print(table)
+        self._console.print(rows_table(closing_lines(stats, engine=engine, elapsed_s=elapsed_s)))
 
     def __enter__(self) -> "ConsoleProgress":
         return self
@@ -87,35 +82,32 @@ class ConsoleProgress:
         self.end()
 
 
-def finished(tally: RunStats) -> int:
-    """Episodes that need nothing more in this run."""
-    return tally.episodes_done + tally.episodes_skipped + tally.episodes_failed
-
-
-def calls_line(tally: RunStats) -> str:
+def calls_line(stats: RunStats) -> str:
     """Say in one line what became of the calls so far."""
-    calls = tally.calls
+    calls = stats.calls.outcomes
     text = f"calls: {calls['answered']} answered, {calls['hit']} in the log, {calls['failed']} failed"
-    return f"{text} | {(tally.tokens_in + tally.tokens_out) / 1000:.0f}k tokens"
+    return f"{text} | {(stats.calls.tokens_in + stats.calls.tokens_out) / 1000:.0f}k tokens"
 
 
-def closing_lines(tally: RunStats, *, engine: str, elapsed_s: float) -> list[tuple[str, str]]:
+def closing_lines(stats: RunStats, *, engine: str, elapsed_s: float) -> list[tuple[str, str]]:
     """The lines of the closing table."""
-    calls = tally.calls
+    calls = stats.calls.outcomes
     outcomes = ("answered", "hit", "failed", "declined", "asked again", "rejected", "missing")
     shown = {"hit": "from the log", "missing": "not in the log"}
-    episodes = {"annotated": tally.episodes_done, "up to date": tally.episodes_skipped, "failed": tally.episodes_failed}
+    episodes = {"annotated": stats.episodes_done, "up to date": stats.episodes_skipped, "failed": stats.episodes_failed}
     lines = [
         ("engine", engine),
         ("episodes", _joined(episodes)),
         ("calls", _joined({shown.get(outcome, outcome): calls[outcome] for outcome in outcomes})),
-        ("tokens", f"{tally.tokens_in} in, {tally.tokens_out} out"),
-        ("frames decoded", str(tally.frames_decoded)),
-        ("shards written", str(tally.shards_written)),
+        ("tokens", f"{stats.calls.tokens_in} in, {stats.calls.tokens_out} out"),
+        ("frames decoded", str(stats.calls.frames_decoded)),
+        ("shards written", str(stats.shards_written)),
         ("time", f"{elapsed_s:.1f} s"),
     ]
-    if tally.failures:
-        lines.insert(3, ("failures", ", ".join(f"{kind} {n}" for kind, n in sorted(tally.failures.items()))))
+    if stats.calls.failures_by_kind:
+        lines.insert(
+            3, ("failures", ", ".join(f"{kind} {n}" for kind, n in sorted(stats.calls.failures_by_kind.items())))
+        )
     return lines
 
 

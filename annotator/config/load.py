@@ -4,12 +4,15 @@ import math
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 
-from annotator.config.settings import SyncSettings
+from annotator.config.options import Option, options_of
+from annotator.config.settings import Settings, SyncSettings
 from annotator.errors import UsageError
+
+S = TypeVar("S", bound=Settings)
 
 
 def parse_episodes(text: str | None, known: list[int]) -> list[int]:
@@ -44,73 +47,56 @@ def spell_episodes(indices: Iterable[int]) -> str:
     return f"episode{'s' * (',' in spelled or '-' in spelled)} {spelled}"
 
 
-_ABOVE_ZERO = {
-    "plan": ("frames_per_second", "max_video_frames", "max_frames_per_prompt", "contact_sheet_columns",
-             "contact_sheet_frames_per_sheet", "contact_sheet_frame_width", "plan_max_steps", "subtask_relabel_frames"),
-    "interjections": ("interjection_window_frames",),
-    "vqa": ("vqa_emission_hz", "K"),
-    "vocabulary": ("sample_episodes", "max_frames"),
-    "executor": ("episode_parallelism", "decode_threads", "write_threads"),
-    "vlm": ("request_timeout_s", "serve_ready_timeout_s", "tensor_parallel_size"),
-}  # fmt: skip
-_NOT_BELOW_ZERO = {
-    "plan": ("n_task_rephrasings", "min_subtask_seconds", "video_frame_width"),
-    "plan.task_aug_axes": ("synonym_paraphrase", "omit_arm", "omit_orientation", "omit_grasp_method",
-                           "combined_omissions"),
-    "interjections": ("max_interjections_per_episode", "interjection_min_t", "interjection_window_seconds",
-                      "frame_width"),
-    "vlm": ("temperature", "top_p", "client_concurrency", "request_max_retries", "parallel_servers", "num_gpus"),
-}  # fmt: skip
-_AT_MOST = {
-    "plan.n_task_rephrasings": 64,
-    "plan.plan_max_steps": 64,
-    **{f"plan.task_aug_axes.{name}": 16 for name in _NOT_BELOW_ZERO["plan.task_aug_axes"]},
-    "plan.contact_sheet_quality": 95,
-}
-"""What an answer has room for, and what JPEG knows."""
-
-
-def check(settings: SyncSettings) -> None:
-    """Refuse values that no run could mean.
+def validated(settings: S) -> S:
+    """Return the settings with every value of its declared type, a whole number of a `float` setting as a float.
 
     Raises:
-        UsageError: naming the setting and what was found.
+        UsageError: naming the first setting that is out of its range, of the wrong type, or contradicts another one.
     """
-    for name, value in _values(settings, _ABOVE_ZERO):
-        if not 0 < value < math.inf:
-            raise UsageError("setting out of range", where=f"--{name}", got=str(value), hint="must be above 0")
-    for name, value in _values(settings, _NOT_BELOW_ZERO):
-        if not 0 <= value < math.inf:
-            raise UsageError("setting out of range", where=f"--{name}", got=str(value), hint="must not be below 0")
-    if settings.max_failures < 0:
-        got = str(settings.max_failures)
-        raise UsageError("setting out of range", where="--max_failures", got=got, hint="0 sets no limit")
-    for name, most in _AT_MOST.items():
-        value = _value(settings, name)
-        if value > most:
-            raise UsageError("setting out of range", where=f"--{name}", got=str(value), hint=f"at most {most}")
-    for name in ("chat_template_kwargs", "mm_processor_kwargs"):
-        _refuse_unnameable(getattr(settings.vlm, name), name)
-    if settings.plan.contact_sheet_quality < 1:
-        got = str(settings.plan.contact_sheet_quality)
-        raise UsageError("setting out of range", where="--plan.contact_sheet_quality", got=got, hint="1 to 95")
-    if settings.vqa.enabled and not settings.vqa.question_types:
-        raise UsageError("no type of question is left", where="--vqa.question_types", hint="--vqa.enabled false")
-    if settings.vlm.camera_key is not None and settings.vlm.camera_keys:
-        raise UsageError("two settings name cameras", where="--vlm.camera_key, --vlm.camera_keys", hint="give one")
+    values: dict[str, Any] = {}
+    for option in options_of(type(settings)):
+        value: Any = settings
+        for part in option.name.split("."):
+            value = getattr(value, part)
+        values[option.name] = checked(option, value, f"--{option.name}")
+    settings = replaced(settings, values)
+    if isinstance(settings, SyncSettings):
+        for name in ("chat_template_kwargs", "mm_processor_kwargs"):
+            _refuse_unnameable(getattr(settings.vlm, name), name)
+        if settings.vqa.enabled and not settings.vqa.question_types:
+            raise UsageError("no type of question is left", where="--vqa.question_types", hint="--vqa.enabled false")
+        if settings.vlm.camera_key is not None and settings.vlm.camera_keys:
+            raise UsageError("two settings name cameras", where="--vlm.camera_key, --vlm.camera_keys", hint="give one")
+    return settings
 
 
-def _values(settings: SyncSettings, names: Mapping[str, Iterable[str]]) -> Iterator[tuple[str, float]]:
-    for group, fields in names.items():
-        for field in fields:
-            yield f"{group}.{field}", _value(settings, f"{group}.{field}")
+def checked(option: Option, value: Any, where: str) -> Any:
+    """Return a value as the type of its option.
+
+    Raises:
+        UsageError: it is of another type, or out of range.
+    """
+    try:
+        return msgspec.convert(value, option.type, dec_hook=lambda kind, given: kind(given))
+    except msgspec.ValidationError as cause:
+        numeric = option.range and isinstance(value, int | float) and not isinstance(value, bool)
+        what = "setting out of range" if numeric else "setting cannot be read"
+        hint = f"expected {option.takes}{option.range and f', {option.range}'}"
+        raise UsageError(what, where=where, got=repr(value), hint=hint) from cause
 
 
-def _value(settings: SyncSettings, name: str) -> float:
-    value: Any = settings
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value
+def replaced(settings: S, values: Mapping[str, Any]) -> S:
+    """Return the settings with other values, by dotted name: `{"plan.view": "video"}`."""
+    own: dict[str, Any] = {}
+    groups: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        group, dot, rest = name.partition(".")
+        if dot:
+            groups.setdefault(group, {})[rest] = value
+        else:
+            own[name] = value
+    own |= {group: replaced(getattr(settings, group), inside) for group, inside in groups.items()}
+    return msgspec.structs.replace(settings, **own)
 
 
 def _refuse_unnameable(value: object, name: str) -> None:
@@ -123,35 +109,35 @@ def _refuse_unnameable(value: object, name: str) -> None:
             _refuse_unnameable(part, name)
 
 
-def read_toml(path: Path) -> SyncSettings:
+def read_toml(path: Path, kind: type[S] = SyncSettings) -> S:
     """Read defaults from an `annotator.toml`: the same dotted names, as tables.
 
     Raises:
-        UsageError: not TOML, an unknown name, or a value of the wrong type.
+        UsageError: not TOML, an unknown name, a value of the wrong type or out of range.
     """
+    hint = "names are those of `annotator sync --help`"
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-        if isinstance(values.get("only_episodes"), int | list):
-            values["only_episodes"] = str(values["only_episodes"])
-        return msgspec.convert(_underscored(values), SyncSettings, dec_hook=_decode_path)
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as cause:
         raise UsageError("settings cannot be read", where=str(path), got=str(cause)) from cause
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as cause:
-        hint = "names are those of `annotator sync --help`"
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as cause:
         raise UsageError("settings cannot be read", where=str(path), got=str(cause), hint=hint) from cause
+    options = {option.name: option for option in options_of(kind)}
+    values: dict[str, Any] = {}
+    for name, value in _flat(tables, options):
+        if name not in options:
+            raise UsageError("no such setting", where=str(path), got=name, hint=hint)
+        # A list of episodes reads better as TOML's own; it is kept as it would be written on the command line.
+        given = str(value) if name == "only_episodes" and isinstance(value, int | list) else value
+        values[name] = checked(options[name], given, f"--{name} in {path}")
+    return replaced(kind(), values)
 
 
-def _decode_path(kind: type, value: Any) -> Any:
-    if kind is Path and isinstance(value, str):
-        return Path(value)
-    raise ValueError(f"expected {kind.__name__}, got {type(value).__name__}")
-
-
-def _underscored(values: dict[str, Any]) -> dict[str, Any]:
-    tidy = {key.replace("-", "_"): value for key, value in values.items()}
-    return {
-        key: _underscored(cast("dict[str, Any]", value))
-        if isinstance(value, dict) and not key.endswith("_kwargs")
-        else value
-        for key, value in tidy.items()
-    }
+def _flat(table: Mapping[str, Any], leaves: Mapping[str, Option], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield a TOML table's values by dotted name with underscores; a table that is itself a value stays as it is."""
+    for key, value in table.items():
+        name = prefix + key.replace("-", "_")
+        if isinstance(value, dict) and name not in leaves:
+            yield from _flat(cast("dict[str, Any]", value), leaves, f"{name}.")
+        else:
+            yield name, value

@@ -4,14 +4,29 @@ Names are those of the pipeline this tool stands in for (`--vlm.model_id`, `--pl
 Settings that can change an answer reach the key (see `annotator.pipeline.fingerprints`); the rest is provenance.
 """
 
+import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
+
+from annotator.config.store_path import store_path
+
+PositiveInt = Annotated[int, Meta(ge=1)]
+NonNegativeInt = Annotated[int, Meta(ge=0)]
+# The upper bound refuses infinity, which has no JSON and so no key; NaN fails every comparison.
+PositiveFloat = Annotated[float, Meta(gt=0, le=sys.float_info.max)]
+NonNegativeFloat = Annotated[float, Meta(ge=0, le=sys.float_info.max)]
+AxisCount = Annotated[int, Meta(ge=0, le=16)]
+"""How many rephrasings along one axis: one reply has room for 16."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The base of every group of settings."""
+    """The base of every group of settings, and of the arguments of every command.
+
+    Constructing one checks nothing; `annotator.config.load.validated` does.
+    """
 
 
 class VocabularySettings(Settings, frozen=True, kw_only=True):
@@ -19,9 +34,9 @@ class VocabularySettings(Settings, frozen=True, kw_only=True):
 
     enabled: bool = True
     """Hold subtasks and memory to a vocabulary; without it both are worded freely."""
-    sample_episodes: int = 3
+    sample_episodes: PositiveInt = 3
     """Episodes that are watched together to find the vocabulary."""
-    max_frames: int = 180
+    max_frames: PositiveInt = 180
     """Frames of all sampled episodes together that the one prompt may show."""
     reuse_existing: bool = True
     """Take meta/canonical_vocabulary.json as it is, edited or not; false discovers it anew."""
@@ -32,15 +47,15 @@ class TaskAugAxesSettings(Settings, frozen=True, kw_only=True):
 
     enabled: bool = False
     """Ask along the axes; n_task_rephrasings then has no effect."""
-    synonym_paraphrase: int = 3
+    synonym_paraphrase: AxisCount = 3
     """Other words, every detail kept."""
-    omit_arm: int = 3
+    omit_arm: AxisCount = 3
     """Which arm is used is left out."""
-    omit_orientation: int = 2
+    omit_orientation: AxisCount = 2
     """How things are turned is left out."""
-    omit_grasp_method: int = 2
+    omit_grasp_method: AxisCount = 2
     """How things are gripped is left out."""
-    combined_omissions: int = 2
+    combined_omissions: AxisCount = 2
     """Several of these are left out at once."""
 
 
@@ -51,37 +66,37 @@ class PlanSettings(Settings, frozen=True, kw_only=True):
     """Write subtask, plan, memory and task_aug rows."""
     view: Literal["contact_sheets", "video"] = "contact_sheets"
     """How an episode is shown: grids of timed tiles (any server that takes images), or one video block."""
-    frames_per_second: float = 2.0
+    frames_per_second: PositiveFloat = 2.0
     """Frames shown per second of episode. Long episodes are cut into windows rather than thinned out."""
-    max_video_frames: int = 128
+    max_video_frames: PositiveInt = 128
     """Frames per call with --plan.view=video; an episode with more is cut into windows."""
-    max_frames_per_prompt: int = 60
+    max_frames_per_prompt: PositiveInt = 60
     """Frames per call with --plan.view=contact_sheets; an episode with more is cut into windows."""
-    contact_sheet_columns: int = 5
+    contact_sheet_columns: PositiveInt = 5
     """Tiles in a row of a contact sheet."""
-    contact_sheet_frames_per_sheet: int = 20
+    contact_sheet_frames_per_sheet: PositiveInt = 20
     """Tiles on one contact sheet."""
-    contact_sheet_frame_width: int = 224
+    contact_sheet_frame_width: PositiveInt = 224
     """Width of a tile, pixels."""
-    contact_sheet_quality: int = 84
+    contact_sheet_quality: Annotated[int, Meta(ge=1, le=95)] = 84
     """JPEG quality of sheets and frames, 1 to 95."""
-    video_frame_width: int = 448
+    video_frame_width: NonNegativeInt = 448
     """Width of a frame of a video block, pixels; 0 keeps the stored width."""
     derive_task_from_video: Literal["off", "if_short", "always"] = "if_short"
     """Read the task off the footage: never, where the given one is short or a placeholder, or always."""
     derive_task_min_words: int = 3
     """With if_short: a task of fewer words than this is read off the footage."""
-    n_task_rephrasings: int = 10
+    n_task_rephrasings: Annotated[int, Meta(ge=0, le=64)] = 10
     """Other wordings of the task to ask for; 0 asks for none and writes no task_aug rows."""
-    min_subtask_seconds: float = 1.5
+    min_subtask_seconds: NonNegativeFloat = 1.5
     """Shorter subtasks are merged into a neighbour."""
-    plan_max_steps: int = 8
+    plan_max_steps: Annotated[int, Meta(ge=1, le=64)] = 8
     """Subtasks asked for at most, per call; up to 64."""
     subtask_describe_first: bool = True
     """Ask what visibly happens before asking for subtasks."""
     subtask_seeded_relabel: bool = False
     """Show each subtask again beside its neighbours and correct its wording; its bounds stay."""
-    subtask_relabel_frames: int = 5
+    subtask_relabel_frames: PositiveInt = 5
     """Frames of each subtask that a relabel looks at."""
     gripper_hints: bool = False
     """Tell the segment prompt when the gripper opens and closes, where the dataset names one."""
@@ -97,15 +112,15 @@ class InterjectionsSettings(Settings, frozen=True, kw_only=True):
 
     enabled: bool = True
     """Write interjection rows and the robot's spoken replies."""
-    max_interjections_per_episode: int = 3
+    max_interjections_per_episode: NonNegativeInt = 3
     """Interjections in an episode at most, at subtask boundaries."""
-    interjection_min_t: float = 2.0
+    interjection_min_t: NonNegativeFloat = 2.0
     """No interjection before this time, seconds."""
-    interjection_window_seconds: float = 2.0
+    interjection_window_seconds: NonNegativeFloat = 2.0
     """How much footage around the interjection is shown, seconds."""
-    interjection_window_frames: int = 4
+    interjection_window_frames: PositiveInt = 4
     """Frames shown of that window."""
-    frame_width: int = 448
+    frame_width: NonNegativeInt = 448
     """Width of a shown frame, pixels; 0 keeps the stored width."""
 
 
@@ -117,9 +132,9 @@ class VqaSettings(Settings, frozen=True, kw_only=True):
 
     enabled: bool = True
     """Write vqa rows."""
-    vqa_emission_hz: float = 1.0
+    vqa_emission_hz: PositiveFloat = 1.0
     """Ticks per second of episode at which frames are asked about."""
-    K: int = 1
+    K: PositiveInt = 1
     """Consecutive frames per tick and camera; each gets a question of its own."""
     question_types: tuple[QuestionType, ...] = ("bbox", "keypoint", "count", "attribute", "spatial")
     """The kinds of question to draw from."""
@@ -127,10 +142,15 @@ class VqaSettings(Settings, frozen=True, kw_only=True):
     """Ask about the watched camera only, not about every camera."""
 
 
+ENGINES = ("auto", "openai", "serve", "vllm", "transformers", "signals", "scripted", "offline")
+"""The shipped engines, for the help of the command line: what each is stands in `annotator.vlm.registry`, where other
+packages may add theirs."""
+
+
 class VlmSettings(Settings, frozen=True, kw_only=True):
     """The model and the server that runs it."""
 
-    backend: Literal["auto", "openai", "serve", "vllm", "transformers", "signals", "scripted", "offline"] = "auto"
+    backend: Annotated[str, Meta(examples=list(ENGINES))] = "auto"
     """Who answers: auto (a server that is named or found), openai, serve (servers started for the run), vllm or
     transformers (a model loaded for the run), signals (no model), scripted (tests), offline."""
     model_id: str = "Qwen/Qwen3-VL-8B-Instruct"
@@ -142,17 +162,17 @@ class VlmSettings(Settings, frozen=True, kw_only=True):
     looks at http://localhost:8000/v1."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the API key."""
-    request_timeout_s: float = 600.0
+    request_timeout_s: PositiveFloat = 600.0
     """Give up on a request after this many seconds."""
-    request_max_retries: int = 4
+    request_max_retries: NonNegativeInt = 4
     """Ask again this often after a timeout, a lost connection, a 429 or a 5xx, backing off."""
-    client_concurrency: int = 16
+    client_concurrency: NonNegativeInt = 16
     """Requests in flight at once at each endpoint; 0 sets no limit."""
     max_new_tokens: int = 2048
     """Longest reply, tokens."""
-    temperature: float = 0.2
+    temperature: NonNegativeFloat = 0.2
     """Sampling temperature."""
-    top_p: float = 1.0
+    top_p: NonNegativeFloat = 1.0
     """Nucleus sampling."""
     reasoning_effort: str | None = None
     """Sent along where set, for models that think."""
@@ -164,15 +184,15 @@ class VlmSettings(Settings, frozen=True, kw_only=True):
     """How the model points into an image: 0 to 1000 of its width and height (Qwen3-VL), or pixels (Qwen2.5-VL)."""
     auto_serve: bool = True
     """With backend auto, where no server is named or found: start servers, if there is a GPU and `vllm`."""
-    parallel_servers: int = 0
+    parallel_servers: NonNegativeInt = 0
     """Servers that are started; 0 starts as many as the GPUs allow."""
-    num_gpus: int = 0
+    num_gpus: NonNegativeInt = 0
     """GPUs that started servers share out; 0 takes all that are visible."""
     serve_command: str | None = None
     """Starts one server; {port} and {model} are filled in. Unset runs `vllm serve` (docs/serving.md)."""
-    serve_ready_timeout_s: float = 600.0
+    serve_ready_timeout_s: PositiveFloat = 600.0
     """Give up on a started server that is not ready after this many seconds."""
-    tensor_parallel_size: int = 1
+    tensor_parallel_size: PositiveInt = 1
     """GPUs that one started server, or one model in process, spreads over."""
     max_model_len: int | None = None
     """Longest prompt and reply together, tokens, of a model started here; unset takes what fits of the model's own."""
@@ -189,11 +209,11 @@ class VlmSettings(Settings, frozen=True, kw_only=True):
 class ExecutorSettings(Settings, frozen=True, kw_only=True):
     """How much happens at once, on this machine. Never part of a key."""
 
-    episode_parallelism: int = 16
+    episode_parallelism: PositiveInt = 16
     """Episodes in progress at once."""
-    decode_threads: int = 2
+    decode_threads: PositiveInt = 2
     """Threads that decode footage."""
-    write_threads: int = 2
+    write_threads: PositiveInt = 2
     """Shards written at once."""
 
 
@@ -239,9 +259,9 @@ class SyncSettings(Settings, frozen=True, kw_only=True):
     """A dataset that is made on the Hub is private; unset takes what the one is that this one was downloaded from."""
     bucket: str | None = None
     """Share the log through a bucket on the Hub: hf://buckets/org/name[/folder]."""
-    bucket_every_s: float = 60.0
+    bucket_every_s: PositiveFloat = 60.0
     """Deliver what was newly answered to the bucket this often during a run, seconds."""
-    max_failures: int = 0
+    max_failures: NonNegativeInt = 0
     """Ask nothing more after this many failed calls; 0 sets no limit."""
     vocabulary: VocabularySettings = VocabularySettings()
     plan: PlanSettings = PlanSettings()
@@ -250,3 +270,8 @@ class SyncSettings(Settings, frozen=True, kw_only=True):
     vlm: VlmSettings = VlmSettings()
     executor: ExecutorSettings = ExecutorSettings()
     validation: ValidationSettings = ValidationSettings()
+
+    @property
+    def log_folder(self) -> Path:
+        """Where the run's log lives."""
+        return store_path(self.output or self.root, self.store)

@@ -5,10 +5,11 @@ import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from annotator.config.store_path import STORE
 from annotator.errors import UsageError
 from annotator_store.atomic_files import LEFTOVER_SUFFIX
 
-OWN = frozenset({".annotator", ".git", ".cache"})
+OWN = frozenset({STORE, ".git", ".cache"})
 OURS = frozenset({"meta/info.json", "meta/canonical_vocabulary.json", "meta/annotations.lock.json", "README.md"})
 """Files beside the shards that a run may write: the output has its own, begun as a copy."""
 

@@ -3,7 +3,7 @@
 An episode is identified by what the robot did, never by its index, path or task (see docs/keys.md).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -21,80 +21,85 @@ Array = npt.NDArray[np.generic]
 
 
 class EpisodeScan(msgspec.Struct, frozen=True, kw_only=True):
-    """One episode inside its shard.
+    """What a data shard says of one episode: rows `start` to `stop` of it.
 
-    Rows `start` to `stop` of the shard. `motion` digests timestamps and the first of state and action that moves;
-    it is None where neither does, and the footage must identify the episode. `signals` digests all an engine may read.
+    `timestamps_digest` covers its timestamps; `motion_digest` these and the first of state and action that moves: None
+    where neither does, and the footage must identify the episode. `signals_digest` covers all that an engine may read.
     """
 
     index: int
+    shard: str
     start: int
     stop: int
     duration_s: float
     task_indices: tuple[int, ...]
-    clock: Digest
-    motion: Digest | None
-    signals: Digest
+    timestamps_digest: Digest
+    motion_digest: Digest | None
+    signals_digest: Digest
+
+    def identity(self, footage: Mapping[str, Digest]) -> Digest:
+        """Identify the episode by what the robot did; where nothing moves, by what its cameras saw, in order of key."""
+        if self.motion_digest is not None:
+            return self.motion_digest
+        digests = [digest.encode() for _, digest in sorted(footage.items())]
+        return digest_parts("episode.v1:footage", [self.timestamps_digest.encode(), *digests])
+
+    def as_scan(self) -> "EpisodeScan":
+        """Return what the scan alone says, without what a subclass adds."""
+        return EpisodeScan(**{name: getattr(self, name) for name in EpisodeScan.__struct_fields__})
 
 
 def scan_shard(dataset: Dataset, shard: str) -> list[EpisodeScan]:
     """Scan one shard, in row order; memory is bounded by the shard's narrow columns.
 
     Raises:
-        DatasetError: missing, damaged, or not one ascending clock per episode.
+        DatasetError: missing, damaged, or timestamps of an episode that do not ascend.
     """
     path = dataset.root / shard
     with open_shard(path) as file:
-        wanted = ["episode_index", "timestamp", "task_index", STATE, ACTION]
-        have = set(file.schema_arrow.names)
-        for column in wanted[:3]:
-            if column not in have:
+        columns = ["episode_index", "timestamp", "task_index", STATE, ACTION]
+        present = set(file.schema_arrow.names)
+        for column in columns[:3]:
+            if column not in present:
                 hint = "copy or download the dataset again; LeRobot writes this column into every shard"
                 raise DatasetError("a data shard lacks a column", where=str(path), got=f"no {column}", hint=hint)
-        table = _read(path, file, [c for c in wanted if c in have])
-    return list(_episodes(dataset, path, table))
+        table = _read(path, file, [column for column in columns if column in present])
+    return list(_episodes(dataset, shard, table)) if table.num_rows else []
 
 
-def _episodes(dataset: Dataset, path: Path, table: pa.Table) -> Iterator[EpisodeScan]:
-    owner = column_vector(table, "episode_index")
-    clock = column_vector(table, "timestamp").astype(np.float32, copy=False)
-    cuts = np.flatnonzero(np.diff(owner)) + 1
-    starts, stops = np.concatenate([[0], cuts]), np.concatenate([cuts, [len(owner)]])
-    if len(owner) == 0:
-        return
-    _check_clock(path, owner, clock, cuts)
-    _check_owners(path, owner[starts])
-    task = column_vector(table, "task_index")
+def _episodes(dataset: Dataset, shard: str, table: pa.Table) -> Iterator[EpisodeScan]:
+    """Split a shard's table into its episodes; rows of one episode are contiguous."""
+    path = dataset.root / shard
+    owners = column_vector(table, "episode_index")
+    timestamps = column_vector(table, "timestamp").astype(np.float32, copy=False)
+    cuts = np.flatnonzero(np.diff(owners)) + 1
+    starts, stops = np.concatenate([[0], cuts]), np.concatenate([cuts, [len(owners)]])
+    _check_timestamps(path, owners, timestamps, cuts)
+    _check_owners(path, owners[starts])
+    task_indices = column_vector(table, "task_index")
     state, action = (column_matrix(path, table, name) for name in (STATE, ACTION))
     names = "\0".join((*dataset.names_of(STATE), "\1", *dataset.names_of(ACTION))).encode()
     for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
-        part = slice(start, stop)
+        rows = slice(start, stop)
+        recorded = [None if values is None else values[rows] for values in (state, action)]
         yield EpisodeScan(
-            index=int(owner[start]),
+            index=int(owners[start]),
+            shard=shard,
             start=start,
             stop=stop,
-            duration_s=float(clock[stop - 1] - clock[start]),
-            task_indices=tuple(dict.fromkeys(task[part].tolist())),
-            clock=digest_parts("clock.v1", [clock[part].tobytes()]),
-            motion=_motion(clock[part], (_cut(state, part), _cut(action, part))),
-            signals=digest_parts("signals.v1", [names, *_buffers(clock[part], _cut(state, part), _cut(action, part))]),
+            duration_s=float(timestamps[stop - 1] - timestamps[start]),
+            task_indices=tuple(dict.fromkeys(task_indices[rows].tolist())),
+            timestamps_digest=digest_parts("clock.v1", [timestamps[rows].tobytes()]),
+            motion_digest=_motion(timestamps[rows], recorded),
+            signals_digest=digest_parts("signals.v1", [names, *_buffers(timestamps[rows], *recorded)]),
         )
 
 
-def _motion(clock: Array, candidates: tuple[Array | None, ...]) -> Digest | None:
+def _motion(timestamps: Array, candidates: Sequence[Array | None]) -> Digest | None:
     for name, values in zip(("state", "action"), candidates, strict=True):
         if values is not None and len(values) > 1 and bool((values != values[:1]).any()):
-            return digest_parts(f"episode.v1:{name}", _buffers(clock, values))
+            return digest_parts(f"episode.v1:{name}", _buffers(timestamps, values))
     return None
-
-
-def footage_identity(clock: Digest, footage: tuple[Digest, ...]) -> Digest:
-    """Identify an episode in which no signal moves: by its clock and what its cameras saw."""
-    return digest_parts("episode.v1:footage", [clock.encode(), *(f.encode() for f in footage)])
-
-
-def _cut(values: Array | None, part: slice) -> Array | None:
-    return None if values is None else values[part]
 
 
 def _buffers(*arrays: Array | None) -> Iterator[bytes]:
@@ -108,7 +113,7 @@ def _buffers(*arrays: Array | None) -> Iterator[bytes]:
         yield np.ascontiguousarray(little).tobytes()
 
 
-def _check_clock(path: Path, owner: Array, clock: npt.NDArray[np.float32], cuts: npt.NDArray[np.int64]) -> None:
+def _check_timestamps(path: Path, owner: Array, clock: npt.NDArray[np.float32], cuts: npt.NDArray[np.int64]) -> None:
     bad = np.flatnonzero(~np.isfinite(clock))
     if not len(bad):
         steps = np.diff(clock)
@@ -133,29 +138,29 @@ def _check_owners(path: Path, owners: Array) -> None:
         raise DatasetError("an episode's frames do not lie together", where=str(path), got=got, hint=hint)
 
 
-def read_frames_table(root: Path, shard: str, start: int, stop: int, columns: list[str]) -> pa.Table:
-    """Read some columns of rows `start` to `stop`, touching only the row groups that hold them.
+def read_frames_table(root: Path, episode: EpisodeScan, columns: Sequence[str]) -> pa.Table:
+    """Read some columns of an episode's rows, touching only the row groups that hold them.
 
     Raises:
         DatasetError: missing or damaged.
     """
-    path = root / shard
+    path = root / episode.shard
     with open_shard(path) as file:
         groups, first, row = [], 0, 0
         for index in range(file.metadata.num_row_groups):
             rows = file.metadata.row_group(index).num_rows
-            if row < stop and row + rows > start:
+            if row < episode.stop and row + rows > episode.start:
                 first = row if not groups else first
                 groups.append(index)
             row += rows
-        have = [c for c in columns if c in file.schema_arrow.names]
-        return _read(path, file, have, groups).slice(start - first, stop - start)
+        present = [column for column in columns if column in file.schema_arrow.names]
+        table = _read(path, file, present, groups)
+        return table.slice(episode.start - first, episode.stop - episode.start)
 
 
-def timestamps_of(root: Path, shard: str, scanned: EpisodeScan) -> npt.NDArray[np.float32]:
-    """Read an episode's clock: (T,) float32 seconds, as stored."""
-    table = read_frames_table(root, shard, scanned.start, scanned.stop, ["timestamp"])
-    return column_vector(table, "timestamp").astype(np.float32, copy=False)
+def read_timestamps(root: Path, episode: EpisodeScan) -> npt.NDArray[np.float32]:
+    """Read an episode's timestamps: (T,) float32 seconds, as stored."""
+    return column_vector(read_frames_table(root, episode, ["timestamp"]), "timestamp").astype(np.float32, copy=False)
 
 
 def open_shard(path: Path) -> pq.ParquetFile:

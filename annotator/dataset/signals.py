@@ -23,13 +23,16 @@ class Signals(msgspec.Struct, frozen=True, kw_only=True):
     action_names: tuple[str, ...]
 
 
-def signals_of(dataset: Dataset, shard: str, scanned: EpisodeScan) -> Signals:
-    """Read what the robot's sensors recorded over an episode."""
-    table = read_frames_table(dataset.root, shard, scanned.start, scanned.stop, ["timestamp", STATE, ACTION])
-    clock = column_vector(table, "timestamp").astype(np.float64)
-    state, action = (column_matrix(dataset.root / shard, table, name) for name in (STATE, ACTION))
+def read_signals(dataset: Dataset, episode: EpisodeScan) -> Signals:
+    """Read what the robot's sensors recorded over an episode.
+
+    Raises:
+        DatasetError: the shard cannot be read, or a signal is not one vector a frame.
+    """
+    table = read_frames_table(dataset.root, episode, ["timestamp", STATE, ACTION])
+    state, action = (column_matrix(dataset.root / episode.shard, table, name) for name in (STATE, ACTION))
     return Signals(
-        timestamps=clock,
+        timestamps=column_vector(table, "timestamp").astype(np.float64),
         state=None if state is None else state.astype(np.float32),
         action=None if action is None else action.astype(np.float32),
         state_names=dataset.names_of(STATE),

@@ -1,21 +1,28 @@
-"""What a job is told to do: install the code, then run `annotator sync` with the settings that were given here."""
+"""What a job is given: a command that installs the code and runs `annotator sync`, and the files for that."""
 
 import gzip
 import hashlib
 import io
 import shlex
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 import annotator
-from annotator.config.settings import Settings, SyncSettings
+from annotator.config.flags import changed, spell_value
+from annotator.config.settings import ExecutorSettings, Settings, SyncSettings, VlmSettings
 from annotator.errors import UsageError
 from annotator.hub.bucket import Bucket
+from annotator.jobs.request import Hardware
+from annotator.vlm.registry import engine_named
 
+Group = TypeVar("Group", bound=Settings)
+
+BOOT_S = 30 * 60
+"""From the start of the machine to the first call: pulling the image, installing, downloading dataset and model,
+loading the model. An assumption, not a measurement."""
 MOUNT = "/annotator-bucket"
 """Where a job finds its bucket: for the code and the prompts that were uploaded, never for the log."""
 PACKAGE = "episode-annotator"
@@ -32,109 +39,130 @@ class JobUpload(msgspec.Struct, frozen=True, kw_only=True):
     path: str
 
 
-def source_tree() -> Path | None:
-    """Find the source tree this code runs from; None where it was installed."""
-    return _SOURCE if (_SOURCE / "pyproject.toml").is_file() else None
+class JobPackage(msgspec.Struct, frozen=True, kw_only=True):
+    """A job's command, and the files that it finds in its bucket: path in the bucket → content."""
+
+    command: list[str]
+    files: dict[str, bytes]
 
 
-def code_of(named: str | None) -> str:
-    """Decide what a job installs, and check it.
+def package_job(settings: SyncSettings, code: str, bucket: Bucket, hardware: Hardware) -> JobPackage:
+    """Return what a job needs to run with these settings: what it cannot download elsewhere is packed.
 
     Raises:
-        UsageError: it is none of those, or there is no source tree here.
+        UsageError: a folder cannot be read.
     """
-    code = named or ("tree" if source_tree() else "release")
-    if code == "tree" and source_tree() is None:
+    tree = pack_tree(bucket) if code == "tree" else None
+    folders: dict[str, JobUpload] = {}
+    if settings.prompts is not None:
+        folders["--prompts"] = pack_folder(bucket, settings.prompts, "*.md")
+    if settings.validation.rules is not None:
+        folders["--validation.rules"] = pack_folder(bucket, settings.validation.rules, "*.sql")
+    flags = flags_of(job_settings(settings, hardware))
+    flags += [f"{flag}={upload.path}" for flag, upload in folders.items()]
+    files: dict[str, bytes] = {}
+    for upload in [*([tree] if tree else []), *folders.values()]:
+        files |= upload.files
+    return JobPackage(command=job_command(install_line(code, tree), flags), files=files)
+
+
+def job_settings(settings: SyncSettings, hardware: Hardware) -> SyncSettings:
+    """Return settings that put the machine to use: a server for each GPU, more requests and episodes at once.
+
+    Only settings that are part of no key are changed, each unless it was given.
+    """
+    vlm = _with_defaults(settings.vlm, VlmSettings(), {"client_concurrency": 64})
+    if vlm.api_base is None:
+        vlm = _with_defaults(vlm, VlmSettings(), {"backend": "serve"})
+        if "serve_ready_timeout_s" in engine_named(vlm.backend).options:
+            vlm = _with_defaults(vlm, VlmSettings(), {"serve_ready_timeout_s": float(BOOT_S)})
+    parallel = {"episode_parallelism": 32 * max(hardware.gpus, 1), "decode_threads": 8}
+    executor = _with_defaults(settings.executor, ExecutorSettings(), parallel)
+    return msgspec.structs.replace(settings, vlm=vlm, executor=executor)
+
+
+def _with_defaults(given: Group, default: Group, values: dict[str, Any]) -> Group:
+    """Set those of the values whose field was left at its default."""
+    unset = {name: value for name, value in values.items() if getattr(given, name) == getattr(default, name)}
+    return msgspec.structs.replace(given, **unset)
+
+
+def choose_code(code: str | None) -> str:
+    """Return what a job installs: `code`, or the source tree, or the release where this is no source tree.
+
+    Raises:
+        UsageError: `code` is none of the possible values, or there is no source tree.
+    """
+    is_tree = (_SOURCE / "pyproject.toml").is_file()
+    code = code or ("tree" if is_tree else "release")
+    if code == "tree" and not is_tree:
         hint = "--code release, or run this from a source tree"
         raise UsageError("there is no source tree to upload", where="--code tree", got=str(_SOURCE), hint=hint)
     if code not in ("release", "tree", "image") and not code.startswith("git+"):
         hint = "release, tree, image, or git+https://HOST/REPO@REF"
-        raise UsageError("what is the job to install?", where="--code", got=code, hint=hint)
+        raise UsageError("unknown code to install", where="--code", got=code, hint=hint)
     if code.startswith("git+") and "@" in code.partition("://")[2].partition("/")[0]:
         hint = "a password in it would be readable in the job's command: use a public address"
-        raise UsageError("the address names a user", where="--code", got=code.partition("://")[0], hint=hint)
+        raise UsageError("the address contains a user name", where="--code", got=code.partition("://")[0], hint=hint)
     return code
 
 
 def pack_tree(bucket: Bucket) -> JobUpload:
-    """Pack what is installed of the source tree; the same tree gives the same bytes. Nothing else goes along.
+    """Pack what is installed of the source tree, and nothing else; the same tree gives the same bytes.
 
     Raises:
-        UsageError: there is no source tree here.
+        UsageError: there is no source tree.
     """
-    code_of("tree")
-    inside = io.BytesIO()
-    with tarfile.open(fileobj=inside, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        for path in _tree_files():
+    choose_code("tree")
+    paths = [_SOURCE / name for name in ("pyproject.toml", "README.md", "LICENSE")]
+    for package in _SHIPPED:
+        files = sorted((_SOURCE / package).rglob("*"))
+        paths += [path for path in files if path.is_file() and "__pycache__" not in path.parts]
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for path in paths:
             content = path.read_bytes()
+            # A fresh entry has no times and no owner, which differ from one checkout to the next.
             entry = tarfile.TarInfo(f"{PACKAGE}/{path.relative_to(_SOURCE).as_posix()}")
             entry.size, entry.mode = len(content), 0o644
             tar.addfile(entry, io.BytesIO(content))
-    packed = gzip.compress(inside.getvalue(), mtime=0)
+    packed = gzip.compress(archive.getvalue(), mtime=0)
     name = bucket.path("code", hashlib.sha256(packed).hexdigest()[:32], f"{PACKAGE}.tar.gz")
     return JobUpload(files={name: packed}, path=f"{MOUNT}/{name}")
 
 
-def _tree_files() -> Iterator[Path]:
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        yield _SOURCE / name
-    for package in _SHIPPED:
-        for path in sorted((_SOURCE / package).rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
-                yield path
-
-
 def pack_folder(bucket: Bucket, folder: Path, pattern: str) -> JobUpload:
-    """Pack the files of a folder that match, for a job to read where they lie in the bucket.
+    """Pack the files of a folder that match, under the digest of their content.
 
     Raises:
         UsageError: the folder cannot be read.
     """
     try:
-        found = {path.name: path.read_bytes() for path in sorted(folder.glob(pattern))}
+        contents = {path.name: path.read_bytes() for path in sorted(folder.glob(pattern))}
     except OSError as cause:
         raise UsageError("a folder cannot be read", where=str(folder), got=str(cause)) from cause
-    digest = hashlib.sha256(msgspec.json.encode({name: content.hex() for name, content in found.items()})).hexdigest()
-    files = {bucket.path("given", digest[:32], name): content for name, content in found.items()}
-    return JobUpload(files=files, path=f"{MOUNT}/{bucket.path('given', digest[:32])}")
+    hexed = {name: content.hex() for name, content in contents.items()}
+    digest = hashlib.sha256(msgspec.json.encode(hexed)).hexdigest()[:32]
+    files = {bucket.path("given", digest, name): content for name, content in contents.items()}
+    return JobUpload(files=files, path=f"{MOUNT}/{bucket.path('given', digest)}")
 
 
-def install_line(code: str, parcel: JobUpload | None) -> str:
-    """Write the shell command that installs the code; "" where the image has it."""
+def install_line(code: str, tree: JobUpload | None) -> str:
+    """Return the shell command that installs the code; "" where the image has it."""
     if code == "image":
         return ""
-    wanted = f"{PACKAGE}[hub]=={annotator.__version__}"
+    requirement = f"{PACKAGE}[hub]=={annotator.__version__}"
     if code != "release":
-        wanted = f"{PACKAGE}[hub] @ {f'file://{parcel.path}' if parcel else code}"
-    return f"python3 -m pip install -q --disable-pip-version-check {shlex.quote(wanted)}"
+        requirement = f"{PACKAGE}[hub] @ {f'file://{tree.path}' if tree else code}"
+    return f"python3 -m pip install -q --disable-pip-version-check {shlex.quote(requirement)}"
 
 
 def job_command(install: str, flags: list[str]) -> list[str]:
-    """Write a job's command, on one line: what is installed, and the run that takes its place."""
+    """Return a job's command, on one line: install, then become the run, which so receives the job's signals."""
     sync = shlex.join(["python3", "-P", "-m", "annotator", "sync", *flags])
     return ["bash", "-c", f"{install} && exec {sync}" if install else f"exec {sync}"]
 
 
 def flags_of(settings: SyncSettings) -> list[str]:
     """Write settings as flags: those that differ from their defaults, but for places on this machine."""
-    given, default = msgspec.to_builtins(settings, enc_hook=str), msgspec.to_builtins(SyncSettings(), enc_hook=str)
-    return [f"--{name}={_spelled(value)}" for name, value in _differing(SyncSettings, given, default)]
-
-
-def _differing(
-    kind: type[Settings], given: dict[str, Any], default: dict[str, Any], prefix: str = ""
-) -> Iterator[tuple[str, Any]]:
-    for one in msgspec.structs.fields(kind):
-        name = f"{prefix}{one.name}"
-        if isinstance(one.type, type) and issubclass(one.type, Settings):
-            yield from _differing(one.type, given[one.name], default[one.name], f"{name}.")
-        elif given[one.name] != default[one.name] and name not in _LOCAL:
-            yield name, given[one.name]
-
-
-def _spelled(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return ",".join(str(part) for part in value)  # pyright: ignore[reportUnknownVariableType]
-    return msgspec.json.encode(value).decode() if isinstance(value, dict) else str(value)
+    return [f"--{name}={spell_value(value)}" for name, value in changed(settings, lambda n: n not in _LOCAL).items()]

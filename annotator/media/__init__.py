@@ -1,1 +1,1 @@
-"""Pictures: demuxing, decoding, sampling, contact sheets. The home of PyAV and Pillow."""
+"""Footage to pictures: demuxing, decoding, sampling, contact sheets. The home of PyAV and Pillow."""

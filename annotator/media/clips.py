@@ -1,4 +1,4 @@
-"""Clips: where the pictures of one episode and one camera lie, in a video file or in the data shard."""
+"""Clips: where the frames of one episode and one camera lie, in a video file or in the data shard."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from annotator.errors import FootageError
 
 
 class Clip(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """One episode's part of one camera's file.
+    """One episode of one camera whose frames are part of a video file.
 
     `from_timestamp` (included) and `to_timestamp` (excluded) are seconds in the file;
     `frame_timestamps`: (T,) float32 seconds from the episode's first frame, ascending, as stored.
@@ -40,7 +40,7 @@ class ImageClip(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 def image_bytes(clip: ImageClip, index: int) -> bytes | memoryview:
-    """The encoded bytes of one stored image, without a copy where the shard holds them.
+    """Return the encoded bytes of one stored image, without a copy where the shard holds them.
 
     Raises:
         FootageError: it is neither in the shard nor where its path says.

@@ -1,7 +1,7 @@
-"""Pictures for a model: single frames, video blocks and contact sheets, as JPEG.
+"""Media items as JPEG: single frames, video blocks and contact sheets with burned-in times.
 
-A change to what is drawn is a change of `Render.renderer` in `annotator_store.keys`: keys name
-pictures and do not see them.
+Whoever changes a pixel gives `Render.renderer` in `annotator_store.keys` its next value: keys name media items and do
+not see their pixels.
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from PIL import Image
 
 from annotator.errors import FootageError
 from annotator.media.clips import Clip, ImageClip
-from annotator.media.decode import DecodeCounter, FrameRequest, Pixels, read_wanted, scaled_size
+from annotator.media.decode import DecodeCounter, FrameRequest, Pixels, read_frames, scaled_size
 from annotator.media.picture import Picture
 from annotator_store.digests import digest_struct
 from annotator_store.keys import Media, MediaItem
@@ -39,64 +39,57 @@ GLYPHS = {
 }
 
 
-def render(item: MediaItem, clip: Clip | ImageClip, tally: DecodeCounter | None = None) -> Picture:
-    """Draw one media item.
-
-    Raises:
-        FootageError: a frame cannot be read, or the picture is larger than a JPEG can be.
-    """
-    return render_all([item], clip, tally)[0]
-
-
 def render_all(
-    items: Iterable[MediaItem], clip: Clip | ImageClip, tally: DecodeCounter | None = None
+    items: Iterable[MediaItem], clip: Clip | ImageClip, counter: DecodeCounter | None = None
 ) -> tuple[Picture, ...]:
-    """Draw several media items of one clip in one forward pass over it, in the order given.
+    """Render media items of one clip in one forward pass over it, in the order given.
 
     Raises:
-        FootageError: as `render`; then none is drawn.
+        FootageError: a frame cannot be read, or a picture is larger than a JPEG can be; then none is rendered.
     """
-    drawings = [MediaRenderer(item) for item in items]
-    places: dict[FrameRequest, list[tuple[MediaRenderer, int]]] = {}
-    for drawing in drawings:
-        for position, want in enumerate(drawing.wants):
-            places.setdefault(want, []).append((drawing, position))
-    for want, pixels in read_wanted(clip, places, tally):
-        for drawing, position in places[want]:
-            drawing.put(position, pixels)
-    return tuple(drawing.picture() for drawing in drawings)
+    renderers = [MediaRenderer(item) for item in items]
+    # A frame that several items hold at one size is decoded and scaled once.
+    positions: dict[FrameRequest, list[tuple[MediaRenderer, int]]] = {}
+    for renderer in renderers:
+        for position, request in enumerate(renderer.requests):
+            positions.setdefault(request, []).append((renderer, position))
+    for request, pixels in read_frames(clip, positions, counter):
+        for renderer, position in positions[request]:
+            renderer.put(position, pixels)
+    return tuple(renderer.picture() for renderer in renderers)
 
 
-def drawing_bytes(item: MediaItem, size: tuple[int, int]) -> int:
-    """About how much memory drawing an item takes: raw pixels, and JPEGs at an eighth of theirs.
+def render_bytes(item: MediaItem, size: tuple[int, int]) -> int:
+    """Estimate the memory that rendering an item takes: raw pixels, and JPEGs at an eighth of theirs.
 
-    `size`: the stored width and height.
+    `size`: the stored width and height in pixels.
     """
     width, height = scaled_size(*size, item.render.width_px)
     tile = width * height * 3
     total = tile * len(item.timestamps)
+    # A sheet is one canvas; frames of a video block are let go of one by one.
     return total + total // 8 if item.render.kind == "sheet" else tile + total // 8
 
 
 class MediaRenderer:
-    """One media item being drawn, frame by frame. JPEGs are made as soon as they can be, and pixels let go.
+    """One media item being rendered, frame by frame. JPEGs are made as soon as they can be, and pixels let go of.
 
-    `wants` are the frames that it takes; `put` takes each of them once, by its position there, in any order.
+    `requests` are the frames that it takes; `put` takes each of them once, by its position there, in any order.
     """
 
     def __init__(self, item: MediaItem) -> None:
         if not item.timestamps or (item.render.kind == "frame" and len(item.timestamps) != 1):
             raise ValueError(f"a {item.render.kind} cannot be drawn from {len(item.timestamps)} frames")
-        self.wants = tuple(FrameRequest(time, item.render.width_px) for time in item.timestamps)
+        self.requests = tuple(FrameRequest(time, item.render.width_px) for time in item.timestamps)
         self._item = item
-        self._labels = labels(item.timestamps) if item.render.badge else ("",) * len(item.timestamps)
+        self._labels = time_labels(item.timestamps) if item.render.badge else ("",) * len(item.timestamps)
         self._jpegs: list[bytes] = [b""] * (1 if item.render.kind == "sheet" else len(item.timestamps))
         self._canvas: Pixels | None = None
-        self._left = len(item.timestamps)
+        self._missing = len(item.timestamps)
 
     def put(self, position: int, pixels: Pixels) -> None:
-        """Take a frame, (H, W, 3) uint8 RGB; it is not changed and not kept."""
-        self._left -= 1
+        """Take a frame, (H, W, 3) uint8 RGB; it is neither changed nor kept."""
+        self._missing -= 1
         if self._item.render.kind == "sheet":
             self._put_tile(position, pixels)
         else:
@@ -105,8 +98,8 @@ class MediaRenderer:
             self._jpegs[position] = encode_jpeg(frame, self._item.render.quality)
 
     def picture(self) -> Picture:
-        """The finished picture; every frame has been put."""
-        assert not self._left, "a frame of the drawing is missing"
+        """Return the finished picture; every frame has been put."""
+        assert not self._missing, "a frame of the picture is missing"
         return Picture(
             kind="video" if self._item.render.kind == "video" else "image",
             jpegs=tuple(self._jpegs),
@@ -116,21 +109,21 @@ class MediaRenderer:
 
     def _put_tile(self, position: int, pixels: Pixels) -> None:
         height, width = pixels.shape[:2]
-        columns = min(self._item.render.columns, len(self.wants))
+        columns = min(self._item.render.columns, len(self.requests))
         if self._canvas is None:
-            rows = -(-len(self.wants) // columns)
+            rows = -(-len(self.requests) // columns)
             self._canvas = np.zeros((rows * height, columns * width, 3), np.uint8)
         row, column = divmod(position, columns)
         tile = self._canvas[row * height : (row + 1) * height, column * width : (column + 1) * width]
         tile[:] = pixels
         burn_in(tile, self._labels[position])
-        if not self._left:
+        if not self._missing:
             self._jpegs[0] = encode_jpeg(self._canvas, self._item.render.quality)
             self._canvas = None
 
 
-def labels(timestamps: tuple[float, ...]) -> tuple[str, ...]:
-    """Name each time in seconds: to a tenth, or to a hundredth where neighbours are closer than that."""
+def time_labels(timestamps: tuple[float, ...]) -> tuple[str, ...]:
+    """Return each time in seconds as text: to a tenth, or to a hundredth where neighbours are closer than that."""
     gaps = np.diff(timestamps)
     # float32 timestamps 0.1 s apart differ by a little less or more than that.
     digits = 2 if len(gaps) and gaps.min() < 0.099 else 1
@@ -142,24 +135,25 @@ def burn_in(tile: Pixels, label: str) -> None:
     if not label:
         return
     height, width = tile.shape[:2]
-    stamp = _badge(label)
-    scale = max(1, min(4, round(width / 100), height // stamp.shape[0], width // stamp.shape[1]))
-    stamp = stamp.repeat(scale, axis=0).repeat(scale, axis=1)[:height, :width]
-    tile[: stamp.shape[0], : stamp.shape[1]] = stamp[:, :, None]
+    badge = _badge(label)
+    # A dot grows with the tile, and shrinks again where the badge would not fit; what still does not fit is cut off.
+    scale = max(1, min(4, round(width / 100), height // badge.shape[0], width // badge.shape[1]))
+    badge = badge.repeat(scale, axis=0).repeat(scale, axis=1)[:height, :width]
+    tile[: badge.shape[0], : badge.shape[1]] = badge[:, :, None]
 
 
 @lru_cache(maxsize=4096)
 def _badge(label: str) -> Pixels:
-    """A label at one pixel a dot with a margin of one, (9, 6 N + 1) uint8."""
+    """Return a label of N letters at one pixel a dot with a margin of one, (9, 6 N + 1) uint8, 0 or 255."""
     dots = np.zeros((9, 6 * len(label) + 1), np.uint8)
-    for place, letter in enumerate(label):
+    for index, letter in enumerate(label):
         rows = [int(row, 8) for row in GLYPHS[letter].split()]
-        dots[1:8, 6 * place + 1 : 6 * place + 6] = [[row >> (4 - x) & 1 for x in range(5)] for row in rows]
+        dots[1:8, 6 * index + 1 : 6 * index + 6] = [[row >> (4 - x) & 1 for x in range(5)] for row in rows]
     return dots * np.uint8(255)
 
 
 def encode_jpeg(pixels: Pixels, quality: int) -> bytes:
-    """Encode (H, W, 3) uint8 RGB as JPEG.
+    """Encode (H, W, 3) uint8 RGB as JPEG, `quality` from 1 to 95.
 
     Raises:
         FootageError: a side is longer than a JPEG can be.

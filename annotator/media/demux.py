@@ -1,4 +1,4 @@
-"""Footage: demuxing a camera's files, and the digests of their encoded bytes.
+"""Demuxing a camera's files, and the digests of their encoded bytes.
 
 Digests demux and never decode, since decoders differ by platform and encoded bytes do not. They see neither the
 file's name, nor the episode's place in it, nor its neighbours: joining or moving episodes by packet copy leaves them
@@ -35,18 +35,24 @@ else:
 
 
 class Video(msgspec.Struct, frozen=True, eq=False):
-    """An open file and its first video track."""
+    """An open file and its first video track, whose times are counted in units of `time_base` seconds."""
 
     path: Path
     container: InputContainer
     stream: av.VideoStream
+    time_base: Fraction
+
+    def demux(self) -> Iterator[VideoPacket]:
+        """Yield the track's packets in decode order, from where the container stands."""
+        # The last packet of a demuxer is empty and asks decoders to drain.
+        return (packet for packet in self.container.demux(self.stream) if packet.size)
 
 
 class Packets(msgspec.Struct, frozen=True, eq=False):
-    """A stretch of a track, in decode order, without the bytes.
+    """N consecutive packets of a track, in decode order, without their bytes.
 
-    `pts`: (N,) int64 in units of `time_base` seconds. `is_shown` is false for what an edit list cuts away.
-    `is_whole` is false where the file ended inside the packet. `ended`: the stretch reaches the end of the file.
+    `pts`: (N,) int64 in units of `time_base` seconds. `is_key`, `is_shown`, `is_whole`: (N,) bool. `is_shown` is false
+    for what an edit list cuts away, `is_whole` where the file ended inside the packet.
     """
 
     pts: Ints
@@ -54,14 +60,16 @@ class Packets(msgspec.Struct, frozen=True, eq=False):
     is_shown: Flags
     is_whole: Flags
     time_base: Fraction
-    ended: bool
 
     def seconds(self) -> npt.NDArray[np.float64]:
-        """Presentation times, (N,) seconds in the file."""
+        """Return the presentation times, (N,) float64 seconds in the file."""
         return self.pts.astype(np.float64) * float(self.time_base)
 
-    def slots(self, from_timestamp: float, fps: float) -> Ints:
-        """The number of the frame period, counted from `from_timestamp`, that each packet is nearest to, (N,)."""
+    def frame_numbers(self, from_timestamp: float, fps: float) -> Ints:
+        """Return each packet's frame number, (N,) int64, counted from `from_timestamp` seconds in the file.
+
+        Rounding to whole frame periods hides how finely a container counts time.
+        """
         return np.floor((self.seconds() - from_timestamp) * fps + 0.5).astype(np.int64)
 
 
@@ -78,7 +86,7 @@ def translated(path: Path, doing: str) -> Generator[None]:
         raise FootageError(
             f"the video cannot be {doing}",
             where=str(path),
-            got=_first_line(cause),
+            got=str(cause).partition("\n")[0],
             hint="the file is truncated, damaged or not a video; fetch it again",
         ) from cause
 
@@ -111,40 +119,42 @@ def open_video(path: Path) -> Generator[Video]:
             )
         # One thread a decoder: frame threads delay frames and make each seek dearer; files run in parallel instead.
         stream.codec_context.thread_count = 1
-        yield Video(path, container, stream)
+        yield Video(path, container, stream, stream.time_base)
 
 
-def scan(video: Video, first_s: float, last_s: float, see: Callable[[VideoPacket], None] | None = None) -> Packets:
+def scan(
+    video: Video, first_s: float, last_s: float, on_packet: Callable[[VideoPacket], None] | None = None
+) -> Packets:
     """Demux every packet that frames shown from `first_s` to `last_s` (seconds in the file) are made from.
 
-    The stretch starts at a key frame shown no later than `first_s`, where there is one; `see` is given each packet.
+    The packets start at a key frame shown no later than `first_s`, where there is one; `on_packet` is given each.
+
+    Raises:
+        FootageError: the file cannot be read there, or its frames have no times.
     """
-    time_base = _time_base(video)
-    last = float(last_s / time_base)
-    ended = True
+    last = float(last_s / video.time_base)
     pts: list[int] = []
     flags: list[tuple[bool, bool, bool]] = []
     with translated(video.path, "read"):
-        for packet in packets_from(video, float(first_s / time_base)):
-            if packet.dts is not None and packet.dts > last:  # decoded before they are shown: nothing wanted follows
-                ended = False
+        for packet in packets_from(video, float(first_s / video.time_base)):
+            if packet.dts is not None and packet.dts > last:  # frames are decoded before they are shown
                 break
             pts.append(shown_at(packet))
             flags.append((packet.is_keyframe, not packet.is_discard, not packet.is_corrupt))
-            if see is not None:
-                see(packet)
-    marks = np.array(flags, np.bool_).reshape(-1, 3)
-    return Packets(np.array(pts, np.int64), marks[:, 0], marks[:, 1], marks[:, 2], time_base, ended)
+            if on_packet is not None:
+                on_packet(packet)
+    is_key, is_shown, is_whole = np.array(flags, np.bool_).reshape(-1, 3).T
+    return Packets(np.array(pts, np.int64), is_key, is_shown, is_whole, video.time_base)
 
 
 def packets_from(video: Video, pts: float) -> Iterator[VideoPacket]:
     """Demux from a key frame shown at or before `pts`; from the start of the file where there is none."""
     if not np.isfinite(pts):
-        return _demux(video)
+        return video.demux()
     target, earliest = int(np.floor(pts)), None
     while True:
         video.container.seek(target, stream=video.stream)
-        rest = _demux(video)
+        rest = video.demux()
         head = next(rest, None)
         if head is None:
             return iter(())
@@ -156,7 +166,7 @@ def packets_from(video: Video, pts: float) -> Iterator[VideoPacket]:
 
 
 def shown_at(packet: VideoPacket) -> int:
-    """A packet's pts; its dts in containers that know no other.
+    """Return a packet's pts; its dts in containers that know no other.
 
     Raises:
         FootageError: it has neither, as in a stream without a container.
@@ -167,29 +177,24 @@ def shown_at(packet: VideoPacket) -> int:
     return shown
 
 
-def clip_digest(path: Path, from_timestamp: float, to_timestamp: float, fps: float) -> Digest:
-    """Digest the encoded frames of a time range, as `file_digests` does, reading only that range.
-
-    Raises:
-        FootageError: the file cannot be read, or does not cover the range.
-    """
-    half = 0.5 / fps
-    with open_video(path) as video:
-        return _Contents(video, from_timestamp - half, to_timestamp + half).digest(from_timestamp, to_timestamp, fps)
-
-
 def file_digests(path: Path, clips: Sequence[Clip]) -> tuple[Digest | FootageError, ...]:
     """Digest all episodes of one file in one pass: one result a clip, so that a damaged one fails alone.
 
-    A digest covers the codec, the parameter sets in force, each frame's number of frame periods from
-    `from_timestamp` (so a container's rounding of times does not show), and the encoded bytes in order of presentation.
+    A digest covers the codec, the active parameter sets, each frame's number counted from `from_timestamp` (so a
+    container's rounding of times does not show), and the encoded bytes in order of presentation.
 
     Raises:
         FootageError: the file cannot be read at all.
     """
     with open_video(path) as video:
-        contents = _Contents(video, -np.inf, np.inf)
-    return tuple(_digest_or_error(contents, clip) for clip in clips)
+        track = _TrackDigests(video)
+    digests: list[Digest | FootageError] = []
+    for clip in clips:
+        try:
+            digests.append(track.digest(clip))
+        except FootageError as error:
+            digests.append(error)
+    return tuple(digests)
 
 
 def images_digest(clip: ImageClip) -> Digest:
@@ -203,86 +208,69 @@ def images_digest(clip: ImageClip) -> Digest:
     return digest_parts("images.v1", chain([times], images))
 
 
-class _Contents:
-    """A stretch of one track with a digest of each packet's picture."""
+class _TrackDigests:
+    """All packets of a track, each with a digest of its picture and with the parameter sets it carries."""
 
-    def __init__(self, video: Video, first_s: float, last_s: float) -> None:
+    def __init__(self, video: Video) -> None:
         context = video.stream.codec_context
         # The codec's own name: a decoder's (libdav1d) depends on how FFmpeg was built.
-        self.codec = context.codec.canonical_name
-        self.path = video.path
-        self._bitstream = read_header(self.codec, context.extradata or b"")
-        self._pictures = bytearray()
-        self._own_sets: dict[int, tuple[bytes, ...]] = {}
-        self.packets = scan(video, first_s, last_s, self._see)
+        self._codec = context.codec.canonical_name
+        self._path = video.path
+        self._bitstream = read_header(self._codec, context.extradata or b"")
+        self._pictures = bytearray()  # 16 bytes a packet: an hour at 30 Hz takes 1.7 MB
+        self._packet_sets: dict[int, tuple[bytes, ...]] = {}
+        self._packets = scan(video, -np.inf, np.inf, self._add)
 
-    def _see(self, packet: VideoPacket) -> None:
-        sifted = self._bitstream.sift(memoryview(packet))
-        if sifted.sets:
-            self._own_sets[len(self._pictures) // 16] = sifted.sets
-        self._pictures += bytes.fromhex(digest_parts("packet.v1", sifted.parts))
+    def _add(self, packet: VideoPacket) -> None:
+        parts = self._bitstream.split(memoryview(packet))
+        if parts.parameter_sets:
+            self._packet_sets[len(self._pictures) // 16] = parts.parameter_sets
+        self._pictures += bytes.fromhex(digest_parts("packet.v1", parts.picture))
 
-    def digest(self, from_timestamp: float, to_timestamp: float, fps: float) -> Digest:
-        slots = self.packets.slots(from_timestamp, fps)
-        count = int(np.floor((to_timestamp - from_timestamp) * fps + 0.5))
-        shown = np.flatnonzero((slots >= 0) & (slots < count) & self.packets.is_shown)
-        self._check(shown, slots, count, f"{self.path} from {from_timestamp:g} s to {to_timestamp:g} s")
+    def digest(self, clip: Clip) -> Digest:
+        numbers = self._packets.frame_numbers(clip.from_timestamp, clip.fps)
+        count = int(np.floor((clip.to_timestamp - clip.from_timestamp) * clip.fps + 0.5))
+        shown = np.flatnonzero((numbers >= 0) & (numbers < count) & self._packets.is_shown)
+        self._refuse_incomplete(clip, shown, numbers[shown], count)
         # Stable: packets of one instant stay in decode order.
-        shown = shown[np.argsort(self.packets.pts[shown], kind="stable")]
+        shown = shown[np.argsort(self._packets.pts[shown], kind="stable")]
         support = self._support(shown)
         pictures = np.frombuffer(self._pictures, np.uint8).reshape(-1, 16)
         return digest_parts(
             "footage.v1",
             [
-                self.codec.encode(),
-                struct.pack("<d", fps),
-                "".join(self._sets_digests(shown, support)).encode(),
-                slots[shown].astype("<i8").tobytes(),
+                self._codec.encode(),
+                struct.pack("<d", clip.fps),
+                "".join(self._sets_digests({*shown.tolist(), *support.tolist()})).encode(),
+                numbers[shown].astype("<i8").tobytes(),
                 pictures[shown].tobytes(),
                 pictures[support].tobytes(),
             ],
         )
 
     def _support(self, shown: Ints) -> Ints:
-        """What lies outside the range and yet is needed to decode it: nothing, when it starts at a key frame."""
-        keys = np.flatnonzero(self.packets.is_key[: shown.min() + 1])
+        """Return the packets outside the clip that it is decoded from: none where it starts at a key frame."""
+        keys = np.flatnonzero(self._packets.is_key[: shown.min() + 1])
         start = keys[-1] if len(keys) else 0
         return np.setdiff1d(np.arange(start, shown.max() + 1), shown)
 
-    def _sets_digests(self, shown: Ints, support: Ints) -> Iterator[str]:
-        decoded = {*shown.tolist(), *support.tolist()}
-        own = frozenset(one for index, sets in self._own_sets.items() if index in decoded for one in sets)
-        return (digest_parts("parameters.v1", [one]) for one in self._bitstream.sets_in_force(own))
+    def _sets_digests(self, decoded: set[int]) -> Iterator[str]:
+        packet_sets = frozenset(
+            parameter_set
+            for index, parameter_sets in self._packet_sets.items()
+            if index in decoded
+            for parameter_set in parameter_sets
+        )
+        return (digest_parts("parameters.v1", [active]) for active in self._bitstream.active_sets(packet_sets))
 
-    def _check(self, shown: Ints, slots: Ints, count: int, where: str) -> None:
+    def _refuse_incomplete(self, clip: Clip, shown: Ints, numbers: Ints, count: int) -> None:
+        where = f"{self._path} from {clip.from_timestamp:g} s to {clip.to_timestamp:g} s"
         hint = "the file is cut short or belongs to another episode; fetch it again"
         if not len(shown):
             raise FootageError("the video has no frame of this episode", where=where, hint=hint)
         # One frame of grace: `to_timestamp` is a sum of durations, each rounded by its container.
-        if self.packets.ended and slots[shown].max() < count - 2:
-            got = f"{slots[shown].max() + 1} of {count} frames"
+        if numbers.max() < count - 2:
+            got = f"{numbers.max() + 1} of {count} frames"
             raise FootageError("the video ends before the episode does", where=where, got=got, hint=hint)
-        if not self.packets.is_whole[shown].all():
+        if not self._packets.is_whole[shown].all():
             raise FootageError("the file ends in the middle of a frame", where=where, hint=hint)
-
-
-def _digest_or_error(contents: _Contents, clip: Clip) -> Digest | FootageError:
-    try:
-        return contents.digest(clip.from_timestamp, clip.to_timestamp, clip.fps)
-    except FootageError as error:
-        return error
-
-
-def _demux(video: Video) -> Iterator[VideoPacket]:
-    # The last packet of a demuxer is empty and asks decoders to drain.
-    return (packet for packet in video.container.demux(video.stream) if packet.size)
-
-
-def _time_base(video: Video) -> Fraction:
-    base = video.stream.time_base
-    assert base is not None  # checked on opening
-    return base
-
-
-def _first_line(cause: Exception) -> str:
-    return str(cause).partition("\n")[0]

@@ -1,4 +1,4 @@
-"""Pictures of one episode, drawn off the event loop, each once, however many steps ask for it."""
+"""Media items of an episode, rendered by threads off the event loop, each once, however many steps ask for it."""
 
 import asyncio
 import os
@@ -11,7 +11,7 @@ from typing import Self
 
 from annotator.errors import FootageError
 from annotator.media.clips import Clip, ImageClip
-from annotator.media.contact_sheet import drawing_bytes, render_all
+from annotator.media.contact_sheet import render_all, render_bytes
 from annotator.media.decode import DecodeCounter, frame_size
 from annotator.media.picture import Picture
 from annotator_store.digests import Digest
@@ -21,70 +21,76 @@ DEFAULT_BYTES = 512 * 1024 * 1024
 
 
 class RenderPool:
-    """The threads that draw, and the memory they may take together; one for all episodes of a run.
+    """The threads that render, and the memory they may take together; one for all episodes of a run.
 
     A context manager. `threads` is how many files are decoded at once; 0 is one a core.
     """
 
     def __init__(self, threads: int = 0, max_bytes: int = DEFAULT_BYTES) -> None:
-        self.executor = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="studio")
+        self.executor = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="render")
         self._free = self._max_bytes = max_bytes
         self._changed = Condition()
 
     def open(
-        self, clips: Mapping[Digest, Clip | ImageClip], counted: Callable[[int], None] = lambda frames: None
+        self, clips: Mapping[Digest, Clip | ImageClip], on_decoded: Callable[[int], None] = lambda frames: None
     ) -> "EpisodeMedia":
-        """Open one episode's footage, by digest. `counted` is told, on the event loop, how many frames were decoded."""
-        return EpisodeMedia(self, clips, counted)
+        """Open one episode's clips, by footage digest.
+
+        `on_decoded` is called on the event loop with the number of frames that a pass over a clip decoded.
+        """
+        return EpisodeMedia(self, clips, on_decoded)
 
     def close(self) -> None:
-        """Stop the threads; what has not begun is not drawn."""
+        """Stop the threads; what has not begun is not rendered."""
         self.executor.shutdown(wait=True, cancel_futures=True)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     @contextmanager
-    def room(self, wanted_bytes: int) -> Generator[None]:
-        """Wait for this much memory to be free; a drawing larger than all of it has it to itself.
+    def memory(self, needed_bytes: int) -> Generator[None]:
+        """Wait for this much memory to be free; what needs more than there is has it all to itself.
 
-        A thread holds one room at a time, so waiting cannot lock up.
+        A thread reserves once at a time, so waiting cannot deadlock.
         """
-        granted = min(wanted_bytes, self._max_bytes)
+        reserved = min(needed_bytes, self._max_bytes)
         with self._changed:
-            self._changed.wait_for(lambda: self._free >= granted)
-            self._free -= granted
+            self._changed.wait_for(lambda: self._free >= reserved)
+            self._free -= reserved
         try:
             yield
         finally:
             with self._changed:
-                self._free += granted
+                self._free += reserved
                 self._changed.notify_all()
 
 
 class EpisodeMedia:
     """One episode's pictures. Use it from one event loop, as a context manager or with `close`.
 
-    Asked for again, or by several steps at once, an identical item is drawn once; what is asked for together of one
-    clip is decoded in one forward pass. Sheets and video blocks stay until `close`, since several steps look at them;
-    a single frame is let go of as soon as whoever asked for it has it, since there may be thousands in an episode.
+    An identical item is rendered once, whether it is asked for again or by several steps at once; items asked for
+    together of one clip are decoded in one forward pass. Sheets and video blocks stay until `close`, since several
+    steps look at them; a single frame is dropped as soon as everyone who awaits it has it, since there may be thousands
+    in an episode.
     """
 
     def __init__(
-        self, studio: RenderPool, clips: Mapping[Digest, Clip | ImageClip], counted: Callable[[int], None]
+        self, pool: RenderPool, clips: Mapping[Digest, Clip | ImageClip], on_decoded: Callable[[int], None]
     ) -> None:
-        self._studio = studio
-        self._counted = counted
+        self._pool = pool
+        self._on_decoded = on_decoded
         self._clips = dict(clips)
-        self._drawn: dict[MediaItem, tuple[_Work, int]] = {}
-        self._gathering: dict[Digest, tuple[_Work, list[MediaItem]]] = {}
+        self._rendered: dict[MediaItem, tuple[_Batch, int]] = {}
+        self._collecting: dict[Digest, tuple[_Batch, list[MediaItem]]] = {}
         self._closed = False
 
     async def get(self, item: MediaItem) -> Picture:
-        """The picture of an item, drawn when it is not there yet. Cancelling one asker does not disturb the others.
+        """Return the picture of an item, rendering it on first use. Cancelling one caller leaves the others waiting.
 
         Raises:
             FootageError: a frame of it cannot be read, or its footage is none of this episode's.
@@ -96,50 +102,54 @@ class EpisodeMedia:
                 got=item.footage,
                 hint="the dataset changed during the run; run again",
             )
-        if item not in self._drawn:
-            self._drawn[item] = self._ask(item)
-        held = work, position = self._drawn[item]
-        drawn = (await asyncio.shield(work))[position]
-        if item.render.kind == "frame" and self._drawn.get(item) is held:
-            del self._drawn[item]
-        if isinstance(drawn, FootageError):
-            raise drawn
-        return drawn
+        if item not in self._rendered:
+            self._rendered[item] = self._enqueue(item)
+        entry = batch, position = self._rendered[item]
+        # Shielded: the batch also renders for others, who must not see this caller's cancellation.
+        picture = (await asyncio.shield(batch))[position]
+        # Another caller may have dropped the frame and asked for it anew meanwhile; that entry stays.
+        if item.render.kind == "frame" and self._rendered.get(item) is entry:
+            del self._rendered[item]
+        if isinstance(picture, FootageError):
+            raise picture
+        return picture
 
     def close(self) -> None:
-        """Let go of every picture. Whoever still waits for one is cancelled."""
+        """Drop every picture. Callers that still wait for one are cancelled."""
         self._closed = True
-        for work, _ in self._drawn.values():
-            work.cancel()
-        self._drawn.clear()
-        self._gathering.clear()
+        for batch, _ in self._rendered.values():
+            batch.cancel()
+        self._rendered.clear()
+        self._collecting.clear()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
-    def _ask(self, item: MediaItem) -> "tuple[_Work, int]":
-        if item.footage not in self._gathering:
+    def _enqueue(self, item: MediaItem) -> "tuple[_Batch, int]":
+        if item.footage not in self._collecting:
             items: list[MediaItem] = []
-            self._gathering[item.footage] = asyncio.ensure_future(self._send(item.footage, items)), items
-        work, items = self._gathering[item.footage]
+            self._collecting[item.footage] = asyncio.ensure_future(self._run(item.footage, items)), items
+        batch, items = self._collecting[item.footage]
         items.append(item)
-        return work, len(items) - 1
+        return batch, len(items) - 1
 
-    async def _send(self, footage: Digest, items: list[MediaItem]) -> list[Picture | FootageError]:
+    async def _run(self, footage: Digest, items: list[MediaItem]) -> list[Picture | FootageError]:
         # A task begins when the loop turns; until then, whatever else is asked of this clip has joined `items`.
-        del self._gathering[footage]
-        tally = DecodeCounter()
+        del self._collecting[footage]
+        counter = DecodeCounter()
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._studio.executor, self._draw, self._clips[footage], items, tally)
+            return await loop.run_in_executor(self._pool.executor, self._render, self._clips[footage], items, counter)
         finally:
-            self._counted(tally.frames)
+            self._on_decoded(counter.frames)
 
-    def _draw(
-        self, clip: Clip | ImageClip, items: list[MediaItem], tally: DecodeCounter
+    def _render(
+        self, clip: Clip | ImageClip, items: list[MediaItem], counter: DecodeCounter
     ) -> list[Picture | FootageError]:
         if self._closed:
             return []
@@ -147,18 +157,20 @@ class EpisodeMedia:
             size = frame_size(clip)
         except FootageError as error:
             return [error] * len(items)
-        with self._studio.room(sum(drawing_bytes(item, size) for item in items)):
-            return _draw_each(items, clip, tally)
+        with self._pool.memory(sum(render_bytes(item, size) for item in items)):
+            return _render_each(items, clip, counter)
 
 
-_Work = asyncio.Future[list[Picture | FootageError]]
+_Batch = asyncio.Future[list[Picture | FootageError]]
 
 
-def _draw_each(items: list[MediaItem], clip: Clip | ImageClip, tally: DecodeCounter) -> list[Picture | FootageError]:
-    """Draw all in one pass; where that fails, each alone, so that a damaged frame fails only pictures that hold it."""
+def _render_each(
+    items: list[MediaItem], clip: Clip | ImageClip, counter: DecodeCounter
+) -> list[Picture | FootageError]:
+    """Render all in one pass; where that fails, each alone, so that a damaged frame fails only items that hold it."""
     try:
-        return [*render_all(items, clip, tally)]
+        return [*render_all(items, clip, counter)]
     except FootageError as error:
         if len(items) == 1:
             return [error]
-    return [drawn for item in items for drawn in _draw_each([item], clip, tally)]
+    return [picture for item in items for picture in _render_each([item], clip, counter)]

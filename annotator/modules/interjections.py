@@ -4,7 +4,6 @@ task → initial speech
 starts of subtasks → a seeded few of them → interjection + spoken reply + the plan of what is left
 """
 
-import asyncio
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -13,9 +12,9 @@ from typing import get_args
 import msgspec
 import numpy as np
 
-from annotator.config.settings import SyncSettings
+from annotator.config.settings import InterjectionsSettings
 from annotator.media.sampling import nearest
-from annotator.modules.base import Ask, Gaps, ModuleInput, ModuleOutput
+from annotator.modules.base import Ask, Gaps, Module, ModuleInput, ModuleOutput, Refresh, gather_all
 from annotator.modules.plan.timeline import tidy
 from annotator.modules.rng import choose, pick
 from annotator.modules.views import NO_FOOTAGE
@@ -49,7 +48,7 @@ class InterjectionPoint(msgspec.Struct, frozen=True, kw_only=True):
     scenario: Scenario
 
 
-async def annotate(episode: ModuleInput, ask: Ask, settings: SyncSettings) -> ModuleOutput:
+async def annotate(episode: ModuleInput, ask: Ask, settings: InterjectionsSettings) -> ModuleOutput:
     """Annotate one episode, at the boundaries of the subtasks in `episode.upstream`.
 
     Raises:
@@ -57,36 +56,29 @@ async def annotate(episode: ModuleInput, ask: Ask, settings: SyncSettings) -> Mo
     """
     gaps = Gaps()
     task = tidy(episode.task)
-    asked = [_initial_speech(episode, ask, gaps, task)]
-    asked += [_interjection(episode, ask, gaps, settings, task, moment) for moment in moments(episode, settings)]
-    # All finish before the first error is raised, so that no answer under way is thrown away.
-    results = await asyncio.gather(*asked, return_exceptions=True)
-    rows: list[AnnotatedRow] = []
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-        rows.extend(result)
+    asks = [_initial_speech(episode, ask, gaps, task)]
+    asks += [_interjection(episode, ask, gaps, settings, task, point) for point in points_of(episode, settings)]
+    rows = [row for rows in await gather_all(asks) for row in rows]
     rows.sort(key=lambda annotated: order_key(annotated.row))
-    found = sorted(gaps.found, key=lambda gap: (gap.step, gap.call))
-    return ModuleOutput(rows=tuple(rows), gaps=tuple(found))
+    return ModuleOutput(rows=tuple(rows), gaps=tuple(sorted(gaps.found, key=lambda gap: (gap.step, gap.call))))
 
 
-def moments(episode: ModuleInput, settings: SyncSettings) -> list[InterjectionPoint]:
-    """Choose the moments of an episode's interjections; ascending, all at starts of subtasks but the first.
+def points_of(episode: ModuleInput, settings: InterjectionsSettings) -> list[InterjectionPoint]:
+    """Choose the points of an episode's interjections: ascending, all at starts of subtasks but the first.
 
     The kinds take turns along the subtasks, from a drawn one on, so that an episode's interjections differ in kind,
     and one more or less leaves the others as they were.
     """
-    draw = settings.interjections
-    possible = [m for m in _boundaries(episode, settings.seed) if _reached(m.time, draw.interjection_min_t)]
-    most = draw.max_interjections_per_episode
-    chosen = choose(len(possible), most, seed=settings.seed, episode=episode.digest, purpose="interjections.moment")
+    seed, digest = episode.seed, episode.digest
+    possible = [p for p in _boundaries(episode) if _reached(p.time, settings.interjection_min_t)]
+    most = settings.max_interjections_per_episode
+    chosen = choose(len(possible), most, seed=seed, episode=digest, purpose="interjections.moment")
     return [possible[index] for index in chosen]
 
 
-def _boundaries(episode: ModuleInput, seed: int) -> list[InterjectionPoint]:
+def _boundaries(episode: ModuleInput) -> list[InterjectionPoint]:
     subtasks = _subtasks(episode.upstream)
-    first = pick(range(len(KINDS)), seed=seed, episode=episode.digest, purpose="interjections.scenario")
+    first = pick(range(len(KINDS)), seed=episode.seed, episode=episode.digest, purpose="interjections.scenario")
     return [
         InterjectionPoint(
             time=time,
@@ -131,52 +123,52 @@ async def _initial_speech(episode: ModuleInput, ask: Ask, gaps: Gaps, task: str)
     asked = await gaps.optional(ask, step, InitialSpeech, {"task": task}, misfit=_unspoken)
     if asked is None:
         return []
-    return [_speech(float(episode.clock[0]), asked.answer.speech, asked.key)]
+    return [_speech(float(episode.timestamps[0]), asked.answer.speech, asked.key)]
 
 
 async def _interjection(
-    episode: ModuleInput, ask: Ask, gaps: Gaps, settings: SyncSettings, task: str, moment: InterjectionPoint
+    episode: ModuleInput, ask: Ask, gaps: Gaps, settings: InterjectionsSettings, task: str, point: InterjectionPoint
 ) -> list[AnnotatedRow]:
     """Ask for one interjection; its three rows come together or not at all."""
-    times = _window(episode, settings, moment.time)
+    times = _window(episode, settings, point.time)
     inputs = {
         "view": _view(times),
         "task": task,
-        "time_s": f"{moment.time:.1f}",
-        "completed": moment.completed,
-        "upcoming": moment.upcoming,
-        "remaining": moment.remaining,
-        "scenario": moment.scenario,
+        "time_s": f"{point.time:.1f}",
+        "completed": point.completed,
+        "upcoming": point.upcoming,
+        "remaining": point.remaining,
+        "scenario": point.scenario,
     }
     media = _media(episode, settings, times)
     asked = await gaps.optional(ask, "interjections.interjection", Interjection, inputs, media, misfit=_unspoken)
     if asked is None:
         return []
-    said = Row(role="user", content=_folded(asked.answer.interjection), style="interjection", timestamp=moment.time)
-    plan = Row(role="assistant", content=moment.remaining, style="plan", timestamp=moment.time)
+    said = Row(role="user", content=_folded(asked.answer.interjection), style="interjection", timestamp=point.time)
+    plan = Row(role="assistant", content=point.remaining, style="plan", timestamp=point.time)
     return [
         AnnotatedRow(row=said, call=asked.key),
-        _speech(moment.time, asked.answer.reply, asked.key),
+        _speech(point.time, asked.answer.reply, asked.key),
         AnnotatedRow(row=plan),
     ]
 
 
-def _window(episode: ModuleInput, settings: SyncSettings, time: float) -> tuple[float, ...]:
+def _window(episode: ModuleInput, settings: InterjectionsSettings, time: float) -> tuple[float, ...]:
     """The times of the frames to show: spread evenly over the window around `time`, as far as the episode goes."""
-    if not episode.watched:
+    if not episode.cameras:
         return ()
-    clock = episode.clock.astype(np.float64)
-    count = settings.interjections.interjection_window_frames
-    half = settings.interjections.interjection_window_seconds / 2
-    low, high = max(time - half, float(clock[0])), min(time + half, float(clock[-1]))
+    timestamps = episode.timestamps.astype(np.float64)
+    count = settings.interjection_window_frames
+    half = settings.interjection_window_seconds / 2
+    low, high = max(time - half, float(timestamps[0])), min(time + half, float(timestamps[-1]))
     wanted = np.linspace(low, high, count) if count > 1 else np.full(count, time)
-    return tuple(float(episode.clock[index]) for index in np.unique(nearest(clock, wanted)))
+    return tuple(float(episode.timestamps[index]) for index in np.unique(nearest(timestamps, wanted)))
 
 
-def _media(episode: ModuleInput, settings: SyncSettings, times: Sequence[float]) -> tuple[MediaItem, ...]:
-    width, quality = settings.interjections.frame_width, settings.plan.contact_sheet_quality
+def _media(episode: ModuleInput, settings: InterjectionsSettings, times: Sequence[float]) -> tuple[MediaItem, ...]:
+    width, quality = settings.frame_width, episode.borrowed["quality"]
     render = Render(kind="frame", width_px=width, quality=quality, badge=True)
-    return tuple(MediaItem(footage=episode.watched[0].footage, timestamps=(time,), render=render) for time in times)
+    return tuple(MediaItem(footage=episode.cameras[0].footage, timestamps=(time,), render=render) for time in times)
 
 
 def _view(times: Sequence[float]) -> str:
@@ -214,3 +206,17 @@ def _speech(time: float, text: str, call: Digest) -> AnnotatedRow:
     return AnnotatedRow(
         row=Row(role="assistant", content=None, style=None, timestamp=time, tool_calls=tool_calls), call=call
     )
+
+
+INTERJECTIONS = Module(
+    name=NAME,
+    version=VERSION,
+    steps=STEPS,
+    styles=STYLES,
+    settings=InterjectionsSettings,
+    annotate=annotate,
+    estimate_calls=lambda seconds, cameras, settings: 1 + settings.max_interjections_per_episode,
+    borrowed={"quality": "plan.contact_sheet_quality"},
+    follows="plan",
+    refresh=Refresh(style="plan", beside="interjection", content=what_is_left),
+)

@@ -43,22 +43,22 @@ def windows_of(episode: ModuleInput, settings: PlanSettings, *, whole: bool = Fa
     The frames that one prompt may hold are shared by the watched cameras, at least one each. Without a camera there
     is one window and no media.
     """
-    begin, finish = float(episode.clock[0]), float(episode.clock[-1])
-    if not episode.watched:
+    begin, finish = float(episode.timestamps[0]), float(episode.timestamps[-1])
+    if not episode.cameras:
         return [Window(start=begin, end=finish, media=(), view=NO_FOOTAGE)]
     budget = settings.max_video_frames if settings.view == "video" else settings.max_frames_per_prompt
-    budget = max(1, budget // len(episode.watched))
-    indices = sample(episode.clock, settings.frames_per_second)
+    budget = max(1, budget // len(episode.cameras))
+    indices = sample(episode.timestamps, settings.frames_per_second)
     if whole and len(indices) > budget:
         indices = indices[np.unique(np.linspace(0, len(indices) - 1, budget).round().astype(np.int64))]
     parts = windows(indices, budget)
-    starts = [begin, *(float(episode.clock[part[0]]) for part in parts[1:]), finish]
+    starts = [begin, *(float(episode.timestamps[part[0]]) for part in parts[1:]), finish]
     return [
         Window(
             start=start,
             end=end,
             media=_media(episode, settings, part),
-            view=_view(settings, len(part), [name_of(camera) for camera in episode.watched]),
+            view=_view(settings, len(part), [name_of(camera) for camera in episode.cameras]),
         )
         for part, (start, end) in zip(parts, pairwise(starts), strict=True)
     ]
@@ -81,8 +81,8 @@ def sheet_render(settings: PlanSettings) -> Render:
 
 
 def _media(episode: ModuleInput, settings: PlanSettings, indices: np.ndarray) -> tuple[MediaItem, ...]:
-    times = tuple(float(t) for t in episode.clock[indices])
-    return tuple(item for camera in episode.watched for item in _by_camera(camera, settings, times))
+    times = tuple(float(t) for t in episode.timestamps[indices])
+    return tuple(item for camera in episode.cameras for item in _by_camera(camera, settings, times))
 
 
 def _by_camera(camera: CameraView, settings: PlanSettings, times: tuple[float, ...]) -> Iterator[MediaItem]:

@@ -1,14 +1,13 @@
 """`--locked`: change nothing, and say what would have to change."""
 
-from collections import Counter
 from collections.abc import Sequence
 
 from annotator.errors import OutOfDate
 from annotator.pipeline.run import Run
-from annotator.pipeline.work_plan import EpisodeWork
+from annotator.pipeline.work_plan import RunPlan
 from annotator.provenance.card import read_card, with_section
-from annotator.provenance.lock import FILE, Lock, read_lock, render_lock
-from annotator.provenance.publish import CARD, PublishedFrom, lock_now
+from annotator.provenance.lock import FILE, Lock, compute_lock, read_lock, render_lock
+from annotator.provenance.publish import CARD, PublishedFrom
 from annotator_store.log.log import Log
 from annotator_store.parquet.info_json import declares_language
 
@@ -25,14 +24,13 @@ def refuse_unannotated(run: Run) -> None:
         raise OutOfDate("nothing was annotated here", where=str(run.target_root), got=f"no {run.store}", hint=_HINT)
 
 
-def refuse_work(run: Run, jobs: Sequence[EpisodeWork]) -> None:
+def refuse_work(run: Run, plan: RunPlan) -> None:
     """Refuse a run that would have to annotate.
 
     Raises:
         OutOfDate: always, with what is left, by module.
     """
-    left = Counter(name for job in jobs for name in job.todo for _ in job.copies)
-    got = ", ".join(f"{name}: {count} episode{'s' * (count > 1)}" for name, count in left.items())
+    got = ", ".join(f"{name}: {count} episode{'s' * (count > 1)}" for name, count in plan.count_by_module().items())
     raise OutOfDate("annotations are missing or out of date", where=str(run.target_root), got=got, hint=_HINT)
 
 
@@ -48,7 +46,7 @@ def refuse_changes(run: Run, log: Log, basis: PublishedFrom, shards: Sequence[st
     info = run.target_root / "meta" / "info.json"
     if not declares_language(info):
         raise OutOfDate("the language columns would have to be declared", where=str(info), hint=_HINT)
-    path, (lock, rows) = run.target_root / FILE, lock_now(log, basis)
+    path, (lock, rows) = run.target_root / FILE, compute_lock(log, basis.dataset, basis.shards)
     held = read_lock(path)
     if held is None or path.read_bytes() != render_lock(lock):
         got = "no lock" if held is None else ", ".join(_differences(held, lock)) or "another form"

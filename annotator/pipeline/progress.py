@@ -12,8 +12,8 @@ class Progress(Protocol):
         """Show a message; the same one is shown once in a run."""
         ...
 
-    def begin(self, tally: RunStats) -> None:
-        """Start showing the progress of `tally`."""
+    def begin(self, stats: RunStats) -> None:
+        """Start showing the progress of `stats`."""
         ...
 
     def changed(self) -> None:
@@ -24,7 +24,7 @@ class Progress(Protocol):
         """Stop showing progress. Safe to call twice."""
         ...
 
-    def close(self, tally: RunStats, *, engine: str, elapsed_s: float) -> None:
+    def close(self, stats: RunStats, *, engine: str, elapsed_s: float) -> None:
         """Show the closing figures of a run that took `elapsed_s` seconds."""
         ...
 
@@ -35,7 +35,7 @@ class SilentProgress:
     def note(self, message: str) -> None:
         """Drop the message."""
 
-    def begin(self, tally: RunStats) -> None:
+    def begin(self, stats: RunStats) -> None:
         """Show nothing."""
 
     def changed(self) -> None:
@@ -44,5 +44,5 @@ class SilentProgress:
     def end(self) -> None:
         """Show nothing."""
 
-    def close(self, tally: RunStats, *, engine: str, elapsed_s: float) -> None:
+    def close(self, stats: RunStats, *, engine: str, elapsed_s: float) -> None:
         """Show nothing."""

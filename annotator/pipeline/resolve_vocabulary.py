@@ -1,6 +1,5 @@
-"""Settle the vocabulary before anything else is asked: the file as it stands, else what was found, else find it."""
+"""Resolve the vocabulary before anything else is asked: the file as it stands, else what was found, else find it."""
 
-import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
@@ -8,9 +7,10 @@ import msgspec
 
 from annotator.config.flags import changed
 from annotator.config.load import spell_episodes
-from annotator.dataset.episodes import EpisodeRecord, read_episodes
-from annotator.dataset.footage import clip_of
-from annotator.dataset.shard_scan import timestamps_of
+from annotator.dataset.episode_record import EpisodeRecord
+from annotator.dataset.episodes import read_episodes
+from annotator.dataset.footage import locate_clip
+from annotator.dataset.shard_scan import read_timestamps
 from annotator.dataset.signals import Signals
 from annotator.errors import FootageError, OutOfDate, StepError, VocabularyError
 from annotator.modules.base import ModuleInput
@@ -26,92 +26,139 @@ from annotator.modules.vocabulary.discovery import (
 from annotator.modules.vocabulary.entries import Vocabulary, edited
 from annotator.modules.vocabulary.file import FILE, read_vocabulary, write_vocabulary
 from annotator.pipeline.episode_context import camera_views
+from annotator.pipeline.progress import Progress
 from annotator.pipeline.run import Run
 from annotator.vlm.client import VlmClient
-from annotator.vlm.models import reads_evidence
-from annotator.vlm.office import Office
+from annotator.vlm.registry import reads_evidence
 from annotator.vlm.session import EpisodeSession, PictureSource, SessionEpisode
-from annotator_store.digests import digest_struct
-from annotator_store.log.events import SetupUsed, VocabularyDiscovered, utc_now
+from annotator_store.digests import Digest, digest_struct
+from annotator_store.log.events import SetupUsed, VocabularyDiscovered, VocabularyEdited, utc_now
 from annotator_store.log.log import Log
 
 
-def is_wanted(run: Run) -> bool:
-    """Say whether this run words its subtasks in a vocabulary; without a model there is nobody to find one."""
-    on = run.settings.vocabulary.enabled and any(module.name == "plan" for module in run.modules)
-    return on and not reads_evidence(run.model)
+class Discovery(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be watched to discover a vocabulary: the episodes, what a module sees of each, and the fingerprint.
+
+    `passed_over`: episode index → why its footage could not be watched.
+    """
+
+    records: list[EpisodeRecord]
+    inputs: list[ModuleInput]
+    fingerprint: Digest
+    passed_over: dict[int, FootageError]
 
 
-async def resolve_vocabulary(office: Office, surveyed: Sequence[EpisodeRecord]) -> Vocabulary | None:
-    """Give the vocabulary of this run, found and written where there is none yet; None where it has none.
+class VocabularyLookup(msgspec.Struct, frozen=True, kw_only=True):
+    """What file and log say of a run's vocabulary, before anything is asked or written.
+
+    `vocabulary` is the one to use; None where the run words freely, or where `discovery` must be asked for first.
+    `on_file` is what the file holds, `edit` the event that records a person's edit of it, `logged` the discovery in the
+    log that `vocabulary` comes from.
+    """
+
+    vocabulary: Vocabulary | None = None
+    on_file: Vocabulary | None = None
+    edit: VocabularyEdited | None = None
+    logged: VocabularyDiscovered | None = None
+    discovery: Discovery | None = None
+
+
+def uses_vocabulary(run: Run) -> bool:
+    """Whether this run words its subtasks in a vocabulary; without a model there is nobody to find one."""
+    enabled = run.settings.vocabulary.enabled and any(module.uses_vocabulary for module in run.modules)
+    return enabled and not reads_evidence(run.model)
+
+
+def look_up_vocabulary(run: Run, log: Log, records: Sequence[EpisodeRecord]) -> VocabularyLookup:
+    """Find the vocabulary of a run without asking for it; reads only.
+
+    Raises:
+        VocabularyError: the file cannot be used, or there is no episode to find a vocabulary from.
+    """
+    if not uses_vocabulary(run):
+        return VocabularyLookup()
+    on_file = read_vocabulary(run.target_root / FILE)
+    edit = None
+    if on_file is not None:
+        edit = edited(log.vocabulary(run.dataset.name), on_file, dataset=run.dataset.name, run_id=run.run_id)
+    if on_file is not None and run.settings.vocabulary.reuse_existing:
+        return VocabularyLookup(vocabulary=on_file, on_file=on_file, edit=edit)
+    discovery = _plan_discovery(run, log, records)
+    logged = log.discovered(discovery.fingerprint)
+    if logged is None:
+        return VocabularyLookup(on_file=on_file, edit=edit, discovery=discovery)
+    vocabulary = Vocabulary(subtasks=logged.subtasks, memories=logged.memories)
+    return VocabularyLookup(vocabulary=vocabulary, on_file=on_file, edit=edit, logged=logged)
+
+
+async def resolve_vocabulary(
+    run: Run, log: Log, records: Sequence[EpisodeRecord], client: VlmClient, progress: Progress
+) -> Vocabulary | None:
+    """Return the vocabulary of this run, found and written where there is none yet; None where it has none.
 
     Raises:
         VocabularyError: the file cannot be used, or no vocabulary can be found.
+        OutOfDate: with `--locked`, where it would have to be found or written.
         CallError, Declined, Rejected, FootageError: it could not be asked for; what was answered is kept.
     """
-    run, log = office.run, office.log
-    if not is_wanted(run):
-        return None
-    path = run.target_root / FILE
-    held = read_vocabulary(path)
-    if held is not None and not run.settings.locked:
-        # Also of a file that is about to be set aside: what a person wrote stays on the record.
-        change = edited(log.vocabulary(run.dataset.name), held, dataset=run.dataset.name, run_id=run.run_id)
-        if change is not None:
-            log.record(change).result()
-    if held is not None and run.settings.vocabulary.reuse_existing:
-        return held
-    found = await _find(office, surveyed)
-    if run.settings.locked and held != found:
-        hint = "annotator sync without --locked brings it up to date"
-        raise OutOfDate("the vocabulary would have to be written", where=str(path), hint=hint)
-    if not run.settings.locked:
-        write_vocabulary(path, found)
-    return found
-
-
-async def _find(office: Office, surveyed: Sequence[EpisodeRecord]) -> Vocabulary:
-    run, log = office.run, office.log
-    chosen, passed = _chosen(run, log, surveyed)
-    views = [await asyncio.to_thread(_view, run, one) for one in chosen]
-    recipe = discovery_recipe(views, run.settings, prompts=run.prompts.digests(STEPS), model=digest_struct(run.model))
-    known = log.discovered(recipe)
-    if known is not None:
-        if not run.settings.locked:
-            _say_again(run, log, known)
-        return _of(known)
+    lookup = look_up_vocabulary(run, log, records)
     if run.settings.locked:
+        _refuse_changes(run, lookup)
+        return lookup.vocabulary
+    if lookup.edit is not None:
+        # Also of a file that is about to be set aside: what a person wrote stays on the record.
+        log.record(lookup.edit).result()
+    if lookup.logged is not None:
+        _restate(run, log, lookup.logged)
+    vocabulary = lookup.vocabulary
+    if lookup.discovery is not None:
+        vocabulary = await _discover(run, lookup.discovery, client, progress)
+    if vocabulary is not None and (vocabulary is not lookup.on_file):
+        write_vocabulary(run.target_root / FILE, vocabulary)
+    return vocabulary
+
+
+def _refuse_changes(run: Run, lookup: VocabularyLookup) -> None:
+    if lookup.discovery is not None:
         hint = "annotator sync without --locked finds it"
         raise OutOfDate("the vocabulary would have to be found", where=str(run.target_root), hint=hint)
-    for note in _passed_over(passed):
-        office.report.note(note)
-    office.report.note(f"finding the vocabulary in episodes {', '.join(str(one.episode.index) for one in chosen)}")
-    desk = office.desk
+    if lookup.vocabulary != lookup.on_file and lookup.vocabulary is not None:
+        where, hint = str(run.target_root / FILE), "annotator sync without --locked brings it up to date"
+        raise OutOfDate("the vocabulary would have to be written", where=where, hint=hint)
+
+
+def _restate(run: Run, log: Log, logged: VocabularyDiscovered) -> None:
+    """Record for this dataset what was found before, where something else was recorded for it since."""
+    newest = log.vocabulary(run.dataset.name)
+    if newest is None or newest.vocabulary != logged.vocabulary:
+        changes = {"recorded_at": utc_now(), "run_id": run.run_id, "dataset": run.dataset.name}
+        log.record(msgspec.structs.replace(logged, **changes)).result()
+
+
+async def _discover(run: Run, discovery: Discovery, client: VlmClient, progress: Progress) -> Vocabulary:
+    """Ask for the vocabulary and record it."""
+    for note in _notes_of_passed_over(discovery.passed_over):
+        progress.note(note)
+    watched = ", ".join(str(record.index) for record in discovery.records)
+    progress.note(f"finding the vocabulary in episodes {watched}")
+    digests = [module_input.digest for module_input in discovery.inputs]
     with ExitStack() as stack:
-        asker = EpisodeSession(desk, _subject(desk, views, _pictures(office, desk, chosen, views, stack)))
+        # Several episodes together have no episode digest and no signals of their own.
+        together = watched_digest(digests)
+        session = SessionEpisode(
+            digest=together,
+            where="vocabulary",
+            signals_digest=together,
+            signals=_no_signals,
+            pictures=_open_pictures(run, discovery, client, stack),
+            outcomes=client.outcomes(together),
+        )
         try:
-            found = await discover(views, asker, run.settings)
+            found = await discover(discovery.inputs, EpisodeSession(client, session), run.settings)
         except StepError as error:
             error.hint = f"{error.hint}\n      or write {FILE} by hand, or use --vocabulary.enabled=false".strip()
             raise
-    digests = [view.digest for view in views]
-    event = discovered(
-        found, recipe=recipe, episodes=digests, dataset=run.dataset.name, run_id=run.run_id, setup=_setup(run)
-    )
-    await desk.keep(event)
-    return found.vocabulary
-
-
-def _say_again(run: Run, log: Log, known: VocabularyDiscovered) -> None:
-    """Record for this dataset what was found before, where something else was recorded for it since."""
-    last = log.vocabulary(run.dataset.name)
-    if last is None or last.vocabulary != known.vocabulary:
-        at = {"recorded_at": utc_now(), "run_id": run.run_id, "dataset": run.dataset.name}
-        log.record(msgspec.structs.replace(known, **at)).result()
-
-
-def _setup(run: Run) -> SetupUsed:
-    return SetupUsed(
+    setup = SetupUsed(
         seed=run.settings.seed,
         model=digest_struct(run.model),
         prompts=run.prompts.digests(STEPS),
@@ -119,105 +166,84 @@ def _setup(run: Run) -> SetupUsed:
         module_version=VERSION,
         settings=changed(run.settings, lambda name: name == "vocabulary.sample_episodes"),
     )
+    dataset, run_id = run.dataset.name, run.run_id
+    await client.keep(
+        discovered(found, recipe=discovery.fingerprint, episodes=digests, dataset=dataset, run_id=run_id, setup=setup)
+    )
+    return found.vocabulary
 
 
-def _of(event: VocabularyDiscovered) -> Vocabulary:
-    return Vocabulary(subtasks=event.subtasks, memories=event.memories)
-
-
-def _chosen(
-    run: Run, log: Log, surveyed: Sequence[EpisodeRecord]
-) -> tuple[list[EpisodeRecord], dict[int, FootageError]]:
+def _plan_discovery(run: Run, log: Log, records: Sequence[EpisodeRecord]) -> Discovery:
     """Choose the episodes to watch from the whole dataset, whichever of them the run is about.
-
-    Also gives those that were passed over, by index, and why.
 
     Raises:
         VocabularyError: there is no episode whose footage can be read.
     """
     chosen: list[EpisodeRecord] = []
-    passed: dict[int, FootageError] = {}
-    count = run.settings.vocabulary.sample_episodes
-    for one in _in_turn(run, log, surveyed):
-        trouble = one.trouble(run.cast.watched)
-        if trouble is None:
-            chosen.append(one)
+    passed_over: dict[int, FootageError] = {}
+    for record in _in_sampling_order(run, log, records):
+        error = record.error_of(run.cameras.episode_cameras)
+        if error is None:
+            chosen.append(record)
         else:
-            passed[one.episode.index] = trouble
-        if len(chosen) == count:
+            passed_over[record.index] = error
+        if len(chosen) == run.settings.vocabulary.sample_episodes:
             break
     if not chosen:
-        first = next((trouble.line for trouble in passed.values()), "the dataset has no episodes")
+        first = next((error.line for error in passed_over.values()), "the dataset has no episodes")
         hint = "repair the dataset, or use --vocabulary.enabled=false"
         raise VocabularyError("no episode can be watched", where=str(run.dataset.root), got=first, hint=hint)
-    return chosen, passed
+    inputs = [
+        ModuleInput(
+            where=f"episode {record.index}",
+            digest=record.digest,
+            task=record.task,
+            timestamps=read_timestamps(run.dataset.root, record),
+            cameras=camera_views(record, run.cameras.episode_cameras),
+        )
+        for record in chosen
+    ]
+    fingerprint = discovery_recipe(
+        inputs, run.settings, prompts=run.prompts.digests(STEPS), model=digest_struct(run.model)
+    )
+    return Discovery(records=chosen, inputs=inputs, fingerprint=fingerprint, passed_over=passed_over)
 
 
-def _passed_over(passed: Mapping[int, FootageError]) -> Iterator[str]:
-    """Say which episodes are not watched for the vocabulary; a file that many share is said once."""
-    by_line: dict[str, list[int]] = {}
-    for index, trouble in passed.items():
-        by_line.setdefault(trouble.line, []).append(index)
-    for line, indices in by_line.items():
-        yield f"vocabulary: {spell_episodes(sorted(indices))} passed over: {line}"
-
-
-def _in_turn(run: Run, log: Log, surveyed: Sequence[EpisodeRecord]) -> Iterator[EpisodeRecord]:
-    """Give the episodes in the order in which they would be sampled, each identity once, its footage looked up."""
+def _in_sampling_order(run: Run, log: Log, records: Sequence[EpisodeRecord]) -> Iterator[EpisodeRecord]:
+    """Yield the episodes in the order in which they would be sampled, each identity once, its footage looked up."""
     threads = run.settings.executor.decode_threads
-    by_digest = {one.digest: one for one in sorted(surveyed, key=lambda one: one.task, reverse=True)}
+    by_digest = {record.digest: record for record in sorted(records, key=lambda record: record.task, reverse=True)}
     ranked = [by_digest[digest] for digest in sampled(by_digest, len(by_digest), run.settings.seed)]
     step = run.settings.vocabulary.sample_episodes
     for start in range(0, len(ranked), step):
-        wanted = [one.episode.index for one in ranked[start : start + step]]
-        looked = {
-            one.episode.index: one for one in read_episodes(run.dataset, log, run.cast.watched, wanted, threads=threads)
-        }
-        yield from (looked[index] for index in wanted)
+        wanted = [record.index for record in ranked[start : start + step]]
+        read = read_episodes(run.dataset, log, run.cameras.episode_cameras, wanted, threads=threads)
+        by_index = {record.index: record for record in read}
+        yield from (by_index[index] for index in wanted)
 
 
-def _view(run: Run, one: EpisodeRecord) -> ModuleInput:
-    return ModuleInput(
-        where=f"episode {one.episode.index}",
-        digest=one.digest,
-        task=one.task,
-        clock=timestamps_of(run.dataset.root, one.episode.shard, one.scanned),
-        watched=camera_views(one, run.cast.watched),
-    )
-
-
-def _subject(desk: VlmClient, views: Sequence[ModuleInput], pictures: PictureSource | None) -> SessionEpisode:
-    watched = watched_digest([view.digest for view in views])
-    return SessionEpisode(
-        episode=watched,
-        where="vocabulary",
-        signals_digest=watched,
-        signals=_no_signals,
-        pictures=pictures,
-        outcomes=desk.outcomes(watched),
-    )
+def _notes_of_passed_over(passed_over: Mapping[int, FootageError]) -> Iterator[str]:
+    """Say which episodes are not watched for the vocabulary; a file that many share is named once."""
+    by_line: dict[str, list[int]] = {}
+    for index, error in passed_over.items():
+        by_line.setdefault(error.line, []).append(index)
+    for line, indices in by_line.items():
+        yield f"vocabulary: {spell_episodes(sorted(indices))} passed over: {line}"
 
 
 def _no_signals() -> Signals:
     raise AssertionError("several episodes together have no signals; an engine that reads them is not asked")
 
 
-def _pictures(
-    office: Office, desk: VlmClient, chosen: Sequence[EpisodeRecord], views: Sequence[ModuleInput], stack: ExitStack
-) -> PictureSource | None:
-    run = office.run
-    if not desk.looks or not run.cast.watched:
+def _open_pictures(run: Run, discovery: Discovery, client: VlmClient, stack: ExitStack) -> PictureSource | None:
+    if not client.looks or not run.cameras.episode_cameras:
         return None
     from annotator.media.render_pool import RenderPool  # PyAV and Pillow are loaded only for an engine that looks
 
     clips = {
-        one.footage[camera.key]: clip_of(run.dataset, camera, one.reel, view.clock)
-        for one, view in zip(chosen, views, strict=True)
-        for camera in run.cast.watched
+        record.footage[camera.key]: locate_clip(run.dataset, camera, record, module_input.timestamps)
+        for record, module_input in zip(discovery.records, discovery.inputs, strict=True)
+        for camera in run.cameras.episode_cameras
     }
-
-    def counted(frames: int) -> None:
-        desk.tally.frames_decoded += frames
-
-    studio = stack.enter_context(RenderPool(run.settings.executor.decode_threads))
-    return stack.enter_context(studio.open(clips, counted))
+    pool = stack.enter_context(RenderPool(run.settings.executor.decode_threads))
+    return stack.enter_context(pool.open(clips, client.stats.decoded))

@@ -1,5 +1,6 @@
 """A run: what it is about, once its settings, prompts and dataset are read and found good; and its record."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -8,19 +9,20 @@ from uuid import uuid4
 import msgspec
 
 from annotator import __version__
-from annotator.config.load import check, parse_episodes
+from annotator.config.load import parse_episodes, validated
 from annotator.config.settings import SyncSettings
-from annotator.dataset.episodes import CameraSelection, select_cameras
+from annotator.dataset.cameras import CameraSelection, select_cameras
 from annotator.dataset.linked_copy import refuse_overlap
 from annotator.dataset.metadata import Dataset, open_dataset
 from annotator.dataset.origin import read_source
-from annotator.modules.registry import MODULES, Module
+from annotator.modules.base import Module
+from annotator.modules.registry import all_modules, prompt_folders
 from annotator.pipeline.run_stats import RunStats
 from annotator.pipeline.validation_gate import load_usable_rules
 from annotator.prompting.loader import Prompts, load_prompts
 from annotator.provenance.lock import pinned_shards
-from annotator.vlm.models import model_of, reads_evidence
 from annotator.vlm.redact import shown_command, shown_endpoint, shown_values
+from annotator.vlm.registry import model_of, reads_evidence
 from annotator_store.keys import Model
 from annotator_store.log.dataset_names import alike_at, name_in_log
 from annotator_store.log.events import RunFinished, utc_now
@@ -42,7 +44,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     episodes: frozenset[int]
     prompts: Prompts
     model: Model
-    cast: CameraSelection
+    cameras: CameraSelection
     modules: tuple[Module, ...]
     notes: tuple[str, ...]
     rules: tuple[Rule, ...]
@@ -50,10 +52,10 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def store(self) -> Path:
         """Where its log lives."""
-        return self.settings.store or self.target_root / ".annotator"
+        return self.settings.log_folder
 
-    def labelled(self, log: Log) -> "Run":
-        """Name the dataset as the log knows it, see `log.dataset_names`; one that is new there has its path.
+    def named_in(self, log: Log) -> "Run":
+        """Return the run with its dataset named as the log knows it; one that is new there is named by its path.
 
         Where the log lies inside it, its folder's name is enough; a dataset of the Hub has a name that is its own. A
         bucket may have brought other datasets' events, and a dataset that still stands at its path was not moved here.
@@ -83,14 +85,15 @@ def prepare(settings: SyncSettings) -> Run:
     Raises:
         UsageError, PromptError, DatasetError: the settings, a prompt or the dataset cannot be used.
     """
-    check(settings)
-    prompts = load_prompts(settings.prompts)
+    settings = validated(settings)
+    prompts = load_prompts(settings.prompts, prompt_folders())
     dataset = _opened(settings.root)
     if settings.output is not None:
         refuse_overlap(settings.root, settings.output)
     chosen = parse_episodes(settings.only_episodes, [e.index for e in dataset.episodes])
-    model, cast = model_of(settings.vlm), select_cameras(dataset, settings)
-    modules, notes = _modules(settings, dataset, model, cast)
+    enabled = [module for module in all_modules() if module.enabled(settings)]
+    model, cameras = model_of(settings.vlm), select_cameras(dataset, settings, {m.cameras for m in enabled})
+    modules, notes = _modules(enabled, dataset, model, cameras, settings)
     return Run(
         run_id=uuid4().hex,
         started_at=utc_now(),
@@ -100,7 +103,7 @@ def prepare(settings: SyncSettings) -> Run:
         episodes=frozenset(chosen),
         prompts=prompts,
         model=model,
-        cast=cast,
+        cameras=cameras,
         modules=modules,
         notes=notes,
         rules=load_usable_rules(settings.validation.rules),
@@ -113,32 +116,28 @@ def _opened(root: Path) -> Dataset:
 
 
 def _modules(
-    settings: SyncSettings, dataset: Dataset, model: Model, cast: CameraSelection
+    enabled: Sequence[Module], dataset: Dataset, model: Model, selection: CameraSelection, settings: SyncSettings
 ) -> tuple[tuple[Module, ...], tuple[str, ...]]:
     """Choose the modules that this dataset and this engine allow, and say what is left out."""
     notes = [f"{camera.key}: left out, it shows depth" for camera in dataset.cameras if camera.depth]
-    modules = [module for module in MODULES if module.enabled(settings)]
-    if settings.vqa.enabled and not cast.asked:
-        notes.append("vqa: left out, the dataset has no camera to ask about")
-        modules = [module for module in modules if module.name != "vqa"]
-    elif settings.vqa.enabled and reads_evidence(model):
-        notes.append("vqa: left out, the signals engine sees no pixels")
-        modules = [module for module in modules if module.name != "vqa"]
-    crowded = settings.vqa.vqa_emission_hz * settings.vqa.K * len(cast.asked) / dataset.fps
-    if crowded > 1 and any(module.name == "vqa" for module in modules):
-        cameras = f"{len(cast.asked)} camera{'s' * (len(cast.asked) > 1)}"
-        asked = f"{cameras} × K {settings.vqa.K} at {settings.vqa.vqa_emission_hz:g} Hz"
-        hint = "a lower --vqa.vqa_emission_hz or --vqa.K leaves room for all frames"
-        notes.append(
-            f"vqa: {asked} need more than {dataset.fps:g} frames a second; what does not fit is left out\nhint: {hint}"
-        )
-    if modules and not cast.all:
+    modules: list[Module] = []
+    for module in enabled:
+        cameras = module.cameras_of(selection)
+        if module.needs_pixels and not cameras:
+            notes.append(f"{module.name}: left out, the dataset has no camera to ask about")
+        elif module.needs_pixels and reads_evidence(model):
+            notes.append(f"{module.name}: left out, the signals engine sees no pixels")
+        else:
+            modules.append(module)
+            if warning := module.warn(module.own_settings(settings), len(cameras), dataset.fps):
+                notes.append(warning)
+    if modules and not selection.all:
         notes.append("the dataset has no camera: prompts are text only")
     return tuple(modules), tuple(notes)
 
 
 def shareable(settings: SyncSettings) -> SyncSettings:
-    """Give the settings as they may be recorded, since a log is shared: without what may be a secret."""
+    """Return the settings as they may be recorded, since a log is shared: without what may be a secret."""
     vlm = settings.vlm
     bases = None if vlm.api_base is None else ",".join(shown_endpoint(one) for one in vlm.api_base.split(","))
     command = None if vlm.serve_command is None else shown_command(vlm.serve_command)
@@ -147,7 +146,7 @@ def shareable(settings: SyncSettings) -> SyncSettings:
     return msgspec.structs.replace(settings, vlm=shown)
 
 
-def record_run(run: Run, log: Log, tally: RunStats, engine: str, outcome: Outcome, elapsed_s: float) -> None:
+def record_run(run: Run, log: Log, stats: RunStats, engine: str, outcome: Outcome, elapsed_s: float) -> None:
     """Record how a run ended."""
     arguments: dict[str, Any] = msgspec.to_builtins(shareable(run.settings), enc_hook=str)
     if run.settings.prompts is not None:
@@ -162,22 +161,22 @@ def record_run(run: Run, log: Log, tally: RunStats, engine: str, outcome: Outcom
             engine=engine,
             model_id=run.model.model_id,
             dataset_episodes=len(run.dataset.episodes),
-            episodes=tally.episodes_total,
-            episodes_skipped=tally.episodes_skipped,
-            calls_answered=tally.calls["answered"],
-            calls_hit=tally.calls["hit"],
-            calls_failed=tally.calls["failed"],
-            calls_declined=tally.calls["declined"],
-            answers_rejected=tally.calls["rejected"],
-            answered_by_step=dict(tally.answered_by_step),
-            tokens_in=tally.tokens_in,
-            tokens_out=tally.tokens_out,
-            frames_decoded=tally.frames_decoded,
-            shards_written=tally.shards_written,
+            episodes=stats.episodes_total,
+            episodes_skipped=stats.episodes_skipped,
+            calls_answered=stats.calls.outcomes["answered"],
+            calls_hit=stats.calls.outcomes["hit"],
+            calls_failed=stats.calls.outcomes["failed"],
+            calls_declined=stats.calls.outcomes["declined"],
+            answers_rejected=stats.calls.outcomes["rejected"],
+            answered_by_step=dict(stats.calls.answered_by_step),
+            tokens_in=stats.calls.tokens_in,
+            tokens_out=stats.calls.tokens_out,
+            frames_decoded=stats.calls.frames_decoded,
+            shards_written=stats.shards_written,
             elapsed_s=round(elapsed_s, 3),
             outcome=outcome,
             versions={"annotator": __version__},
-            broken_rules=dict(tally.broken_rules),
-            quarantined=dict(tally.quarantined),
+            broken_rules=dict(stats.violations),
+            quarantined=dict(stats.quarantined),
         )
     ).result()

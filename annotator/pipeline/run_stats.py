@@ -1,66 +1,36 @@
-"""Count what a run does. Every figure of the closing table and of `RunFinished` comes from here."""
+"""Counts of what a run does. Every figure of the closing table and of `RunFinished` comes from here."""
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Literal
 
+from annotator.vlm.call_stats import CallStats
 from annotator_store.digests import Digest
-
-CallOutcome = Literal["answered", "hit", "failed", "declined", "asked again", "rejected", "missing"]
 
 
 class RunStats:
-    """Counts of one run. Changed on the event loop only; `changed` is called after every change."""
+    """Counts of one run. Changed on the event loop only; `changed` is called after every change.
+
+    `violations`: rule → how often rows broke it. `quarantined`: episodes that were not written → the rules they broke.
+    """
 
     def __init__(self, changed: Callable[[], None] = lambda: None) -> None:
-        self.calls: Counter[CallOutcome] = Counter()
-        self.failures: Counter[str] = Counter()
-        self.answered_by_step: Counter[str] = Counter()
-        self.missing_by_step: Counter[str] = Counter()
-        self.declined_steps: dict[str, str] = {}
-        self.tokens_in = 0
-        self.tokens_out = 0
+        self.calls = CallStats(changed)
         self.episodes_total = 0
         self.episodes_done = 0
         self.episodes_skipped = 0
         self.episodes_failed = 0
-        self.frames_decoded = 0
         self.shards_written = 0
-        self.broken_rules: dict[str, int] = {}
+        self.violations: dict[str, int] = {}
         self.quarantined: dict[Digest, tuple[str, ...]] = {}
         self._changed = changed
 
-    def count(self, outcome: CallOutcome) -> None:
-        """Count one call's outcome."""
-        self.calls[outcome] += 1
-        self._changed()
-
-    def answered(self, step: str, tokens_in: int, tokens_out: int) -> None:
-        """Count a call that an engine answered."""
-        self.tokens_in += tokens_in
-        self.tokens_out += tokens_out
-        self.answered_by_step[step] += 1
-        self.count("answered")
-
-    def failed(self, kind: str) -> None:
-        """Count a call that got no reply."""
-        self.failures[kind] += 1
-        self.count("failed")
-
-    def miss(self, step: str) -> None:
-        """Count a call that is not in the log, where only the log may answer."""
-        self.missing_by_step[step] += 1
-        self.count("missing")
-
-    def declined(self, step: str, reason: str) -> bool:
-        """Count a declined call; True the first time this step declines in this run."""
-        first = step not in self.declined_steps
-        self.declined_steps.setdefault(step, reason)
-        self.count("declined")
-        return first
+    @property
+    def episodes_finished(self) -> int:
+        """Episodes that need nothing more in this run, the failed ones included."""
+        return self.episodes_done + self.episodes_skipped + self.episodes_failed
 
     def episode(self, outcome: Literal["done", "failed"], copies: int = 1) -> None:
-        """Count an episode, and those that share its recipe, as finished or as not to be finished in this run."""
+        """Count an episode, and those that share its fingerprint, as finished or as failed."""
         if outcome == "done":
             self.episodes_done += copies
         else:
@@ -68,5 +38,6 @@ class RunStats:
         self._changed()
 
     def incomplete(self) -> bool:
-        """Say whether anything asked for is missing: failed episodes or calls, rejected answers, refused rows."""
-        return bool(self.episodes_failed or self.calls["failed"] or self.calls["rejected"] or self.broken_rules)
+        """Whether anything asked for is missing: failed episodes or calls, rejected answers, refused rows."""
+        outcomes = self.calls.outcomes
+        return bool(self.episodes_failed or outcomes["failed"] or outcomes["rejected"] or self.violations)

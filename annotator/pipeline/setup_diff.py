@@ -1,4 +1,4 @@
-"""Contrast what a run asks for with what the rows that stand in the dataset were made with, as its lock pins it."""
+"""Compare what a run asks for with what the rows in the dataset were made with, as its lock pins it."""
 
 import shlex
 from collections.abc import Callable, Collection, Generator, Iterator
@@ -9,19 +9,19 @@ import msgspec
 
 from annotator.config.flags import changed, spell_flags
 from annotator.errors import NotInLog, OutOfDate
-from annotator.modules.registry import Module
-from annotator.pipeline.resolve_vocabulary import is_wanted
+from annotator.modules.base import Module
+from annotator.modules.registry import all_modules
+from annotator.pipeline.resolve_vocabulary import uses_vocabulary
 from annotator.pipeline.run import Run
-from annotator.pipeline.run_stats import RunStats
-from annotator.provenance.card import recipe_flags
-from annotator.provenance.lock import FILE, Lock, digest_of, other_prompts, read_lock
+from annotator.provenance.card import setup_flags
+from annotator.provenance.lock import FILE, Lock, other_prompts, read_sound_lock
 from annotator.provenance.setups import PinnedSetup
+from annotator.vlm.call_stats import CallStats
 from annotator_store.digests import digest_struct
-from annotator_store.errors import StoreError
 
 
 class SetupDiff(msgspec.Struct, frozen=True, kw_only=True):
-    """How a run differs from the rows that stand: one line, and a command line of the run that would not.
+    """How a run differs from the rows in the dataset: one line, and the command line of a run that would not.
 
     `anew`: it asks another model, or with another seed, so that every call is a new one.
     """
@@ -31,26 +31,18 @@ class SetupDiff(msgspec.Struct, frozen=True, kw_only=True):
     command: str
 
 
-def contrast(run: Run, flag: str) -> SetupDiff | None:
-    """Say how a run differs from what stands here; None where it does not, or there is no sound lock that tells.
+def diff_setup(run: Run, flag: str) -> SetupDiff | None:
+    """Return how a run differs from the rows in the dataset; None where it does not, or no sound lock tells.
 
     `flag` (`--offline`, `--locked`) goes into the command.
     """
-    lock = _sound_lock(run)
+    lock = read_sound_lock(run.target_root / FILE)
     if lock is None or lock.model is None:
         return None
     here = [module for module in run.modules if module.name in lock.modules]
     anew = _other_model(lock, run, here)
     line = anew or "; ".join(_others(lock, run, here))
     return SetupDiff(anew=bool(anew), line=line, command=_command(lock, run, flag)) if line else None
-
-
-def _sound_lock(run: Run) -> Lock | None:
-    try:
-        lock = read_lock(run.target_root / FILE)
-    except StoreError:
-        return None
-    return lock if lock is not None and digest_of(lock) == lock.digest else None
 
 
 def _made(lock: Lock, module: Module) -> list[PinnedSetup]:
@@ -77,10 +69,10 @@ def _others(lock: Lock, run: Run, modules: Collection[Module]) -> Iterator[str]:
     prompts = sorted(step for step in other_prompts(lock, run.prompts) if step in steps)
     if prompts:
         yield f"another prompt than the rows come from: {', '.join(prompts)}"
-    plans = [module for module in modules if module.name == "plan"]
+    plans = [module for module in modules if module.uses_vocabulary]
     words = {lock.vocabulary, *(made.vocabulary for plan in plans for made in _made(lock, plan))}
-    if plans and is_wanted(run) != bool(words - {None}) and len(words) == 1:
-        yield "the rows are worded freely, this run's are not" if is_wanted(run) else "this run words them freely"
+    if plans and uses_vocabulary(run) != bool(words - {None}) and len(words) == 1:
+        yield "the rows are worded freely, this run's are not" if uses_vocabulary(run) else "this run words them freely"
     names = sorted({name for module in modules for name in _unequal(lock, run, module)})
     if names:
         yield f"other settings than the rows come from: {', '.join(names)}"
@@ -97,7 +89,7 @@ def _unequal(lock: Lock, run: Run, module: Module) -> set[str]:
 
 def _command(lock: Lock, run: Run, flag: str) -> str:
     places = {"output": run.settings.output, "store": run.settings.store}
-    flags = {name: str(path) for name, path in places.items() if path is not None} | recipe_flags(lock)
+    flags = {name: str(path) for name, path in places.items() if path is not None} | setup_flags(lock, all_modules())
     return f"annotator sync {shlex.quote(str(run.settings.root))} {flag} {spell_flags(flags)}".rstrip()
 
 
@@ -107,34 +99,34 @@ def explained(run: Run) -> Generator[None]:
     try:
         yield
     except OutOfDate as error:
-        found = contrast(run, "--locked")
-        if found is not None:
-            error.got = "; ".join(filter(None, [error.got, found.line]))
-            hint = "annotator sync without --locked asks every call anew" if found.anew else error.hint
-            error.hint = f"{hint}\n      {found.command} checks what stands here"
+        diff = diff_setup(run, "--locked")
+        if diff is not None:
+            error.got = "; ".join(filter(None, [error.got, diff.line]))
+            hint = "annotator sync without --locked asks every call anew" if diff.anew else error.hint
+            error.hint = f"{hint}\n      {diff.command} checks what stands here"
         raise
     except NotInLog as error:
-        error.hint = _offline_hint(run, contrast(run, "--offline"))
+        error.hint = _offline_hint(run, diff_setup(run, "--offline"))
         raise
 
 
-def note_missing(run: Run, tally: RunStats, note: Callable[[str], None]) -> None:
+def note_missing(run: Run, stats: CallStats, note: Callable[[str], None]) -> None:
     """Say once, with counts by step, which calls `--offline` did not find in the log."""
-    if not tally.missing_by_step:
+    if not stats.missing_by_step:
         return
-    found = contrast(run, "--offline")
-    steps = ", ".join(f"{step} {count}" for step, count in sorted(tally.missing_by_step.items()))
-    count = tally.missing_by_step.total()
+    diff = diff_setup(run, "--offline")
+    steps = ", ".join(f"{step} {count}" for step, count in sorted(stats.missing_by_step.items()))
+    count = stats.missing_by_step.total()
     line = f"failed: {count} call{'s are' if count > 1 else ' is'} not in the log, and nobody was asked – {steps}"
-    told = f"{line}; {found.line}" if found else line
-    note(f"{told}\nhint: {_offline_hint(run, found)}")
+    message = f"{line}; {diff.line}" if diff else line
+    note(f"{message}\nhint: {_offline_hint(run, diff)}")
 
 
-def _offline_hint(run: Run, found: SetupDiff | None) -> str:
+def _offline_hint(run: Run, diff: SetupDiff | None) -> str:
     anew = "run once without --offline, with the same settings"
     if run.settings.vlm.backend == "offline":
         anew = "run once with another --vlm.backend than offline"
-    if found is None:
+    if diff is None:
         return anew
-    calls = "every call" if found.anew else "what is missing"
-    return f"{found.command} finds what stands here\n      without --offline this run asks {calls} anew"
+    calls = "every call" if diff.anew else "what is missing"
+    return f"{diff.command} finds what stands here\n      without --offline this run asks {calls} anew"

@@ -1,4 +1,4 @@
-"""The judge: runs the rules over rows that are about to be written, some shards at a time, and says which may be."""
+"""The validation gate: run the rules over rows that are about to be written, and decide which may be."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,81 +12,87 @@ from annotator.errors import RulesBroken, UsageError
 from annotator.modules.vocabulary.entries import Vocabulary
 from annotator_store.digests import Digest, canonical, digest_parts
 from annotator_store.errors import RuleError
-from annotator_store.log.events import AnnotatedRow
 from annotator_store.parquet.info_json import declare_language
 from annotator_store.validation.dataset_rules import tool_names
-from annotator_store.validation.report import ValidationReport, merged, render_report, summary_line
+from annotator_store.validation.report import RuleViolations, ValidationReport, merged, render_report, summary_line
 from annotator_store.validation.rules import Rule, digest_rules, load_rules
 from annotator_store.validation.run import CameraSize, RuleContext, check_rows, try_rules
+from annotator_store.validation.tables import CandidateRow
 
 
 class ValidationGate:
-    """Judges one run's rows. `quarantined` are the episodes whose new rows are not to be written, `shards` where."""
+    """Validates one run's rows, some shards at a time.
 
-    def __init__(self, rules: Sequence[Rule], known: RuleContext, settings: SyncSettings) -> None:
+    `quarantined` are the indices of episodes whose new rows are not to be written, `shards` the shards they lie in.
+    `aborts`: a rule is broken and no shard may be written.
+    """
+
+    def __init__(self, rules: Sequence[Rule], context: RuleContext, settings: SyncSettings) -> None:
         self.quarantined: set[int] = set()
         self.shards: set[str] = set()
         self.aborts = False
         self._rules = rules
-        self._known = known
+        self._context = context
         self._skips = settings.skip_validation
-        self._keeps_on = settings.validation.on_error == "quarantine"
-        self._verdicts: list[ValidationReport] = []
+        self._quarantines = settings.validation.on_error == "quarantine"
+        self._reports: list[ValidationReport] = []
 
     @property
     def digest(self) -> Digest:
-        """Digest everything that a judgement depends on beside the rows."""
-        how = f"{self._skips} {self._keeps_on}".encode()
-        return digest_parts("judge.v1", [digest_rules(self._rules).encode(), canonical(self._known), how])
+        """Digest everything that the outcome depends on beside the rows."""
+        how = f"{self._skips} {self._quarantines}".encode()
+        return digest_parts("judge.v1", [digest_rules(self._rules).encode(), canonical(self._context), how])
 
     @property
-    def verdict(self) -> ValidationReport:
+    def report(self) -> ValidationReport:
         """All that was found so far."""
-        return merged(self._verdicts)
+        return merged(self._reports)
 
-    def judge(self, shards: Mapping[str, tuple[Path, Mapping[int, Sequence[AnnotatedRow]]]]) -> None:
-        """Judge the rows of a few shards: of each the file that has its frames, and the rows by episode index.
+    def check(self, shards: Mapping[str, tuple[Path, Mapping[int, Sequence[CandidateRow]]]]) -> None:
+        """Validate the rows of a few shards: of each the file that has its frames, and the rows by episode index.
 
-        What is wrong with kept rows alone is said, and stops nothing: this run did not write them.
+        What is wrong with kept rows alone is reported, and stops nothing: this run did not write them.
 
         Raises:
             ShardError, RuleError: the frames cannot be read, or a rule fails.
         """
-        new = {shard: one for shard, one in shards.items() if one[1]}
-        if self._skips or not new:
+        changed = {shard: draft for shard, draft in shards.items() if draft[1]}
+        if self._skips or not changed:
             return
-        verdict = check_rows(new.values(), self._rules, self._known)
-        self._verdicts.append(verdict)
-        bad = verdict.bad_episodes
-        if bad and not self._keeps_on:
+        report = check_rows(changed.values(), self._rules, self._context)
+        self._reports.append(report)
+        bad = report.bad_episodes
+        if bad and not self._quarantines:
             self.aborts = True
         elif bad:
             self.quarantined |= bad
-            self.shards |= {shard for shard, (_, rows) in new.items() if not bad.isdisjoint(rows)}
+            self.shards |= {shard for shard, (_, rows) in changed.items() if not bad.isdisjoint(rows)}
 
-    def broken_rules(self) -> dict[str, int]:
+    def _errors(self) -> tuple[RuleViolations, ...]:
+        return tuple(violations for violations in self.report.breaches if violations.rule.severity == "error")
+
+    def violations(self) -> dict[str, int]:
         """Count what was found against the rules that are errors, by rule."""
-        return {one.rule.name: one.found for one in self.verdict.breaches if one.rule.severity == "error"}
+        return {violations.rule.name: violations.found for violations in self._errors()}
 
-    def broken_by(self) -> dict[int, tuple[str, ...]]:
-        """Say of every episode that must not be written which rules it broke."""
-        errors = [one for one in self.verdict.breaches if one.rule.severity == "error"]
+    def violations_by_episode(self) -> dict[int, tuple[str, ...]]:
+        """Return the rules that each episode broke which must not be written, by episode index."""
+        errors = self._errors()
         return {
-            index: tuple(one.rule.name for one in errors if index in one.episodes)
-            for index in sorted(self.verdict.bad_episodes)
+            index: tuple(violations.rule.name for violations in errors if index in violations.episodes)
+            for index in sorted(self.report.bad_episodes)
         }
 
-    def say(self, note: Callable[[str], None]) -> None:
-        """Say what is wrong, where anything is: a table of errors, and one line for warnings."""
-        verdict = self.verdict
-        errors = tuple(one for one in verdict.breaches if one.rule.severity == "error")
+    def describe(self, note: Callable[[str], None]) -> None:
+        """Note what is wrong, where anything is: a table of errors, or one line for warnings."""
+        report, errors = self.report, self._errors()
         if errors:
-            note(render_report(msgspec.structs.replace(verdict, breaches=errors)))
-        elif verdict.breaches:
-            note(f"{summary_line(verdict)}\nhint: annotator validate shows them")
-        if verdict.before:
-            found = ", ".join(f"{one.rule.name} {one.found:,}" for one in verdict.before)
-            note(f"rows that were there before break rules: {found}\nhint: annotator validate shows them")
+            note(render_report(msgspec.structs.replace(report, breaches=errors)))
+        elif report.breaches:
+            note(f"{summary_line(report)}\nhint: annotator validate shows them")
+        if report.before:
+            counts = ", ".join(f"{violations.rule.name} {violations.found:,}" for violations in report.before)
+            note(f"rows that were there before break rules: {counts}\nhint: annotator validate shows them")
         if self.quarantined:
             had = "keeps the rows it had" if len(self.quarantined) == 1 else "keep the rows they had"
             note(f"not written: {spell_episodes(sorted(self.quarantined))} {had}")
@@ -95,10 +101,10 @@ class ValidationGate:
         """End the run where rows broke a rule and nothing may be written then.
 
         Raises:
-            RulesBroken: naming the rules; `say` has shown the rows.
+            RulesBroken: naming the rules; `describe` shows the rows.
         """
         if self.aborts:
-            got = ", ".join(f"{rule} {found}" for rule, found in self.broken_rules().items())
+            got = ", ".join(f"{rule} {count}" for rule, count in self.violations().items())
             hint = "--validation.on_error=quarantine writes the other episodes, --skip_validation=true writes all"
             raise RulesBroken("rows break rules, so no shard was written", where=str(where), got=got, hint=hint)
 
@@ -119,7 +125,7 @@ def load_usable_rules(folder: Path | None) -> tuple[Rule, ...]:
 
 
 def future_rule_context(dataset: Dataset, vocabulary: Vocabulary | None) -> RuleContext:
-    """Say what rows to be written are held to; without a vocabulary, subtasks and memory are worded freely.
+    """Return what rows to be written are held to; without a vocabulary, subtasks and memory are worded freely.
 
     The tools are those that `meta/info.json` will declare then.
 
@@ -134,7 +140,8 @@ def rule_context(dataset: Dataset, vocabulary: Vocabulary | None, tools: tuple[s
     """Return what a dataset's rows are held to beside their own shard: frame sizes, vocabulary, declared tools."""
     return RuleContext(
         cameras=tuple(
-            CameraSize(camera=one.key, width_px=one.width_px, height_px=one.height_px) for one in dataset.cameras
+            CameraSize(camera=camera.key, width_px=camera.width_px, height_px=camera.height_px)
+            for camera in dataset.cameras
         ),
         subtasks=vocabulary.subtasks if vocabulary else (),
         memories=vocabulary.memories if vocabulary else (),

@@ -1,13 +1,14 @@
-"""The agenda: which recipe each episode is to follow in each module, which were followed before, and what is left."""
+"""What a run is to do, and why, without doing it. `sync`, `plan_run` and `job submit` share it."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 import msgspec
 
 from annotator.config.load import spell_episodes
-from annotator.dataset.episodes import CameraSelection, EpisodeRecord
-from annotator.dataset.metadata import Camera
-from annotator.modules.registry import MODULES
+from annotator.dataset.episode_record import EpisodeRecord
+from annotator.modules.registry import all_modules, module_named
 from annotator.pipeline.fingerprints import ModuleFingerprints
 from annotator_store.digests import Digest
 from annotator_store.log.events import EpisodeAnnotated, utc_now
@@ -15,149 +16,235 @@ from annotator_store.log.folds import rows_digest
 from annotator_store.log.log import CachedAnnotation, Log
 from annotator_store.log.shard_history import fold_shards
 
+Reason = Literal["new", "changed", "follows", "footage"]
+"""Why a module is to run for an episode: it never did; something its rows depend on changed; it follows a module that
+is to run first; its footage cannot be read."""
 
-class EpisodeWork(msgspec.Struct, frozen=True, kw_only=True):
-    """What is left to do for one episode; `copies` episodes of the dataset are alike and share it.
 
-    `todo`: module → its recipe, None where that depends on rows of another module that is itself to be done.
-    `upstream`: module → the annotation whose rows it follows.
+class PlannedModule(msgspec.Struct, frozen=True, kw_only=True):
+    """One module that is left to run for one episode.
+
+    `fingerprint` is None where it depends on rows of another module that is itself to run. `follows` is the annotation
+    whose rows it follows, where that is in the log. `asks`: a call is needed that the log does not know; False is
+    known only after `plan_run`, which looks.
     """
 
-    surveyed: EpisodeRecord
-    todo: dict[str, Digest | None]
-    upstream: dict[str, Digest]
+    fingerprint: Digest | None
+    reason: Reason
+    follows: Digest | None = None
+    asks: bool = True
+
+
+class EpisodeWork(msgspec.Struct, frozen=True, kw_only=True):
+    """What is left to do for one episode, module by module; `copies` are the indices of all episodes that share it."""
+
+    record: EpisodeRecord
+    modules: dict[str, PlannedModule]
     copies: tuple[int, ...]
 
+    def only(self, names: Iterable[str]) -> "EpisodeWork":
+        """Return the work of some modules alone."""
+        kept = {name: self.modules[name] for name in names}
+        return msgspec.structs.replace(self, modules=kept)
 
-class Agenda(msgspec.Struct, frozen=True, kw_only=True):
-    """`recipes`: episode index → module → recipe. `upstream`: the same → the annotation it follows."""
 
-    recipes: dict[int, dict[str, Digest]]
-    upstream: dict[int, dict[str, Digest]]
-    followed: dict[Digest, CachedAnnotation]
+class AnnotationLookup(msgspec.Struct, frozen=True, kw_only=True):
+    """What the episodes that were asked for are to show, as far as the log can tell.
+
+    `fingerprints`: episode index → module → fingerprint. `follows`: the same → the annotation it follows.
+    `known`: fingerprint → the annotation in the log that carries it.
+    """
+
+    fingerprints: dict[int, dict[str, Digest]]
+    follows: dict[int, dict[str, Digest]]
+    known: dict[Digest, CachedAnnotation]
 
     def sources(self, index: int) -> dict[str, Digest]:
-        """The annotation of each module that one episode is to show, where there is one."""
-        mine = self.recipes.get(index, {})
-        return {module: self.followed[recipe].event_id for module, recipe in mine.items() if recipe in self.followed}
+        """Return the annotation of each module that an episode is to show, where there is one."""
+        wanted = self.fingerprints.get(index, {})
+        return {module: self.known[digest].event_id for module, digest in wanted.items() if digest in self.known}
 
 
-def agenda_of(
-    asked: Sequence[EpisodeRecord], kitchens: Mapping[str, ModuleFingerprints], log: Log, dataset: str
-) -> Agenda:
-    """Work out what the episodes that were asked for are to follow, as far as it can be told from the log."""
-    first = [module for module in MODULES if module.name in kitchens and module.after is None]
-    later = [module for module in MODULES if module.name in kitchens and module.after is not None]
-    recipes = {one.episode.index: {m.name: kitchens[m.name].recipe(one) for m in first} for one in asked}
-    followed = log.recipes({recipe for mine in recipes.values() for recipe in mine.values()})
-    upstream: dict[int, dict[str, Digest]] = {one.episode.index: {} for one in asked}
+class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run is to do and why: the work that is left, episodes that are alike once.
+
+    `episodes` counts those that were asked for. `left_out`: module → episodes that lack the module it follows.
+    `estimated_calls` is an upper estimate of the calls of the work that asks. `discovers_vocabulary`: the vocabulary is
+    to be asked for first, so that nothing behind it can be told. `own_vocabulary`: a person wrote or edited it, so that
+    no log would give it to another machine.
+    """
+
+    episodes: int
+    work: tuple[EpisodeWork, ...]
+    lookup: AnnotationLookup
+    left_out: dict[str, tuple[int, ...]] = msgspec.field(default_factory=dict[str, tuple[int, ...]])
+    estimated_calls: int = 0
+    discovers_vocabulary: bool = False
+    own_vocabulary: bool = False
+
+    @property
+    def episodes_to_ask(self) -> int:
+        """The number of episodes for which a call is needed."""
+        return sum(len(work.copies) for work in self.work if any(m.asks for m in work.modules.values()))
+
+    @property
+    def episodes_up_to_date(self) -> int:
+        """The number of episodes for which nothing is left to do."""
+        return self.episodes - sum(len(work.copies) for work in self.work)
+
+    def count_by_module(self) -> dict[str, int]:
+        """Count the episodes for which each module needs a call."""
+        counts: Counter[str] = Counter()
+        for work in self.work:
+            for name, module in work.modules.items():
+                counts[name] += len(work.copies) * module.asks
+        return {name: count for name, count in counts.items() if count}
+
+    def count_by_reason(self) -> dict[tuple[str, Reason], int]:
+        """Count the episodes that are left, by module and reason."""
+        counts: Counter[tuple[str, Reason]] = Counter()
+        for work in self.work:
+            for name, module in work.modules.items():
+                counts[name, module.reason] += len(work.copies)
+        return dict(counts)
+
+
+def plan_work(
+    records: Sequence[EpisodeRecord], makers: Mapping[str, ModuleFingerprints], log: Log, dataset: str
+) -> RunPlan:
+    """Plan a run over the episodes that were asked for: fingerprints that no annotation carries, unreadable footage."""
+    lookup = find_annotations(records, makers, log, dataset)
+    annotated = log.current()
+    alike: dict[tuple[object, ...], list[EpisodeRecord]] = {}
+    for record in records:
+        same = (record.digest, record.task, record.signals_digest, *sorted(record.footage.items()))
+        alike.setdefault((*same, *sorted(lookup.fingerprints[record.index].items())), []).append(record)
+    work: list[EpisodeWork] = []
+    for group in alike.values():
+        first = group[0]
+        modules = {
+            name: module
+            for name, maker in makers.items()
+            if (module := _planned(first, maker, makers, lookup, (first.digest, name) in annotated))
+        }
+        if modules:
+            work.append(EpisodeWork(record=first, modules=modules, copies=tuple(record.index for record in group)))
+    left_out: dict[str, tuple[int, ...]] = {}
+    for name, maker in makers.items():
+        if maker.module.follows is not None and maker.module.follows not in makers:
+            lacking = tuple(r.index for r in records if name not in lookup.fingerprints[r.index])
+            if lacking:
+                left_out[name] = lacking
+    return RunPlan(episodes=len(records) if makers else 0, work=tuple(work), lookup=lookup, left_out=left_out)
+
+
+def _planned(
+    record: EpisodeRecord,
+    maker: ModuleFingerprints,
+    makers: Mapping[str, ModuleFingerprints],
+    lookup: AnnotationLookup,
+    annotated_before: bool,
+) -> PlannedModule | None:
+    """Plan one module for one episode; None where nothing is left to do, or the module it follows is missing."""
+    fingerprint = lookup.fingerprints[record.index].get(maker.module.name)
+    reason: Reason
+    if record.error_of(maker.module.cameras_of(maker.cameras)) is not None:
+        reason = "footage"
+    elif fingerprint is None and maker.module.follows in makers:
+        reason = "follows"
+    elif fingerprint is not None and fingerprint not in lookup.known:
+        reason = "changed" if annotated_before else "new"
+    else:
+        return None
+    follows = lookup.follows[record.index].get(maker.module.name)
+    return PlannedModule(fingerprint=fingerprint, reason=reason, follows=follows)
+
+
+def notes_of_left_out(plan: RunPlan) -> list[str]:
+    """Say for which episodes a module is left out, since the one it follows is off and never annotated them."""
+    notes: list[str] = []
+    for name, lacking in plan.left_out.items():
+        follows, have = module_named(name).follows, "has" if len(lacking) == 1 else "have"
+        hint = f"--{follows}.enabled=true makes it"
+        notes.append(f"{name}: left out, {spell_episodes(lacking)} {have} no {follows} in the log\nhint: {hint}")
+    return notes
+
+
+def find_annotations(
+    records: Sequence[EpisodeRecord], makers: Mapping[str, ModuleFingerprints], log: Log, dataset: str
+) -> AnnotationLookup:
+    """Work out the fingerprints of some episodes, as far as the log allows, and find the annotations that carry them.
+
+    A module that follows another one depends on that one's rows: its fingerprint is known only once those are.
+    """
+    first = [module for module in all_modules() if module.name in makers and module.follows is None]
+    later = [module for module in all_modules() if module.name in makers and module.follows is not None]
+    wanted = {record.index: {m.name: makers[m.name].fingerprint(record) for m in first} for record in records}
+    known = log.recipes({digest for digests in wanted.values() for digest in digests.values()})
+    follows: dict[int, dict[str, Digest]] = {record.index: {} for record in records}
     for module in later:
-        assert module.after is not None
-        before = _before(asked, module.after, recipes, followed, log, dataset, inside=module.after in kitchens)
-        for one in asked:
-            index = one.episode.index
-            if index in before:
-                recipes[index][module.name] = kitchens[module.name].recipe(one, before[index].rows_digest)
-                upstream[index][module.name] = before[index].event_id
-        followed |= log.recipes({mine[module.name] for mine in recipes.values() if module.name in mine})
-    return Agenda(recipes=recipes, upstream=upstream, followed=followed)
+        assert module.follows is not None
+        if module.follows in makers:
+            upstream = {
+                record.index: known[digest]
+                for record in records
+                if (digest := wanted[record.index].get(module.follows)) in known and digest is not None
+            }
+        else:
+            upstream = _annotations_in_shards(records, module.follows, log, dataset)
+        for record in records:
+            if record.index in upstream:
+                annotation = upstream[record.index]
+                wanted[record.index][module.name] = makers[module.name].fingerprint(record, annotation.rows_digest)
+                follows[record.index][module.name] = annotation.event_id
+        known |= log.recipes({digests[module.name] for digests in wanted.values() if module.name in digests})
+    return AnnotationLookup(fingerprints=wanted, follows=follows, known=known)
 
 
-def _before(
-    asked: Sequence[EpisodeRecord],
-    module: str,
-    recipes: Mapping[int, Mapping[str, Digest]],
-    followed: Mapping[Digest, CachedAnnotation],
-    log: Log,
-    dataset: str,
-    *,
-    inside: bool,
+def _annotations_in_shards(
+    records: Sequence[EpisodeRecord], module: str, log: Log, dataset: str
 ) -> dict[int, CachedAnnotation]:
-    """Find the annotation of `module` that each episode has: this run's own, or the one it was given if it is off."""
-    if inside:
-        mine = {one.episode.index: followed.get(recipes[one.episode.index][module]) for one in asked}
-        return {index: found for index, found in mine.items() if found}
-    stands = standing(asked, module, log, dataset)
-    annotations = log.annotations(list(stands.values()))
+    """Find the annotation of a module that is off, as it stands in each episode's own shard."""
+    in_shards = annotations_in_shards(records, module, log, dataset)
+    annotations = log.annotations(list(in_shards.values()))
     return {
         index: CachedAnnotation(event_id, rows_digest(annotation))
-        for (index, event_id), annotation in zip(stands.items(), annotations, strict=True)
+        for (index, event_id), annotation in zip(in_shards.items(), annotations, strict=True)
     }
 
 
-def standing(asked: Sequence[EpisodeRecord], module: str, log: Log, dataset: str) -> dict[int, Digest]:
-    """Find the annotation of `module` that stands in each episode's own shard, by episode index.
+def annotations_in_shards(records: Sequence[EpisodeRecord], module: str, log: Log, dataset: str) -> dict[int, Digest]:
+    """Find the event of a module's annotation that each episode's own shard was last written from, by episode index.
 
     Another episode with the same motion may have another task, and so may another dataset in the same log.
     """
     shards = fold_shards(log.shards_written(), dataset)
-    found: dict[int, Digest] = {}
-    for one in asked:
-        record = shards.get(one.episode.shard)
-        alike = [e for e in record.episodes if e.episode == one.digest] if record else []
-        here = next((e for e in alike if e.start == one.scanned.start), alike[0] if alike else None)
-        if here is not None and module in here.annotations:
-            found[one.episode.index] = here.annotations[module]
-    return found
+    events: dict[int, Digest] = {}
+    for record in records:
+        written = shards.get(record.shard)
+        alike = [episode for episode in written.episodes if episode.episode == record.digest] if written else []
+        in_place = next((episode for episode in alike if episode.start == record.start), alike[0] if alike else None)
+        if in_place is not None and module in in_place.annotations:
+            events[record.index] = in_place.annotations[module]
+    return events
 
 
-def list_work(
-    asked: Sequence[EpisodeRecord], kitchens: Mapping[str, ModuleFingerprints], agenda: Agenda, cast: CameraSelection
-) -> list[EpisodeWork]:
-    """List what is left: recipes never followed, and footage that cannot be read. Episodes that are alike come once."""
-    alike: dict[tuple[object, ...], list[EpisodeRecord]] = {}
-    for one in asked:
-        same = (one.digest, one.task, one.scanned.signals, *sorted(one.footage.items()))
-        alike.setdefault((*same, *sorted(agenda.recipes[one.episode.index].items())), []).append(one)
-    jobs: list[EpisodeWork] = []
-    for group in alike.values():
-        one = group[0]
-        index = one.episode.index
-        todo = dict(_left(one, kitchens, agenda, cast))
-        if todo:
-            copies = tuple(other.episode.index for other in group)
-            jobs.append(EpisodeWork(surveyed=one, todo=todo, upstream=agenda.upstream[index], copies=copies))
-    return jobs
+def restated_annotations(
+    records: Sequence[EpisodeRecord], lookup: AnnotationLookup, log: Log, run_id: str
+) -> list[EpisodeAnnotated]:
+    """Return anew the annotations of an earlier run that a later run with other settings has replaced since.
 
-
-def _left(
-    one: EpisodeRecord, kitchens: Mapping[str, ModuleFingerprints], agenda: Agenda, cast: CameraSelection
-) -> Iterable[tuple[str, Digest | None]]:
-    mine = agenda.recipes[one.episode.index]
-    for name, kitchen in kitchens.items():
-        recipe = mine.get(name)
-        waits = recipe is None and kitchen.module.after in kitchens
-        stale = recipe is not None and recipe not in agenda.followed
-        cameras: Sequence[Camera] = kitchen.module.cameras(cast)
-        if waits or stale or one.trouble(cameras) is not None:
-            yield name, recipe
-
-
-def left_out(
-    asked: Sequence[EpisodeRecord], kitchens: Mapping[str, ModuleFingerprints], agenda: Agenda
-) -> Iterable[str]:
-    """Say for which episodes a module is left out, since the one it follows is off and never annotated them."""
-    for module in (kitchen.module for kitchen in kitchens.values()):
-        if module.after is None or module.after in kitchens:
-            continue
-        lacking = [one.episode.index for one in asked if module.name not in agenda.recipes[one.episode.index]]
-        if lacking:
-            where, have = spell_episodes(lacking), "has" if len(lacking) == 1 else "have"
-            hint = f"--{module.after}.enabled=true makes it"
-            yield f"{module.name}: left out, {where} {have} no {module.after} in the log\nhint: {hint}"
-
-
-def overruled(asked: Sequence[EpisodeRecord], agenda: Agenda, log: Log, run_id: str) -> list[EpisodeAnnotated]:
-    """Say again what an earlier run found, where a later run with other settings has overruled it since."""
+    The newest annotation of an episode is the current one, so what this run's settings name must be recorded again.
+    """
     current = log.current()
     wanted: dict[tuple[Digest, str], set[Digest]] = {}
-    for one in asked:
-        for module, recipe in agenda.recipes[one.episode.index].items():
-            wanted.setdefault((one.digest, module), set()).add(recipe)
-    again = [
-        agenda.followed[recipe].event_id
-        for place, recipes in wanted.items()
-        for recipe in sorted(recipes)
-        if recipe in agenda.followed and (held := current.get(place)) and held.recipe not in recipes
+    for record in records:
+        for module, fingerprint in lookup.fingerprints[record.index].items():
+            wanted.setdefault((record.digest, module), set()).add(fingerprint)
+    replaced = [
+        lookup.known[fingerprint].event_id
+        for place, digests in wanted.items()
+        for fingerprint in sorted(digests)
+        if fingerprint in lookup.known and (newest := current.get(place)) and newest.recipe not in digests
     ]
-    return [msgspec.structs.replace(e, recorded_at=utc_now(), run_id=run_id) for e in log.annotations(again)]
+    return [msgspec.structs.replace(e, recorded_at=utc_now(), run_id=run_id) for e in log.annotations(replaced)]

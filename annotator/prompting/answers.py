@@ -1,6 +1,7 @@
 """The shape of every step's answer, written once: the JSON schema sent to the engine is derived from these structs.
 
-Strings, lists and numbers are bounded, so that guided decoding always ends in valid JSON.
+Strings, lists and numbers are bounded, so that guided decoding always ends in valid JSON. Schemas are part of the key:
+a field, its name, its place and its bounds are changed only on purpose; docstrings freely.
 """
 
 import functools
@@ -13,11 +14,10 @@ from msgspec import Meta
 Line = Annotated[str, Meta(min_length=1, max_length=200)]
 Sentence = Annotated[str, Meta(min_length=1, max_length=400)]
 Seconds = Annotated[float, Meta(ge=0, le=86400, extra_json_schema={"multipleOf": 0.01})]
-"""Guided decoding holds a number to two decimals, else it may write digits without end; any number is read back."""
-
+"""Guided decoding limits a number to two decimals, else it may write digits without end; any number is read back."""
 
 MOST_MILESTONES = 12
-"""Milestones of one memory at most; the prompt says so too."""
+"""The most milestones of one memory; the prompt says so, too."""
 
 
 class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -171,15 +171,21 @@ class SpatialAnswer(Answer, frozen=True):
 def schema_of(
     answer: type[Answer], allowed: Mapping[str, Sequence[str]] | None = None, most: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
-    """Derive the JSON schema of an answer. `allowed` holds text fields, by name, or a list's texts, to some values.
+    """Return the JSON schema of an answer.
 
-    `most` holds lists of the answer itself to so many entries, where that is fewer than the struct allows.
-    Every definition is inlined, since some guided decoders refuse `$ref`; titles and docstrings are left out,
-    since the schema is part of the key and rewording a docstring must not cost a call. Do not change what comes back:
-    it is made once for all who ask.
+    `allowed`: by field name, the values that a text field, or each text of a list, may have, wherever it is nested.
+    `most`: by name of a list of the answer itself, how many entries it may have, where that is fewer than the struct
+    allows. The schema is shared between callers; do not change it.
     """
-    held = tuple((name, tuple(values)) for name, values in (allowed or {}).items())
-    return _schema(answer, held, tuple((most or {}).items()))
+    restricted = tuple((name, tuple(values)) for name, values in (allowed or {}).items())
+    return _schema(answer, restricted, tuple((most or {}).items()))
+
+
+def overlong(answer: Answer, most: Mapping[str, int]) -> str:
+    """Return which list of an answer has more entries than were asked for, as text for the retry; "" where none has."""
+    counts = ((name, len(cast("list[Any]", getattr(answer, name))), asked) for name, asked in most.items())
+    wrong = (f"{name}: {count} where at most {asked} were asked for" for name, count, asked in counts if count > asked)
+    return next(wrong, "")
 
 
 @functools.lru_cache(maxsize=256)
@@ -194,17 +200,12 @@ def _schema(
     return inlined
 
 
-def overlong(answer: Answer, most: Mapping[str, int]) -> str:
-    """Say which list of an answer has more entries than were asked for, "" where none has."""
-    counts = ((name, len(cast("list[Any]", getattr(answer, name))), asked) for name, asked in most.items())
-    wrong = (f"{name}: {count} where at most {asked} were asked for" for name, count, asked in counts if count > asked)
-    return next(wrong, "")
-
-
+# Left out of schemas, which are part of the key: rewording a docstring or renaming a struct must not cost a call.
 _PROSE = frozenset({"title", "description"})
 
 
 def _inline(node: Any, components: dict[str, Any], allowed: Mapping[str, Sequence[str]]) -> Any:
+    """Copy a schema with every definition in its place, since some guided decoders refuse `$ref`."""
     if isinstance(node, list):
         return [_inline(item, components, allowed) for item in cast("list[Any]", node)]
     if not isinstance(node, dict):
@@ -215,20 +216,17 @@ def _inline(node: Any, components: dict[str, Any], allowed: Mapping[str, Sequenc
     inlined: dict[str, Any] = {}
     for key, value in values.items():
         if key == "properties":  # keys are names of fields, which may well be called `title`
-            inlined[key] = {
-                name: _held(_inline(one, components, allowed), allowed.get(name)) for name, one in value.items()
-            }
+            fields = {name: _inline(field, components, allowed) for name, field in value.items()}
+            inlined[key] = {name: _restrict(field, allowed.get(name)) for name, field in fields.items()}
         elif key not in _PROSE:
             inlined[key] = _inline(value, components, allowed)
-    return inlined | _required(values)
+    if values.get("type") == "object":
+        inlined["additionalProperties"] = False
+    return inlined
 
 
-def _held(field: dict[str, Any], values: Sequence[str] | None) -> dict[str, Any]:
+def _restrict(field: dict[str, Any], values: Sequence[str] | None) -> dict[str, Any]:
     if values is None:
         return field
-    held = {"enum": list(values)}
-    return field | {"items": held} if field.get("type") == "array" else held
-
-
-def _required(node: dict[str, Any]) -> dict[str, Any]:
-    return {"additionalProperties": False} if node.get("type") == "object" else {}
+    choice = {"enum": list(values)}
+    return field | {"items": choice} if field.get("type") == "array" else choice

@@ -10,22 +10,23 @@ _FILLERS = frozenset("\u034f\u115f\u1160\u2800\u3164\uffa0") | frozenset(map(chr
 
 
 def tidy_subtask(text: str) -> str:
-    """Fold a label to one line, without white space at its ends and without what ends a sentence."""
+    """Return a label on one line, without white space at its ends and without full stops at its end."""
     return _or_nothing(tidy_memory(text).rstrip(". "))
 
 
 def tidy_memory(text: str) -> str:
-    """Fold a milestone to one line; control characters count as white space. "" where nothing of it can be seen."""
-    seen = "".join(" " if unicodedata.category(c) in {"Cc", "Cs"} else c for c in text)
-    return _or_nothing(re.sub(r"\s+", " ", seen).strip())
+    """Return a milestone on one line; control characters count as white space. "" where nothing of it can be seen."""
+    # Surrogates, too: they cannot be encoded as UTF-8, so no log or shard could hold them.
+    spaced = "".join(" " if unicodedata.category(letter) in {"Cc", "Cs"} else letter for letter in text)
+    return _or_nothing(re.sub(r"\s+", " ", spaced).strip())
 
 
 def _or_nothing(text: str) -> str:
-    """Give a text of which anything can be seen; the rule `no_empty_text` calls all others blank."""
-    shows = any(unicodedata.category(one) not in _UNSEEN and one not in _FILLERS for one in text)
-    return text if shows else ""
+    """Return a text of which anything can be seen, else ""; the validation rule `no_empty_text` agrees."""
+    visible = any(unicodedata.category(letter) not in _UNSEEN and letter not in _FILLERS for letter in text)
+    return text if visible else ""
 
 
 def sameness(entry: str) -> str:
-    """Reduce an entry to what tells it from another: upper or lower case and a full stop do not."""
+    """Return what an entry is compared by: two that differ in case or a full stop are the same."""
     return tidy_subtask(entry).casefold()

@@ -1,10 +1,10 @@
 """Export the log's rows as files: `episode_{N:06d}/<module>.jsonl`, one row a line, the same bytes for the same log.
 
-The files of an episode together hold its rows as they were composed for its shard. Persistent ones stand in
-`plan.jsonl`, also the plan that an interjection refreshed: LeRobot's `StagingValidator` takes none from another module.
+The files of an episode together hold its rows as they were merged for its shard. Persistent ones are in `plan.jsonl`,
+also the plan that an interjection refreshed: LeRobot's `StagingValidator` accepts none from another module.
 
 A line is a JSON object with sorted keys: `camera`, `content`, `role`, `style`, `timestamp` (seconds, the float32 of a
-frame), `tool_calls` (a list of objects, or null). A module that found nothing to say has an empty file.
+frame), `tool_calls` (a list of objects, or null). A module without rows has an empty file.
 """
 
 import os
@@ -17,7 +17,6 @@ import msgspec
 from annotator.dataset.metadata import Dataset
 from annotator.errors import UsageError
 from annotator.modules.merge_rows import merge_rows
-from annotator.modules.registry import PLAN
 from annotator.provenance.lock import pinned_shards
 from annotator_store.atomic_files import write_hint
 from annotator_store.digests import Digest
@@ -35,36 +34,39 @@ from annotator_store.parquet.rewrite import language_digest_or_none
 from annotator_store.rows import Row, is_persistent, order_key
 
 MARK = ".annotator-export"
-"""The file by which a folder is known to hold an export and nothing else."""
+"""The file that marks a folder as an export's own, so that it may be replaced."""
 _MARK_TEXT = "Written by `annotator export`, which replaces this whole folder.\n"
+_PERSISTENT_FILE = "plan"
+"""The file that LeRobot reads rows of persistent styles from, whichever module wrote them."""
 _EPISODES_AT_ONCE = 1024
+"""Episodes whose rows are in memory at the same time; for each part the journal is read once."""
 _encoder = msgspec.json.Encoder(order="sorted")
 
 
-class Staged(msgspec.Struct, frozen=True):
-    """One episode of an export: its index in the dataset, and the annotation of each module that its rows come from."""
+class StagedEpisode(msgspec.Struct, frozen=True):
+    """One episode of an export. `index`: in the dataset. `annotations`: module → the event that its rows come from."""
 
-    episode: int
+    index: int
     annotations: dict[str, Digest]
 
 
 def export_staging(dataset: Dataset, store: Path, staging: Path) -> int:
-    """Write an export into `staging`, which is new, empty or an earlier export; return how many files it has.
+    """Write an export into `staging`, which is new, empty or an earlier export; return its number of files.
 
-    The folder is made anew beside it and then put in its place, so a failure leaves what was there.
+    The folder is written beside it and then renamed, so a failure leaves what was there.
 
     Raises:
         UsageError: the folder holds other things, or the log does not know the dataset.
         StoreError: the log or a shard cannot be read, or the folder cannot be written.
     """
     staging = staging.absolute()
-    _refuse_others(staging)
-    staged, files = list(_staged(dataset, store)), 0
+    _refuse_foreign(staging)
+    episodes, files = _list_episodes(dataset, store), 0
     beside = staging.with_name(f".{staging.name}.{os.getpid()}.annotator-partial")
     try:
         beside.mkdir(parents=True)
-        for start in range(0, len(staged), _EPISODES_AT_ONCE):
-            files += _write_files(beside, staged[start : start + _EPISODES_AT_ONCE], store / JOURNAL)
+        for start in range(0, len(episodes), _EPISODES_AT_ONCE):
+            files += _write_files(beside, episodes[start : start + _EPISODES_AT_ONCE], store / JOURNAL)
         (beside / MARK).write_bytes(_MARK_TEXT.encode())
         _put_in_place(beside, staging)
     except OSError as cause:
@@ -76,22 +78,22 @@ def export_staging(dataset: Dataset, store: Path, staging: Path) -> int:
 
 
 def render_rows(rows: Iterable[Row]) -> bytes:
-    """Render rows in their order, one JSON object a line."""
-    return b"".join(_encoder.encode(_line(row)) + b"\n" for row in sorted(rows, key=order_key))
+    """Return rows in their order, one JSON object a line."""
+    lines: list[bytes] = []
+    for row in sorted(rows, key=order_key):
+        calls = None if row.tool_calls is None else [msgspec.json.decode(call) for call in row.tool_calls]
+        lines.append(_encoder.encode(msgspec.to_builtins(row) | {"tool_calls": calls}) + b"\n")
+    return b"".join(lines)
 
 
-def _line(row: Row) -> dict[str, object]:
-    calls = None if row.tool_calls is None else [msgspec.json.decode(call) for call in row.tool_calls]
-    return msgspec.to_builtins(row) | {"tool_calls": calls}
-
-
-def _refuse_others(staging: Path) -> None:
+def _refuse_foreign(staging: Path) -> None:
+    """Replacing a folder deletes what is in it, so it must hold nothing but an export."""
     hint = "name a new folder, an empty one, or one that an earlier export made"
     if staging.is_dir():
         names = sorted(path.name for path in staging.iterdir())
-        other = [name for name in names if not name.startswith("episode_") and name != MARK]
-        if names and (MARK not in names or other):
-            got = f"it holds {(other or names)[0]}"
+        foreign = [name for name in names if not name.startswith("episode_") and name != MARK]
+        if names and (MARK not in names or foreign):
+            got = f"it holds {(foreign or names)[0]}"
             raise UsageError("the folder is not an export's own", where=f"--staging {staging}", got=got, hint=hint)
     elif staging.exists() or staging.is_symlink():
         raise UsageError("no folder", where=f"--staging {staging}", got="a file", hint=hint)
@@ -111,12 +113,12 @@ def _put_in_place(beside: Path, staging: Path) -> None:
     shutil.rmtree(old)
 
 
-def _staged(dataset: Dataset, store: Path) -> Iterator[Staged]:
-    """Name every episode, in order: what the shards were written from, else, in an older log, what counts."""
+def _list_episodes(dataset: Dataset, store: Path) -> list[StagedEpisode]:
+    """List the episodes by index: as the shards were written, or, in an older log, with their latest annotations."""
     written: list[tuple[Digest, ShardWritten]] = []
     seen: list[EpisodeSeen] = []
     candidates: list[LatestAnnotation] = []
-    for entry in _events(store / JOURNAL, "shard_written.v1", "episode_seen.v1", "episode_annotated.v1"):
+    for entry in _read_entries(store / JOURNAL, "shard_written.v1", "episode_seen.v1", "episode_annotated.v1"):
         event = decode_event(entry.body, where=f"event {entry.id}")
         if isinstance(event, ShardWritten):
             written.append((entry.id, event))
@@ -134,76 +136,72 @@ def _staged(dataset: Dataset, store: Path) -> Iterator[Staged]:
         raise UsageError("the log does not know this dataset", where=str(store), got=got, hint="annotator sync DATASET")
     records = [record for path, record in fold_shards(written, name).items() if path in dataset.shards]
     if any(record.episodes for record in records):
-        staged = [one for record in records for one in _of_shard(dataset.root, record)]
+        episodes = [episode for record in records for episode in _of_shard(dataset.root, record)]
     else:
-        staged = list(_of_current(dataset, [one for one in seen if one.dataset == name], candidates))
-    yield from sorted(staged, key=lambda one: one.episode)
+        episodes = list(_of_latest(dataset, [event for event in seen if event.dataset == name], candidates))
+    return sorted(episodes, key=lambda episode: episode.index)
 
 
-def _of_shard(root: Path, record: ShardRecord) -> Iterator[Staged]:
+def _of_shard(root: Path, record: ShardRecord) -> Iterator[StagedEpisode]:
     with opened_shard(root / record.path) as file:
-        index = read_frame_times(file, str(root / record.path)).episode_index
-    total = 0 if index is None else len(index)
-    for one in record.episodes:
-        if index is None or not one.stop <= total or not bool((index[one.start : one.stop] == index[one.start]).all()):
+        indices = read_frame_times(file, str(root / record.path)).episode_index
+    total = 0 if indices is None else len(indices)
+    for written in record.episodes:
+        # Its rows may have moved since: then the annotations cannot be assigned to an index of the dataset.
+        frames = slice(written.start, written.stop)
+        if indices is None or written.stop > total or not bool((indices[frames] == indices[written.start]).all()):
             hint = "annotator sync writes it again"
-            where = f"{root / record.path}, rows {one.start}–{one.stop}"
+            where = f"{root / record.path}, rows {written.start}–{written.stop}"
             raise StoreError("a shard is laid out otherwise than when it was written", where=where, hint=hint)
-        yield Staged(int(index[one.start]), one.annotations)
+        yield StagedEpisode(int(indices[written.start]), written.annotations)
 
 
-def _of_current(
+def _of_latest(
     dataset: Dataset, seen: Sequence[EpisodeSeen], candidates: Sequence[LatestAnnotation]
-) -> Iterator[Staged]:
-    there = {episode.index for episode in dataset.episodes}
-    latest = {one.episode_index: one.episode for one in sorted(seen, key=lambda one: as_utc(one.recorded_at))}
+) -> Iterator[StagedEpisode]:
+    present = {episode.index for episode in dataset.episodes}
+    digests = {event.episode_index: event.episode for event in sorted(seen, key=lambda e: as_utc(e.recorded_at))}
     annotations: dict[Digest, dict[str, Digest]] = {}
-    for current in fold_current(candidates).values():
-        annotations.setdefault(current.episode, {})[current.module] = current.event_id
-    for index, episode in latest.items():
-        if episode in annotations and index in there:
-            yield Staged(index, annotations[episode])
+    for latest in fold_current(candidates).values():
+        annotations.setdefault(latest.episode, {})[latest.module] = latest.event_id
+    for index, episode in digests.items():
+        if episode in annotations and index in present:
+            yield StagedEpisode(index, annotations[episode])
 
 
-def _write_files(folder: Path, staged: Sequence[Staged], journal: Path) -> int:
-    """Write the files of some episodes, and return how many there are."""
-    wanted = {event for one in staged for event in one.annotations.values()}
-    found = _annotations(wanted, journal)
+def _write_files(folder: Path, episodes: Sequence[StagedEpisode], journal: Path) -> int:
+    """Write the files of some episodes; return their number."""
+    needed = {event_id for episode in episodes for event_id in episode.annotations.values()}
+    events: dict[Digest, EpisodeAnnotated] = {}
+    for entry in _read_entries(journal, "episode_annotated.v1"):
+        if entry.id in needed:
+            event = decode_event(entry.body, where=f"event {entry.id}")
+            assert isinstance(event, EpisodeAnnotated)
+            events[entry.id] = event
+    if missing := needed - events.keys():
+        hint = "annotator verify says what is missing from the log"
+        raise StoreError("an annotation is not in the log", where=f"event {min(missing)}", hint=hint)
     files = 0
-    for one in staged:
-        missing = set(one.annotations.values()) - found.keys()
-        if missing:
-            hint = "annotator verify says what is missing from the log"
-            raise StoreError("an annotation is not in the log", where=f"event {min(missing)}", hint=hint)
-        home = folder / f"episode_{one.episode:06d}"
-        for module, rows in _by_file({name: found[event] for name, event in one.annotations.items()}).items():
+    for episode in episodes:
+        home = folder / f"episode_{episode.index:06d}"
+        for module, rows in _by_file({name: events[id_] for name, id_ in episode.annotations.items()}).items():
             home.mkdir(exist_ok=True)
             (home / f"{module}.jsonl").write_bytes(render_rows(rows))
             files += 1
     return files
 
 
-def _annotations(wanted: set[Digest], journal: Path) -> dict[Digest, EpisodeAnnotated]:
-    found: dict[Digest, EpisodeAnnotated] = {}
-    for entry in _events(journal, "episode_annotated.v1"):
-        if entry.id in wanted:
-            event = decode_event(entry.body, where=f"event {entry.id}")
-            assert isinstance(event, EpisodeAnnotated)
-            found[entry.id] = event
-    return found
-
-
 def _by_file(annotations: Mapping[str, EpisodeAnnotated]) -> dict[str, list[Row]]:
-    """Compose an episode's rows as its shard has them, and deal them out to the files that LeRobot expects them in."""
+    """Merge an episode's rows as for its shard, and split them by the files that LeRobot expects them in."""
     files: dict[str, list[Row]] = {module: [] for module in sorted(annotations)}
     for one in merge_rows((), {module: annotation.rows for module, annotation in annotations.items()}):
-        file = PLAN.name if is_persistent(one.row.style) else one.module
+        file = _PERSISTENT_FILE if is_persistent(one.row.style) else one.module
         assert file is not None, "rows that are written anew are some module's"
         files.setdefault(file, []).append(one.row)
     return files
 
 
-def _events(journal: Path, *types: str) -> Iterator[Entry]:
+def _read_entries(journal: Path, *types: str) -> Iterator[Entry]:
     try:
         for _, entries in read_journal(journal):
             yield from (entry for entry in entries if event_type(entry.body) in types)

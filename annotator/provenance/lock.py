@@ -13,7 +13,7 @@ import msgspec
 
 from annotator.modules.merge_rows import merge_rows
 from annotator.prompting.loader import Prompts
-from annotator.provenance.setups import AskedCall, DominantSetup, SetupCounts, dominant_setup, found_with
+from annotator.provenance.setups import AskedCall, DominantSetup, SetupCounts, discovery_setups, dominant_setup
 from annotator_store.atomic_files import replace_content, write_hint
 from annotator_store.digests import Digest, canonical, digest_parts
 from annotator_store.errors import StoreError
@@ -24,7 +24,7 @@ from annotator_store.log.shard_history import ShardRecord, fold_shards
 from annotator_store.verify.events import reply_digest
 
 FILE = Path("meta") / "annotations.lock.json"
-"""Where it lies in a dataset."""
+"""Its path in a dataset."""
 
 _READ_AT_ONCE = 512
 
@@ -46,35 +46,26 @@ class Lock(DominantSetup, frozen=True, kw_only=True, forbid_unknown_fields=True)
     digest: Digest = Digest("")
 
 
-class LockContent(msgspec.Struct, frozen=True, kw_only=True):
-    """What the log has of one dataset's rows. `rows` counts those in use by style; speech has none and is `speech`."""
-
-    shards: dict[str, Digest]
-    made: DominantSetup
-    log: Digest
-    rows: dict[str, int]
-
-
-class ReplyNote(msgspec.Struct, frozen=True):
-    """What was asked in a call, and the digest of its reply's text."""
+class CallReply(msgspec.Struct, frozen=True):
+    """An answered call: what was asked, and the digest of its reply's text."""
 
     asked: AskedCall
     reply: Digest
 
 
-class Records(Protocol):
-    """Where a stock is taken from: an open log, or what verifying read of the journal."""
+class LockRecords(Protocol):
+    """What a lock is built from, beside annotations: an open log, or what `annotator verify` read of the journal."""
 
-    def replies(self, keys: Sequence[Digest]) -> Iterable[tuple[Digest, ReplyNote]]:
-        """Give the answers of these calls that count."""
+    def replies(self, keys: Sequence[Digest]) -> Iterable[tuple[Digest, CallReply]]:
+        """Yield the calls among these that have a valid answer, each with its key."""
         ...
 
     def models(self, digests: Collection[Digest]) -> Mapping[Digest, str]:
-        """Give how models were described, as canonical JSON."""
+        """Return the descriptions of models, as canonical JSON."""
         ...
 
     def discoveries(self) -> Iterable[tuple[Digest, VocabularyDiscovered]]:
-        """Give the vocabularies that were found for the dataset, each with its event's id."""
+        """Return the vocabularies that were discovered for the dataset, each with its event's id."""
         ...
 
 
@@ -85,103 +76,105 @@ class LogRecords:
         self._log = log
         self._dataset = dataset
 
-    def replies(self, keys: Sequence[Digest]) -> Iterator[tuple[Digest, ReplyNote]]:
-        """Give the answers of these calls that count."""
+    def replies(self, keys: Sequence[Digest]) -> Iterator[tuple[Digest, CallReply]]:
+        """Yield the calls among these that have a valid answer, each with its key."""
         for event in self._log.answers(keys):
-            yield event.key, ReplyNote(AskedCall(event.step, event.seed, event.model), reply_digest(event.reply))
+            yield event.key, CallReply(AskedCall(event.step, event.seed, event.model), reply_digest(event.reply))
 
     def models(self, digests: Collection[Digest]) -> Mapping[Digest, str]:
-        """Give how models were described, as canonical JSON."""
+        """Return the descriptions of models, as canonical JSON."""
         return self._log.models(digests)
 
     def discoveries(self) -> list[tuple[Digest, VocabularyDiscovered]]:
-        """Give the vocabularies that were found for the dataset, each with its event's id."""
+        """Return the vocabularies that were discovered for the dataset, each with its event's id."""
         return self._log.discoveries(self._dataset)
 
 
-def lock_of(stock: LockContent) -> Lock:
-    """Pin what is in stock."""
-    lock = Lock(**msgspec.structs.asdict(stock.made), shards=stock.shards, log=stock.log)
-    return msgspec.structs.replace(lock, digest=digest_of(lock))
-
-
-def digest_of(lock: Lock) -> Digest:
-    """Digest everything in a lock but its digest."""
+def lock_digest(lock: Lock) -> Digest:
+    """Digest all fields of a lock but its digest."""
     return digest_parts("lock.v1", [canonical(msgspec.structs.replace(lock, digest=Digest("")))])
 
 
 def prompt_digests(prompts: Prompts) -> dict[str, Digest]:
-    """Digest the body of every prompt, by id."""
+    """Return the digest of every prompt's body, by id."""
     return {file.head.id: file.digest for file in prompts}
 
 
-def take_stock(log: Log, dataset: str, shards: Collection[str]) -> LockContent:
-    """Gather what the log has of the rows in these shards; `dataset` is its name in the log.
+def compute_lock(log: Log, dataset: str, shards: Collection[str]) -> tuple[Lock, dict[str, int]]:
+    """Compute the lock of a dataset's rows, and their counts by style; nothing is written.
+
+    `dataset` is its name in the log, `shards` are all its shards.
 
     Raises:
-        StoreError: an annotation that a shard was made of is not in the log.
+        StoreError: an annotation that a shard was written from is not in the log.
     """
-    counting = LockBuilder()
+    builder = LockBuilder()
     for path, record in fold_shards(log.shards_written(), dataset).items():
         if path in shards:
             ids = record.annotations
-            counting.add(record, dict(zip(ids, log.annotations(ids), strict=True)))
-    return counting.stock(LogRecords(log, dataset))
+            builder.add(record, dict(zip(ids, log.annotations(ids), strict=True)))
+    return builder.build(LogRecords(log, dataset)), builder.rows
 
 
 class LockBuilder:
-    """Gathers what is in use, shard by shard; of the annotations' rows only digests and counts stay in memory."""
+    """Collects what a lock pins, shard by shard; of the annotations' rows only digests and counts stay in memory."""
 
     def __init__(self) -> None:
         self._shards: dict[str, Digest] = {}
-        self._lines: set[str] = set()
-        self._cited: set[Digest] = set()
-        self._census = SetupCounts()
+        self._annotations: set[str] = set()
+        self._calls: set[Digest] = set()
+        self._setups = SetupCounts()
         self._rows: Counter[str] = Counter()
 
+    @property
+    def rows(self) -> dict[str, int]:
+        """The number of rows in use by style, sorted; speech has no style and is `speech`."""
+        return dict(sorted(self._rows.items()))
+
     def add(self, record: ShardRecord, annotations: Mapping[Digest, EpisodeAnnotated]) -> None:
-        """Take in one shard and the annotations that it was made of; those that are missing count for nothing."""
+        """Add one shard and the annotations that it was written from, by event id; missing ones are left out."""
         self._shards[record.path] = record.language
-        found = {event_id: annotations[event_id] for event_id in record.annotations if event_id in annotations}
-        for one in found.values():
-            self._lines.add(f"{one.episode} {one.module} {one.recipe} {rows_digest(one)}")
-            self._cited.update(one.calls, (item.call for item in one.rows if item.call))
+        used = {event_id: annotations[event_id] for event_id in record.annotations if event_id in annotations}
+        for event in used.values():
+            self._annotations.add(f"{event.episode} {event.module} {event.recipe} {rows_digest(event)}")
+            self._calls.update(event.calls, (item.call for item in event.rows if item.call))
         for episode in record.episodes:
-            here = {module: found[event] for module, event in episode.annotations.items() if event in found}
-            for event in here.values():
-                self._census.add(event)
-            new = {module: event.rows for module, event in here.items()}
-            self._rows.update(item.row.style or "speech" for item in merge_rows((), new))
+            by_module = {module: used[event_id] for module, event_id in episode.annotations.items() if event_id in used}
+            for event in by_module.values():
+                self._setups.add(event)
+            rows = {module: event.rows for module, event in by_module.items()}
+            self._rows.update(item.row.style or "speech" for item in merge_rows((), rows))
 
-    def stock(self, records: Records) -> LockContent:
-        """Sum up; the replies of the calls behind the rows are asked for a bounded number at once."""
-        cited = sorted(self._cited)
-        parts = (cited[start : start + _READ_AT_ONCE] for start in range(0, len(cited), _READ_AT_ONCE))
+    def build(self, records: LockRecords) -> Lock:
+        """Return the lock of what was added. Replies are read a bounded number at once."""
+        keys = sorted(self._calls)
+        parts = (keys[start : start + _READ_AT_ONCE] for start in range(0, len(keys), _READ_AT_ONCE))
         answers = {key: answer for part in parts for key, answer in records.replies(part)}
-        calls = [f"{key} {answers[key].reply if key in answers else '-'}" for key in cited]
-        return LockContent(
+        # A call without an answer is part of the digest too: its answer may have been in the log once.
+        calls = [f"{key} {answers[key].reply if key in answers else '-'}" for key in keys]
+        lock = Lock(
+            **msgspec.structs.asdict(self._dominant({key: answer.asked for key, answer in answers.items()}, records)),
             shards=self._shards,
-            made=self._made({key: answer.asked for key, answer in answers.items()}, records),
-            log=digest_parts("log.v1", ["\n".join(sorted(self._lines)).encode(), "\n".join(calls).encode()]),
-            rows=dict(sorted(self._rows.items())),
+            log=digest_parts("log.v1", ["\n".join(sorted(self._annotations)).encode(), "\n".join(calls).encode()]),
         )
+        return msgspec.structs.replace(lock, digest=lock_digest(lock))
 
-    def _made(self, asked: Mapping[Digest, AskedCall], records: Records) -> DominantSetup:
-        """Tell the setups apart, and add what the vocabulary was found with where that was found."""
-        variants = self._census.variants(asked, records.models(self._census.models(asked)))
-        words = {one.made.vocabulary for one in variants if one.made.vocabulary is not None}
-        found = [item for item in records.discoveries() if item[1].vocabulary in words] if words else []
-        models = records.models({event.setup.model for _, event in found if event.setup is not None})
-        return dominant_setup([*variants, *found_with(found, words, models)])
+    def _dominant(self, asked: Mapping[Digest, AskedCall], records: LockRecords) -> DominantSetup:
+        """The setups in use, and what discovered the vocabularies in use, as far as the log says it."""
+        setups = self._setups.list_setups(asked, records.models(self._setups.models(asked)))
+        used = {setup.made.vocabulary for setup in setups if setup.made.vocabulary is not None}
+        discoveries = [item for item in records.discoveries() if item[1].vocabulary in used] if used else []
+        models = records.models({event.setup.model for _, event in discoveries if event.setup is not None})
+        return dominant_setup([*setups, *discovery_setups(discoveries, used, models)])
 
 
 def render_lock(lock: Lock) -> bytes:
-    """Render a lock to the one form it is written in: sorted keys, two spaces, one newline at the end."""
+    """Return the bytes of a lock's file: sorted keys, two spaces, one newline at the end."""
     return msgspec.json.format(canonical(lock), indent=2) + b"\n"
 
 
 def read_lock(path: Path) -> Lock | None:
-    """Read a lock; None where there is none. Whether its digest is right is for `annotator verify` to say.
+    """Read a lock; None where there is none. Its digest is not checked, see `read_sound_lock`.
 
     Raises:
         StoreError: it cannot be read, or is no lock.
@@ -195,8 +188,17 @@ def read_lock(path: Path) -> Lock | None:
         raise StoreError("the lock cannot be read", where=str(path), got=str(cause), hint=hint) from cause
 
 
+def read_sound_lock(path: Path) -> Lock | None:
+    """Read a lock that matches its own digest; None where there is none, or it was damaged or edited."""
+    try:
+        lock = read_lock(path)
+    except StoreError:
+        return None
+    return lock if lock is not None and lock_digest(lock) == lock.digest else None
+
+
 def pinned_shards(root: Path) -> dict[str, Digest]:
-    """Read what the lock of the dataset at `root` says of its shards; nothing where it cannot be read."""
+    """Return what the lock of the dataset at `root` says of its shards; nothing where it cannot be read."""
     try:
         lock = read_lock(root / FILE)
     except StoreError:
@@ -205,16 +207,16 @@ def pinned_shards(root: Path) -> dict[str, Digest]:
 
 
 def write_lock(path: Path, lock: Lock) -> bool:
-    """Write a lock, whole or not at all; say whether it had to be written.
+    """Write a lock atomically unless it is written already; return whether it was written.
 
     Raises:
         StoreError: it cannot be written.
     """
-    return replace_if_other(path, render_lock(lock))
+    return write_if_changed(path, render_lock(lock))
 
 
-def replace_if_other(path: Path, content: bytes) -> bool:
-    """Give a file this content, whole or not at all; say whether it had another.
+def write_if_changed(path: Path, content: bytes) -> bool:
+    """Replace a file atomically unless it has this content; return whether it was written.
 
     Raises:
         StoreError: it cannot be read or written.
@@ -228,11 +230,11 @@ def replace_if_other(path: Path, content: bytes) -> bool:
     return True
 
 
-def other_prompts(lock: Lock, prompts: Prompts) -> Mapping[str, Digest]:
-    """Find the prompts that are none of those pinned, by step, with their digests."""
-    here = prompt_digests(prompts)
+def other_prompts(lock: Lock, prompts: Prompts) -> dict[str, Digest]:
+    """Return the prompts that differ from every pinned version, as step → digest."""
+    digests = prompt_digests(prompts)
     pinned = {step: {digest} for step, digest in lock.prompts.items()}
-    for one in lock.others:
-        for step, digest in one.made.prompts.items():
+    for other in lock.others:
+        for step, digest in other.made.prompts.items():
             pinned.setdefault(step, set()).add(digest)
-    return {step: here[step] for step in lock.prompts if step in here and here[step] not in pinned[step]}
+    return {step: digests[step] for step in lock.prompts if step in digests and digests[step] not in pinned[step]}

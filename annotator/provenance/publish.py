@@ -7,11 +7,11 @@ import msgspec
 
 from annotator import __version__
 from annotator.dataset.footage import file_stamp
+from annotator.modules.registry import prompt_folders
 from annotator.prompting.loader import load_prompts
 from annotator.provenance.card import update_card
-from annotator.provenance.lock import FILE, Lock, digest_of, lock_of, prompt_digests, read_lock, take_stock, write_lock
+from annotator.provenance.lock import FILE, Lock, compute_lock, prompt_digests, read_sound_lock, write_lock
 from annotator_store.digests import digest_parts
-from annotator_store.errors import StoreError
 from annotator_store.log.log import Log
 from annotator_store.log.shard_history import fold_shards
 
@@ -27,58 +27,45 @@ class PublishedFrom(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def publish(root: Path, log: Log, basis: PublishedFrom, note: Callable[[str], None] | None = None) -> bool:
-    """Bring the lock and the card of the dataset written at `root` up to date; say whether one had to be written.
+    """Update the lock and the card of the dataset written at `root`; return whether one of them was written.
 
-    Call it when every `ShardWritten` of the run is recorded. What was published from the same before is remembered:
-    then no annotation is read, and neither file is opened. Where this log knows none of the rows that a sound lock
-    pins, both stay as they are. `note` is told of that, and where the card had to be left alone.
+    Call it once every `ShardWritten` of the run is recorded. What was published last is remembered in the log's cache:
+    when nothing changed since, no annotation is read and neither file is opened. Where this log knows none of the rows
+    that a sound lock pins, both stay as they are. `note` is called then, and where the card had to be left alone.
 
     Raises:
-        StoreError: a file cannot be written, or the log has lost an annotation.
+        StoreError: a file cannot be written, or an annotation is missing from the log.
     """
-    name, made_from = str(root.absolute()), _made_from(log, basis)
-    if log.memo_get(_PUBLISHED, [name]).get(name) == (_stamp(root), made_from):
+    name, digest = str(root.absolute()), _input_digest(log, basis)
+    if log.memo_get(_PUBLISHED, [name]).get(name) == (_stamp(root), digest):
         return False
-    lock, rows = lock_now(log, basis)
-    if _tells_more(root / FILE, lock):
+    lock, rows = compute_lock(log, basis.dataset, basis.shards)
+    if _knows_less(lock, root / FILE):
         if note is not None:
             note(f"{FILE} and the card stay as they are: this log has none of the rows that they tell of")
         return False
     wrote_lock = write_lock(root / FILE, lock)
     wrote_card = update_card(root / CARD, lock, rows, note)
-    log.memo_put(_PUBLISHED, {name: (_stamp(root), made_from)})
+    log.memo_put(_PUBLISHED, {name: (_stamp(root), digest)})
     return wrote_lock or wrote_card
 
 
-def _tells_more(path: Path, lock: Lock) -> bool:
-    """Say whether a sound lock pins rows that still stand, of which the log behind a new lock knows none.
+def _knows_less(lock: Lock, path: Path) -> bool:
+    """Whether a sound lock at `path` pins rows that are still there, of which the log behind `lock` knows none.
 
-    So it is where the log was left behind, or another one was named.
+    That is so where the log was left behind, or another one was named.
     """
-    try:
-        held = read_lock(path)
-    except StoreError:
+    current = read_sound_lock(path)
+    if current is None or lock.modules or not current.modules:
         return False
-    if held is None or digest_of(held) != held.digest or lock.modules or not held.modules:
-        return False
-    return all(held.shards.get(shard) == language for shard, language in lock.shards.items())
+    return all(current.shards.get(shard) == language for shard, language in lock.shards.items())
 
 
-def lock_now(log: Log, basis: PublishedFrom) -> tuple[Lock, dict[str, int]]:
-    """Make the lock as `publish` would write it, and count the rows by style; nothing is written.
-
-    Raises:
-        StoreError: the log has lost an annotation.
-    """
-    stock = take_stock(log, basis.dataset, basis.shards)
-    return lock_of(stock), stock.rows
-
-
-def _made_from(log: Log, basis: PublishedFrom) -> str:
+def _input_digest(log: Log, basis: PublishedFrom) -> str:
     """Digest what lock and card are made from: the shards' records, and what this release would say of them."""
     records = [r for path, r in fold_shards(log.shards_written(), basis.dataset).items() if path in basis.shards]
     found = [event_id for event_id, _ in log.discoveries(basis.dataset)]
-    values = [records, found, sorted(prompt_digests(load_prompts()).items()), __version__]
+    values = [records, found, sorted(prompt_digests(load_prompts(None, prompt_folders())).items()), __version__]
     return digest_parts(_PUBLISHED, [msgspec.json.encode(values, order="deterministic")])
 
 

@@ -1,24 +1,23 @@
-"""Hold what was recorded against what the log says of it: motion and footage, digest by digest.
+"""Compare the recordings with what the log says of them: signals and footage, digest by digest.
 
-Footage is demuxed and not decoded, each file once. Where PyAV is not installed, or a file is not here, that part is
-left out, and a note says so.
+Footage is demuxed and not decoded, each file once. Where PyAV is not installed, or a file is missing, that part is left
+out with a note.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from annotator.dataset.episodes import color_cameras
-from annotator.dataset.footage import Reel, digest_file, footage_file
-from annotator.dataset.metadata import Camera, Dataset
-from annotator.dataset.shard_scan import EpisodeScan, footage_identity, scan_shard
+from annotator.dataset.cameras import color_cameras
+from annotator.dataset.episode_record import EpisodeRecord
+from annotator.dataset.episodes import join_record
+from annotator.dataset.footage import digest_file, footage_file
+from annotator.dataset.metadata import Dataset
+from annotator.dataset.shard_scan import EpisodeScan, scan_shard
 from annotator.errors import DatasetError, FootageError
 from annotator_store.digests import Digest
-from annotator_store.log.shard_history import ShardRecord
 from annotator_store.verify.findings import Audit
 from annotator_store.verify.store import Verified
-
-Found = Mapping[int, Mapping[str, Digest]]
 
 
 def check_recordings(dataset: Dataset, verified: Verified, audit: Audit) -> None:
@@ -27,84 +26,77 @@ def check_recordings(dataset: Dataset, verified: Verified, audit: Audit) -> None
     A run sees footage before it asks: where it was replaced and the run then failed, the rows are older than what it
     saw, and `sync --locked` says that they are out of date.
     """
-    scans = dict(_scans(dataset, verified, audit))
-    homes = {one.index: one for one in dataset.episodes}
-    reels = [Reel(homes[one.index], one) for scanned in scans.values() for one in scanned if one.index in homes]
-    identified = {reel.episode.index for reel in reels if reel.scanned.motion is None}
-    footage = _footage(dataset, verified, reels, identified, audit)
-    for path, scanned in scans.items():
-        for one, record in zip(scanned, verified.records[path].episodes, strict=True):
-            where, found = f"{path}, episode {one.index} (rows {one.start}–{one.stop})", footage.get(one.index, {})
-            seen = verified.footage(one.index, record.episode)
-            others = [camera for camera, digest in seen.items() if found.get(camera, digest) != digest]
+    scans = dict(_scan_shards(dataset, verified, audit))
+    metadata = {episode.index: episode for episode in dataset.episodes}
+    records = [
+        join_record(dataset, metadata[scan.index], scan)
+        for shard_scans in scans.values()
+        for scan in shard_scans
+        if scan.index in metadata
+    ]
+    footage = _digest_footage(dataset, verified, records, audit)
+    cameras = sorted(camera.key for camera in color_cameras(dataset))
+    for path, shard_scans in scans.items():
+        for scan, written in zip(shard_scans, verified.records[path].episodes, strict=True):
+            where = f"{path}, episode {scan.index} (rows {scan.start}–{scan.stop})"
+            digests, seen = footage.get(scan.index, {}), verified.footage(scan.index, written.episode)
+            others = [camera for camera, digest in seen.items() if digests.get(camera, digest) != digest]
             for camera in others:
-                audit.report("footage", f"{where}, camera {camera}", seen[camera], found[camera])
-            digest = one.motion or _by_footage(dataset, one, footage)
-            if digest not in (None, record.episode) and not (others and one.motion is None):
-                audit.report("recording", f"{where}, timestamps and signals", record.episode, digest)
+                audit.report("footage", f"{where}, camera {camera}", seen[camera], digests[camera])
+            identity = scan.motion_digest
+            if identity is None and digests.keys() >= set(cameras):  # nothing moves: its footage identifies it
+                identity = scan.identity({camera: digests[camera] for camera in cameras})
+            # Footage that was replaced has been reported already, and makes such an identity another one.
+            if identity not in (None, written.episode) and not (others and scan.motion_digest is None):
+                audit.report("recording", f"{where}, timestamps and signals", written.episode, identity)
 
 
-def _scans(dataset: Dataset, verified: Verified, audit: Audit) -> Iterator[tuple[str, list[EpisodeScan]]]:
-    """Scan each shard whose episodes lie where they lay when it was written; else that was said before."""
+def _scan_shards(dataset: Dataset, verified: Verified, audit: Audit) -> Iterator[tuple[str, list[EpisodeScan]]]:
+    """Scan each shard whose episodes are where they were when it was written; any other was reported before."""
     for path, record in verified.records.items():
         if path not in verified.languages:
             continue
         try:
-            scanned = scan_shard(dataset, path)
+            scans = scan_shard(dataset, path)
         except DatasetError as error:
             audit.report("recording", error.where, "frames that can be read", error.got or error.what)
             continue
-        if _lies(record, scanned):
-            yield path, scanned
+        if [(e.start, e.stop) for e in record.episodes] == [(scan.start, scan.stop) for scan in scans]:
+            yield path, scans
 
 
-def _lies(record: ShardRecord, scanned: Sequence[EpisodeScan]) -> bool:
-    return [(one.start, one.stop) for one in record.episodes] == [(one.start, one.stop) for one in scanned]
-
-
-def _by_footage(dataset: Dataset, one: EpisodeScan, footage: Found) -> Digest | None:
-    """The identity of an episode in which nothing moves; None where not all of its footage is at hand."""
-    found, keys = footage.get(one.index, {}), sorted(camera.key for camera in color_cameras(dataset))
-    return footage_identity(one.clock, tuple(found[key] for key in keys)) if found.keys() >= set(keys) else None
-
-
-def _footage(
-    dataset: Dataset, verified: Verified, reels: Sequence[Reel], identified: set[int], audit: Audit
+def _digest_footage(
+    dataset: Dataset, verified: Verified, records: Sequence[EpisodeRecord], audit: Audit
 ) -> dict[int, dict[str, Digest]]:
-    """Digest the footage that the log knows, and that of episodes which nothing else identifies."""
-    by_file: defaultdict[tuple[str, Path], list[Reel]] = defaultdict(list)
+    """Digest the footage that the log knows, and that of episodes which nothing else identifies.
+
+    Returns episode index → camera key → digest. What cannot be read is reported, each error once.
+    """
+    by_file: defaultdict[tuple[str, Path], list[EpisodeRecord]] = defaultdict(list)
     cameras = {camera.key: camera for camera in color_cameras(dataset)}
-    for reel in reels:
-        index = reel.episode.index
-        for key in cameras if index in identified else verified.cameras_seen(index) & cameras.keys():
-            by_file[key, footage_file(dataset, cameras[key], reel.episode)].append(reel)
-    found: dict[int, dict[str, Digest]] = defaultdict(dict)
+    for record in records:
+        by_footage_alone = record.motion_digest is None
+        for key in cameras if by_footage_alone else verified.cameras_seen(record.index) & cameras.keys():
+            by_file[key, footage_file(dataset, cameras[key], record)].append(record)
     absent = sorted({str(path) for _, path in by_file if not path.is_file()})
     if absent:
         audit.note(f"footage that is not here was not compared: {len(absent)} files, the first {absent[0]}")
-    for (key, path), here in by_file.items():
-        if path.is_file():
-            try:
-                digests = _digests(dataset, cameras[key], here, audit)
-            except ImportError as cause:
-                audit.note(f"no footage was compared, since PyAV cannot be loaded: {cause}")
-                return found
-            for index, digest in digests.items():
-                found[index][key] = digest
-    return found
-
-
-def _digests(dataset: Dataset, camera: Camera, reels: Sequence[Reel], audit: Audit) -> dict[int, Digest]:
-    """Digest one file, and report what of it cannot be read."""
-    digests: dict[int, Digest] = {}
-    unread: dict[str, FootageError] = {}
-    for index, digest in digest_file(dataset, camera, reels).items():
-        if isinstance(digest, FootageError):
-            unread.setdefault(digest.line, digest)
-        else:
-            digests[index] = digest
-    for error in unread.values():
-        audit.report(
-            "footage", f"{error.where}, camera {camera.key}", "footage that can be read", error.got or error.what
-        )
+    digests: dict[int, dict[str, Digest]] = defaultdict(dict)
+    for (key, path), in_file in by_file.items():
+        if not path.is_file():
+            continue
+        try:
+            digested = digest_file(dataset, cameras[key], in_file)
+        except ImportError as cause:
+            audit.note(f"no footage was compared, since PyAV cannot be loaded: {cause}")
+            return digests
+        unread: dict[str, FootageError] = {}
+        for index, digest in digested.items():
+            if isinstance(digest, FootageError):
+                unread.setdefault(digest.line, digest)
+            else:
+                digests[index][key] = digest
+        for error in unread.values():
+            where = f"{error.where}, camera {key}"
+            audit.report("footage", where, "footage that can be read", error.got or error.what)
     return digests

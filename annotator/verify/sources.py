@@ -1,10 +1,10 @@
-"""Hold what rows were made from, as a lock pins it, against what is there now: prompts, vocabulary, modules."""
+"""Compare what rows were made from, as a lock pins it, with what is there now: prompts, vocabulary, modules."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from annotator.errors import PromptError, VocabularyError
-from annotator.modules.registry import MODULES
+from annotator.modules.registry import all_modules, prompt_folders
 from annotator.modules.vocabulary import discovery as discover
 from annotator.modules.vocabulary.file import FILE, read_vocabulary
 from annotator.prompting.loader import Prompts, load_prompts
@@ -14,16 +14,16 @@ from annotator_store.verify.findings import Audit
 
 
 def check_sources(root: Path, lock: Lock, folders: Sequence[Path | None], audit: Audit) -> None:
-    """Report prompts, a vocabulary and modules that are others than those pinned.
+    """Report prompts, a vocabulary and modules that differ from the pinned ones.
 
-    `folders` are those of own prompts to look in, the likeliest first: that some of a dataset's runs had other prompts
-    is no fault while one of them has those that the rows come from.
+    `folders`: folders of own prompts to look in, the most likely first. That some runs of a dataset had other prompts
+    is no fault as long as one folder has those that the rows come from.
     """
     _check_prompts(lock, folders, audit)
     _check_vocabulary(root, lock, audit)
-    versions = {module.name: module.version for module in MODULES} | {VOCABULARY: discover.VERSION}
+    versions = {module.name: module.version for module in all_modules()} | {VOCABULARY: discover.VERSION}
     for name, version in lock.modules.items():
-        others = {one.made.version for one in lock.others if one.module == name}
+        others = {other.made.version for other in lock.others if other.module == name}
         if version is not None and name in versions and versions[name] not in {version, *others}:
             audit.report("module", f"{name}, its version in this release", version, versions[name])
 
@@ -43,22 +43,22 @@ def _check_prompts(lock: Lock, folders: Sequence[Path | None], audit: Audit) -> 
 
 def _load(folder: Path | None, audit: Audit) -> Prompts | None:
     try:
-        return load_prompts(folder)
+        return load_prompts(folder, prompt_folders())
     except PromptError as error:
         audit.report("prompt", error.where, "a prompt that can be read", f"{error.what}: {error.got}")
         return None
 
 
 def _check_vocabulary(root: Path, lock: Lock, audit: Audit) -> None:
-    """Where rows were held to a vocabulary, the file is one of those; worded freely, whatever file there is is not."""
-    pinned = {lock.vocabulary, *(one.made.vocabulary for one in lock.others)} - {None}
+    """The file is one of the vocabularies that rows were held to. Where there are none, any file will do."""
+    pinned = {lock.vocabulary, *(other.made.vocabulary for other in lock.others)} - {None}
     if not pinned:
         return
     try:
-        found = read_vocabulary(root / FILE)
+        vocabulary = read_vocabulary(root / FILE)
     except VocabularyError as error:
         audit.report("vocabulary", error.where, "a vocabulary that can be read", f"{error.what}: {error.got}")
         return
-    digest = found.digest if found else None
+    digest = vocabulary.digest if vocabulary else None
     if digest not in pinned:
         audit.report("vocabulary", str(FILE), lock.vocabulary, digest)

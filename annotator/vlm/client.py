@@ -1,15 +1,19 @@
-"""The desk of a run: what all its asks share, and where every outcome is written down before anyone relies on it."""
+"""The client of a run: a call is looked up in the log, else made once, and its outcome is on disk before it is used.
+
+It takes plain values, so that planning can give it an engine that must not be asked and a log that takes no event.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Future
 
 import msgspec
 
-from annotator.errors import CallError, Declined
-from annotator.pipeline.run_stats import RunStats
+from annotator.errors import CallError, Declined, NoEngine, UsageError
 from annotator.prompting.loader import Prompts
 from annotator.vlm.base import Engine, Reply, Stoppable
-from annotator.vlm.models import reads_evidence
+from annotator.vlm.call_stats import CallStats
+from annotator.vlm.registry import reads_evidence
 from annotator.vlm.reply_text import json_part, well_formed
 from annotator_store.digests import Digest, canonical, digest_struct
 from annotator_store.keys import Call, Frames, Model, Prompt
@@ -29,7 +33,6 @@ from annotator_store.log.log import Answered, Known, Log
 LOST_BEFORE_STOPPING = 4
 """Calls that in a row found no server, each after its retries, before a run stops asking."""
 
-
 HOPELESS = {
     "http_401": "the server does not let us in",
     "http_403": "the server does not let us in",
@@ -42,7 +45,7 @@ NO_ENGINE = "log"
 
 
 class PendingCall(msgspec.Struct, frozen=True, kw_only=True):
-    """One call before it is known whether it must be made."""
+    """A call before it is known whether it must be made. `inputs` are the values that its prompt was rendered from."""
 
     step: str
     prompt: Prompt
@@ -62,20 +65,21 @@ class KnownOutcomes(msgspec.Struct, frozen=True, kw_only=True):
 class VlmClient:
     """What all asks of a run share: log, engine, model, prompts, and the count of what happened.
 
-    `open_engine` is called for each call that must be made; it opens the engine once. `looks` says whether it wants
-    pictures.
+    `open_engine` is called when the first call must be made, and once. `record` takes events as `Log.record` does.
+    `looks` says whether whoever answers wants pictures. Close the client when the run has asked everything.
     """
 
     def __init__(
         self,
         *,
         log: Log,
+        record: Callable[..., "Future[None]"],
         open_engine: Callable[[], Awaitable[Engine]],
         looks: bool,
         model: Model,
         seed: int,
         prompts: Prompts,
-        tally: RunStats,
+        stats: CallStats,
         run_id: str,
         note: Callable[[str], None],
         max_failures: int = 0,
@@ -87,11 +91,15 @@ class VlmClient:
         self.reads_evidence = reads_evidence(model)
         self.seed = seed
         self.prompts = prompts
-        self.tally = tally
+        self.stats = stats
         self.run_id = run_id
         self.stopped: CallError | None = None
+        """Set when the run asks nothing more: what every further call is refused with."""
+        self._record = record
         self._open_engine = open_engine
+        self._opening = asyncio.Lock()
         self._engine: Engine | None = None
+        self._refusal: NoEngine | None = None
         self._note = note
         self._described: set[Digest] = set()
         self._lost_in_a_row = 0
@@ -102,34 +110,52 @@ class VlmClient:
         """Who answers: `log` as long as nobody had to be asked."""
         return NO_ENGINE if self._engine is None else self._engine.name
 
+    @property
+    def engine_label(self) -> str:
+        """Who answered, and as which model, for the closing table and the record of the run."""
+        return "none needed" if self._engine is None else f"{self._engine.name}, model {self.model.model_id}"
+
     async def engine(self) -> Engine:
-        """Open the engine, unless it is open.
+        """Return the engine, starting it on first use. Concurrent callers share one start and its failure.
 
         Raises:
-            NoEngine: there is none.
+            NoEngine: no engine was named and none was found, or what the settings name cannot be used.
         """
-        self._engine = await self._open_engine()
+        async with self._opening:
+            if self._refusal is not None:
+                raise self._refusal
+            if self._engine is None:
+                try:
+                    self._engine = await self._open_engine()
+                except UsageError as error:
+                    self._refusal = NoEngine(error.what, where=error.where, got=error.got, hint=error.hint)
+                    raise self._refusal from error
         return self._engine
 
+    async def aclose(self) -> None:
+        """Close the engine, if it was opened."""
+        if self._engine is not None:
+            await self._engine.aclose()
+
     def outcomes(self, episode: Digest) -> KnownOutcomes:
-        """Read what the log knows of an episode; from any thread."""
+        """Read what the log knows of an episode's calls; from any thread."""
         return KnownOutcomes(known=self.log.known(episode), rejected=frozenset(self.log.rejected_keys(episode)))
 
     async def keep(self, *events: AnyEvent) -> None:
         """Record events and wait until they are on disk."""
-        await asyncio.wrap_future(self.log.record(*events))
+        await asyncio.wrap_future(self._record(*events))
 
-    async def keep_answer(self, draft: PendingCall, reply: Reply) -> Answered:
+    async def keep_answer(self, pending: PendingCall, reply: Reply) -> Answered:
         """Keep a reply, with what explains its key; a server that replies is alive."""
         self._lost_in_a_row = 0
         reply = msgspec.structs.replace(reply, text=well_formed(reply.text))
-        await self.keep(*self._preimages(draft), self._answered(draft, reply))
-        self.tally.answered(draft.step, reply.tokens_in, reply.tokens_out)
-        return Answered(draft.key, reply.text, reply.finish_reason, self.engine_name, self.model.model_id)
+        await self.keep(*self._preimages(pending), self._answered(pending, reply))
+        self.stats.answered(pending.step, reply.tokens_in, reply.tokens_out)
+        return Answered(pending.key, reply.text, reply.finish_reason, self.engine_name, self.model.model_id)
 
-    async def keep_failure(self, draft: PendingCall, error: CallError) -> None:
-        """Keep a failure. Where no server is to be reached time and again, or too much fails, the run asks no more."""
-        self.tally.failed(error.kind)
+    async def keep_failure(self, pending: PendingCall, error: CallError) -> None:
+        """Keep a failure; where the server stays unreachable, or too many calls fail, the run asks no more."""
+        self.stats.failed(error.kind)
         self._lost_in_a_row = self._lost_in_a_row + 1 if error.kind == "connection" else 0
         reason = self._reason_to_stop(error)
         if reason and self.stopped is None:
@@ -141,9 +167,9 @@ class VlmClient:
             CallFailed(
                 recorded_at=utc_now(),
                 run_id=self.run_id,
-                key=draft.key,
-                episode=draft.call.episode,
-                step=draft.step,
+                key=pending.key,
+                episode=pending.call.episode,
+                step=pending.step,
                 kind=error.kind,
                 detail=str(error),
                 retryable=error.retryable,
@@ -159,77 +185,79 @@ class VlmClient:
             return f"{HOPELESS[error.kind]} ({error.kind})"
         if self._lost_in_a_row >= LOST_BEFORE_STOPPING:
             return f"the server is gone ({error.kind})"
-        failed = self.tally.calls["failed"]
+        failed = self.stats.outcomes["failed"]
         return f"{failed} calls failed (--max_failures)" if 0 < self._max_failures <= failed else ""
 
-    async def keep_refusal(self, draft: PendingCall, refusal: Declined) -> None:
+    async def keep_refusal(self, pending: PendingCall, refusal: Declined) -> None:
         """Keep that the engine cannot answer this step."""
         reason = refusal.got or refusal.what
-        self.declined(draft.step, reason, self.engine_name)
+        self.count_declined(pending.step, reason, self.engine_name)
         await self.keep(
             CallDeclined(
                 recorded_at=utc_now(),
                 run_id=self.run_id,
-                key=draft.key,
-                episode=draft.call.episode,
-                step=draft.step,
+                key=pending.key,
+                episode=pending.call.episode,
+                step=pending.step,
                 reason=reason,
                 engine=self.engine_name,
                 model_id=self.model.model_id,
             )
         )
 
-    async def keep_rejection(self, draft: PendingCall, known: Answered, error: Exception) -> None:
+    async def keep_rejection(self, pending: PendingCall, answered: Answered, error: Exception) -> None:
         """Keep that a reply does not fit."""
         await self.keep(
             AnswerRejected(
                 recorded_at=utc_now(),
                 run_id=self.run_id,
-                key=draft.key,
-                episode=draft.call.episode,
-                step=draft.step,
+                key=pending.key,
+                episode=pending.call.episode,
+                step=pending.step,
                 reason=str(error),
-                reply=known.reply,
+                reply=answered.reply,
             )
         )
 
-    def declined(self, step: str, reason: str, engine: str) -> None:
-        """Count a refusal, and say it the first time a step declines."""
-        if self.tally.declined(step, reason):
+    def count_declined(self, step: str, reason: str, engine: str) -> None:
+        """Count a declined call, and note it the first time a step declines."""
+        if self.stats.declined(step, reason):
             self._note(f"{step}: {engine} declines – {reason}")
 
-    def _preimages(self, draft: PendingCall) -> list[AnyEvent]:
+    def _preimages(self, pending: PendingCall) -> list[AnyEvent]:
         """Describe the parts of a key in full, each once a run, so that every digest can be explained later."""
-        at, run, call = utc_now(), self.run_id, draft.call
+        now, run_id, call = utc_now(), self.run_id, pending.call
         described: list[AnyEvent] = []
         if self._is_new(call.prompt):
-            text = canonical(draft.prompt).decode()
-            described.append(PromptRendered(recorded_at=at, run_id=run, prompt=call.prompt, step=draft.step, text=text))
+            text = canonical(pending.prompt).decode()
+            described.append(
+                PromptRendered(recorded_at=now, run_id=run_id, prompt=call.prompt, step=pending.step, text=text)
+            )
         if self._is_new(call.model):
             text = canonical(self.model).decode()
-            described.append(ModelDescribed(recorded_at=at, run_id=run, model=call.model, text=text))
+            described.append(ModelDescribed(recorded_at=now, run_id=run_id, model=call.model, text=text))
         if self._is_new(call.frames):
-            text = canonical(draft.frames).decode()
-            described.append(FramesChosen(recorded_at=at, run_id=run, frames=call.frames, text=text))
+            text = canonical(pending.frames).decode()
+            described.append(FramesChosen(recorded_at=now, run_id=run_id, frames=call.frames, text=text))
         return described
 
     def _is_new(self, digest: Digest) -> bool:
-        fresh = digest not in self._described
+        new = digest not in self._described
         self._described.add(digest)
-        return fresh
+        return new
 
-    def _answered(self, draft: PendingCall, reply: Reply) -> CallAnswered:
-        call = draft.call
+    def _answered(self, pending: PendingCall, reply: Reply) -> CallAnswered:
+        call = pending.call
         return CallAnswered(
             recorded_at=utc_now(),
             run_id=self.run_id,
-            key=draft.key,
+            key=pending.key,
             episode=call.episode,
             prompt=call.prompt,
             model=call.model,
             seed=call.seed,
             frames=call.frames,
-            step=draft.step,
+            step=pending.step,
             reply=reply.text,
             answer=raw_json(reply.text),
             finish_reason=reply.finish_reason,
@@ -246,7 +274,7 @@ class VlmClient:
 
 
 def raw_json(reply: str) -> msgspec.Raw | None:
-    """Keep the JSON part of a reply as it is, where it is JSON, for SQL to look into."""
+    """Return the JSON part of a reply as it is, where it is JSON, for SQL to look into."""
     text = json_part(reply)
     try:
         msgspec.json.decode(text)  # one value: nothing at all, or several with commas between, would pass in brackets

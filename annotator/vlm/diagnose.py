@@ -17,13 +17,13 @@ from annotator.config.settings import VlmSettings
 from annotator.errors import CallError, Declined, NoEngine, UsageError
 from annotator.media.picture import Picture
 from annotator.vlm.base import Engine, Reply, Request
-from annotator.vlm.models import model_of
-from annotator.vlm.registry import choose_engine
+from annotator.vlm.registry import SHIPPED, choose_engine, model_of, package_of, third_party_engines
 from annotator.vlm.reply_text import json_part
 from annotator_store.digests import Digest, digest_parts
 from annotator_store.keys import Message, Slot, Text
 
-PACKAGES = ("duckdb", "pyarrow", "av", "pillow", "openai", "vllm", "torch", "transformers", "huggingface-hub")
+_REQUIRED = dict.fromkeys(name for spec in SHIPPED for name in spec.requires)
+PACKAGES = ("duckdb", "pyarrow", "av", "pillow", "openai", *_REQUIRED, "huggingface-hub")
 _GPU = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
 _LOOK = "What is to be seen?"
 _KEPT, _FRAMES = 32, 40
@@ -48,12 +48,16 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def installed() -> Iterator[Check]:
-    """Name the versions of what an engine or a command may need."""
+    """Yield the versions of what an engine or a command may need, and the engines that other packages bring."""
     for name in PACKAGES:
         try:
             yield Check(what=name, state="ok", found=metadata.version(name))
         except metadata.PackageNotFoundError:
             yield Check(what=name, state="none", found="not installed")
+    shipped = {spec.name for spec in SHIPPED}
+    for point in third_party_engines():
+        clash = f", which is not used: {point.name} is a shipped engine" if point.name in shipped else ""
+        yield Check(what=f"engine {point.name}", state="none" if clash else "ok", found=f"{package_of(point)}{clash}")
 
 
 def gpus() -> Iterator[Check]:
@@ -81,7 +85,7 @@ async def engine(vlm: VlmSettings, *, video_needed: bool = False) -> AsyncIterat
             return
         try:
             yield Check(what="engine", state="ok", found="\n".join(notes) or chosen.name)
-            if chosen.looks and not chosen.reads_evidence and chosen.name != "offline":
+            if chosen.looks:
                 async for check in _abilities(chosen, vlm, video_needed):
                     yield check
         finally:

@@ -1,7 +1,7 @@
 """No engine at all: what is not in the log stays unanswered, and says so."""
 
 from annotator.errors import NotInLog
-from annotator.vlm.base import Reply, Request
+from annotator.vlm.base import EngineContext, Reply, Request
 
 
 class OfflineEngine:
@@ -29,3 +29,8 @@ class OfflineEngine:
 
     async def aclose(self) -> None:
         """Nothing is held."""
+
+
+async def open_engine(context: EngineContext) -> OfflineEngine:
+    """Return the engine that refuses every request; nothing of a run's settings concerns it."""
+    return OfflineEngine()

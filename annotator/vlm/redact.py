@@ -11,7 +11,7 @@ _NAMED = r"[\w-]*(?:key|token|secret|password)"
 _BEARER = re.compile(r"(?i)\b(bearer)\s+[^\s\"']+")
 _QUOTED = re.compile(rf'(?i)"({_NAMED})"\s*:\s*"[^"]*"')
 _TELLS = re.compile(rf"(?i){_NAMED}")
-_SECRET = re.compile(rf"(?i)(--{_NAMED})(?:=|\s+)(?!-)({_WORD}+(?:\s+(?!-){_WORD}+)*)|(?<![\w-])({_NAMED})={_WORD}+")
+_SECRET = re.compile(rf"(?i)(--{_NAMED})(?:=|\s+(?!-))({_WORD}+(?:\s+(?!-){_WORD}+)*)|(?<![\w-])({_NAMED})={_WORD}+")
 
 
 def shown_endpoint(api_base: str) -> str:

@@ -1,61 +1,245 @@
-"""Choose the engine that a run asked for, and say which and why. Nothing is imported before it is chosen."""
+"""Every engine, in one table: what it uses, what it needs, how it is opened; and which of them a run gets.
+
+Another package adds one by an entry point of the group `annotator.engines`, which has the engine's name and whose value
+is an `EngineSpec`:
+
+    [project.entry-points."annotator.engines"]
+    echo = "annotator_echo:ECHO"
+
+Such a package is imported when its engine is named, and not before; `auto` never takes it.
+"""
 
 import importlib.util
 import os
-import secrets
-import shlex
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING
+from pkgutil import resolve_name
 
-from annotator.config.settings import VlmSettings
+from annotator.config.settings import SyncSettings, VlmSettings
 from annotator.errors import NoEngine, UsageError
-from annotator.vlm.auto import Choice, who_answers
-from annotator.vlm.base import Engine
-from annotator.vlm.unused import unused
+from annotator.vlm.base import Availability, Engine, EngineContext, EngineSpec
+from annotator_store.keys import Model
 
-if TYPE_CHECKING:
-    from annotator.vlm.openai.engine import OpenAIEngine
-    from annotator.vlm.transformers.engine import TransformersEngine
-    from annotator.vlm.vllm_local.engine import VllmEngine
+GROUP = "annotator.engines"
 
-DEFAULT_API_BASE = "http://localhost:8000/v1"
+_EVERY_OPTION = frozenset(VlmSettings.__struct_fields__)
+_CLIENT = frozenset({"request_timeout_s", "request_max_retries", "client_concurrency"})
+_SERVERS = frozenset({"parallel_servers", "num_gpus", "serve_command", "serve_ready_timeout_s"})
+_LOADING = frozenset({"tensor_parallel_size", "max_model_len", "gpu_memory_utilization"})
+
+SHIPPED: tuple[EngineSpec, ...] = (
+    EngineSpec(
+        name="auto",
+        meaning="the first of these that is there: `openai`, `serve`, `vllm`",
+        open="annotator.vlm.registry:open_first",
+        check="annotator.vlm.registry:check_first",
+        options=_EVERY_OPTION,
+        needs_gpu=True,
+    ),
+    EngineSpec(
+        name="openai",
+        meaning="any server with an OpenAI-compatible endpoint, named by `--vlm.api_base`",
+        open="annotator.vlm.openai.engine:open_engine",
+        check="annotator.vlm.openai.engine:check",
+        availability="annotator.vlm.openai.engine:availability",
+        options=_CLIENT | {"api_base", "api_key_env"},
+    ),
+    EngineSpec(
+        name="serve",
+        meaning="vLLM servers, started for the run and stopped after it, one per GPU",
+        open="annotator.vlm.vllm_server.engine:open_engine",
+        check="annotator.vlm.vllm_server.command:check",
+        availability="annotator.vlm.vllm_server.command:availability",
+        options=_CLIENT | _SERVERS | _LOADING,
+        install="episode-annotator[vllm]",
+        needs_gpu=True,
+    ),
+    EngineSpec(
+        name="vllm",
+        meaning="vLLM's engine, loaded for the run, no server in between",
+        open="annotator.vlm.vllm_local.engine:open_engine",
+        availability="annotator.vlm.vllm_local.startup:availability",
+        options=_LOADING | {"client_concurrency", "engine_kwargs"},
+        install="episode-annotator[vllm]",
+        requires=("vllm",),
+        needs_gpu=True,
+    ),
+    EngineSpec(
+        name="transformers",
+        meaning="the model, loaded with transformers, one reply at a time",
+        open="annotator.vlm.transformers.engine:open_engine",
+        options=frozenset({"max_model_len"}),
+        install="episode-annotator[transformers]",
+        requires=("transformers", "torch", "torchvision", "llguidance"),
+        needs_gpu=True,
+    ),
+    EngineSpec(
+        name="signals",
+        meaning="no model: rules over gripper and motion signals",
+        open="annotator.vlm.signals.engine:open_engine",
+        model_id="signals.v1",
+        looks=False,
+        reads_evidence=True,
+    ),
+    EngineSpec(
+        name="scripted",
+        meaning="made-up answers, for tests",
+        open="annotator.vlm.scripted.engine:open_engine",
+        model_id="scripted.v1",
+    ),
+    EngineSpec(
+        name="offline",
+        meaning="no engine: the log alone answers",
+        open="annotator.vlm.offline:open_engine",
+        options=_EVERY_OPTION,  # it answers what another engine was asked, so nothing is unused
+        looks=False,
+    ),
+)
+
+_OPTIONS = frozenset[str]().union(*(spec.options for spec in SHIPPED if spec.options != _EVERY_OPTION))
+"""Settings that some engines use and others do not. All others are part of a key, or concern the footage."""
+
+_CHOICES = (
+    "name a server: --vlm.api_base http://HOST:PORT/v1 --vlm.model_id MODEL"
+    "\n      start one:     vllm serve MODEL   (then the same command finds it on port 8000)"
+    "\n      or have it started: --vlm.backend serve --vlm.model_id MODEL   (needs vLLM and a GPU)"
+    "\n      or load it here: --vlm.backend vllm, or --vlm.backend transformers   (slow; for small models)"
+    "\n      without one:   --vlm.backend signals   (no model: subtasks from gripper and motion signals alone)"
+)
+
+
+# What there is
+
+
+def engine_named(name: str) -> EngineSpec:
+    """Return an engine by its name; one of another package is imported for that. Shipped names cannot be taken over.
+
+    Raises:
+        UsageError: there is no such engine, or its package cannot be imported, or two packages bring one of this name.
+    """
+    return next((spec for spec in SHIPPED if spec.name == name), None) or _third_party(name)
+
+
+def third_party_engines() -> Iterator[EntryPoint]:
+    """Yield the entry points of the engines that other packages bring, by name. Nothing is imported."""
+    yield from sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value))
+
+
+@cache
+def _third_party(name: str) -> EngineSpec:
+    points = [point for point in third_party_engines() if point.name == name]
+    if not points:
+        names = [*(spec.name for spec in SHIPPED), *(point.name for point in third_party_engines())]
+        hint = f"one of {', '.join(dict.fromkeys(names))}"
+        raise UsageError("there is no such engine", where="--vlm.backend", got=name, hint=hint)
+    where = f"--vlm.backend {name}"
+    if len(points) > 1:
+        got = ", ".join(map(package_of, points))
+        raise UsageError("several packages bring an engine of this name", where=where, got=got, hint="keep one of them")
+    hint = f"it is in the package {package_of(points[0])}: repair or uninstall it"
+    try:
+        spec = points[0].load()
+    except Exception as cause:  # a package may fail in any way when it is imported
+        got = f"{points[0].value}: {type(cause).__name__}: {cause}"
+        raise UsageError("the engine cannot be imported", where=where, got=got, hint=hint) from cause
+    if not isinstance(spec, EngineSpec):
+        got = f"{points[0].value} is a {type(spec).__name__}"
+        raise UsageError("the entry point is no EngineSpec", where=where, got=got, hint=hint)
+    # A key names the engine by its model's name alone, see `engine_of_model`.
+    if spec.name != name or (
+        spec.model_id is not None and not re.fullmatch(rf"{re.escape(name)}\.v\d+", spec.model_id)
+    ):
+        got = f"name {spec.name!r}, model_id {spec.model_id!r}"
+        raise UsageError(f"the engine is not named {name}, or its model not {name}.vN", where=where, got=got, hint=hint)
+    return spec
+
+
+def package_of(point: EntryPoint) -> str:
+    """Return the name and version of the package that brings an entry point."""
+    return f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+
+
+# What follows from the name
+
+
+def model_of(vlm: VlmSettings) -> Model:
+    """Return the model that answers, with the settings that can change its answers; an engine's own model has none.
+
+    Raises:
+        UsageError: there is no such engine.
+    """
+    own_model = engine_named(vlm.backend).model_id
+    if own_model is not None:
+        return Model(model_id=own_model)
+    return Model(
+        model_id=vlm.model_id,
+        revision=vlm.model_revision,
+        chat_template_kwargs=vlm.chat_template_kwargs,
+        mm_processor_kwargs=vlm.mm_processor_kwargs,
+        temperature=vlm.temperature,
+        top_p=vlm.top_p,
+        max_new_tokens=vlm.max_new_tokens,
+        reasoning_effort=vlm.reasoning_effort,
+    )
+
+
+def engine_of_model(model_id: str) -> EngineSpec | None:
+    """Return the engine that stands for a model of its own; None for a model that engines load or ask.
+
+    Raises:
+        UsageError: the engine is of a package that cannot be imported.
+    """
+    name, dot, _ = model_id.rpartition(".v")
+    if not dot or not any(name == known.name for known in (*SHIPPED, *third_party_engines())):
+        return None
+    spec = engine_named(name)
+    return spec if spec.model_id == model_id else None
+
+
+def reads_evidence(model: Model) -> bool:
+    """Whether a model reads signals and inputs: told by its id, since keys do not know engines."""
+    spec = engine_of_model(model.model_id)
+    return spec is not None and spec.reads_evidence
+
+
+def looks(settings: SyncSettings) -> bool:
+    """Whether the run's engine is given pictures."""
+    return not settings.offline and engine_named(settings.vlm.backend).looks
+
+
+def needs_gpu(vlm: VlmSettings) -> bool:
+    """Whether a run with these settings would run a model on its own machine."""
+    return vlm.api_base is None and vlm.serve_command is None and engine_named(vlm.backend).needs_gpu
+
+
+def unused(vlm: VlmSettings, spec: EngineSpec) -> Iterator[str]:
+    """Yield a note for every setting that was changed and that the engine does not use."""
+    plain = VlmSettings()
+    for name in VlmSettings.__struct_fields__:
+        if name in _OPTIONS - spec.options and getattr(vlm, name) != getattr(plain, name):
+            yield f"note: --vlm.{name} is not used by {spec.name}"
+
+
+# Opening
 
 
 async def choose_engine(
     vlm: VlmSettings, note: Callable[[str], None], *, offline: bool, logs: Path = Path("serve")
 ) -> Engine:
-    """Make the engine for a run, and note which. Servers that it starts write what they say into the folder `logs`.
+    """Open the engine of a run, and note which. Servers that it starts write their logs into the folder `logs`.
 
     Raises:
-        NoEngine: none was named and none was found.
+        NoEngine: none was named and none is there.
         UsageError: the named one cannot be used.
     """
-    choice = await _choice(vlm, offline=offline)
-    backend = choice.backend
-    if choice.why:
-        note(f"auto: {backend}, since {choice.why}")
-    for one in unused(vlm, backend):
-        note(one)
-    if backend == "offline":
-        from annotator.vlm.offline import OfflineEngine
-
-        return OfflineEngine()
-    if backend == "signals":
-        from annotator.vlm.signals.engine import SignalsEngine
-
-        note("engine: signals – no model; answers come from gripper and motion signals and the task's words")
-        return SignalsEngine()
-    if backend == "scripted":
-        from annotator.vlm.scripted.engine import ScriptedEngine
-
-        note("engine: scripted – made-up answers, for tests only")
-        return ScriptedEngine(record=False)
-    if backend == "serve":
-        return await _serve(vlm, note, logs)
-    if backend in EXTRAS:
-        return await _loaded(vlm, backend, note)
-    return await _openai(vlm, note)
+    spec = engine_named("offline" if offline else vlm.backend)
+    for point in third_party_engines():
+        if point.name == spec.name and spec in SHIPPED:
+            note(f"note: {package_of(point)} brings an engine {point.name}, too; the shipped one answers")
+    return await _open(spec, EngineContext(vlm=vlm, environment=os.environ, note=note, logs=logs))
 
 
 async def check_engine(vlm: VlmSettings, *, offline: bool) -> None:
@@ -64,154 +248,69 @@ async def check_engine(vlm: VlmSettings, *, offline: bool) -> None:
     Raises:
         NoEngine, UsageError: as `choose_engine`, as far as it can be told beforehand.
     """
-    backend = (await _choice(vlm, offline=offline)).backend
-    if backend == "serve":
-        from annotator.vlm.vllm_server.command import plan_servers
-
-        plan_servers(vlm, os.environ, Path("serve"))
-    if backend in EXTRAS:
-        _require_extra(backend)
-    if backend == "openai":
-        await (await _openai(vlm, lambda _: None)).aclose()
+    spec = engine_named("offline" if offline else vlm.backend)
+    await _check(spec, EngineContext(vlm=vlm, environment=os.environ))
 
 
-async def _choice(vlm: VlmSettings, *, offline: bool) -> Choice:
-    if offline or vlm.backend != "auto":
-        return Choice(backend="offline" if offline else vlm.backend)
-    return await who_answers(vlm, os.environ, DEFAULT_API_BASE, api_key(vlm))
-
-
-EXTRAS = {"vllm": ("vllm",), "transformers": ("transformers", "torch", "torchvision", "llguidance")}
-"""Backends that load a model here, each an extra of the same name, and what must be importable for it."""
-
-
-def _require_extra(backend: str) -> None:
-    """Refuse a backend whose libraries are not installed, without importing them.
+async def open_first(context: EngineContext) -> Engine:
+    """Open the engine that `auto` takes, and note which and why.
 
     Raises:
-        NoEngine: naming what is missing, and the command that installs it.
+        NoEngine: there is none.
     """
-    missing = [name for name in EXTRAS[backend] if importlib.util.find_spec(name) is None]
+    spec, reason = await _first(context)
+    context.note(f"auto: {spec.name}, since {reason}")
+    return await _open(spec, context)
+
+
+async def check_first(context: EngineContext) -> None:
+    """Find out whether `auto` would have an engine.
+
+    Raises:
+        NoEngine: there is none.
+    """
+    spec, _ = await _first(context)
+    await _check(spec, context)
+
+
+async def _open(spec: EngineSpec, context: EngineContext) -> Engine:
+    for note in unused(context.vlm, spec):
+        context.note(note)
+    _require_installed(spec)
+    return await resolve_name(spec.open)(context)
+
+
+async def _check(spec: EngineSpec, context: EngineContext) -> None:
+    _require_installed(spec)
+    if spec.check is not None:
+        await resolve_name(spec.check)(context)
+
+
+async def _first(context: EngineContext) -> tuple[EngineSpec, str]:
+    """Return the first engine that is there, in the order of the table, and why it is taken."""
+    missing: list[str] = []
+    for spec in SHIPPED:
+        if spec.availability is not None:
+            available: Availability = await resolve_name(spec.availability)(context)
+            if available.reason:
+                return spec, ", and ".join(filter(None, (", ".join(missing), available.reason)))
+            missing += available.missing
+    where = f"--vlm.backend auto{'' if context.vlm.auto_serve else ' --vlm.auto_serve false'}"
+    raise NoEngine("no engine", where=where, got=", ".join(missing), hint=_CHOICES)
+
+
+def _require_installed(spec: EngineSpec) -> None:
+    missing = [name for name in spec.requires if importlib.util.find_spec(name) is None]
     if missing:
-        hint = f"pip install 'episode-annotator[{backend}]'"
-        where = f"--vlm.backend {backend}"
+        hint = f"pip install '{spec.install}'"
+        where = f"--vlm.backend {spec.name}"
         raise NoEngine("this engine is not installed", where=where, got=f"no {', no '.join(missing)}", hint=hint)
 
 
-async def _loaded(vlm: VlmSettings, backend: str, note: Callable[[str], None]) -> Engine:
-    """Load the model before the first call, so that what is wrong with it is said once."""
-    _require_extra(backend)
-    engine = _vllm(vlm) if backend == "vllm" else _transformers(vlm)
-    note(f"engine: {backend} – loading {vlm.model_id} for this run")
-    if backend == "vllm":
-        _note_idle_gpus(vlm, note)
-    try:
-        await engine.start()
-    except BaseException:
-        await engine.aclose()
-        raise
-    return engine
-
-
-def _note_idle_gpus(vlm: VlmSettings, note: Callable[[str], None]) -> None:
-    """One engine takes as many GPUs as it is told to, however many there are."""
-    from annotator.vlm.vllm_server.command import visible_gpus
-
-    visible, used = len(visible_gpus(os.environ)), vlm.tensor_parallel_size
-    if visible > used and not any(name.endswith("parallel_size") for name in vlm.engine_kwargs):
-        note(f"note: vllm uses {used} of {visible} GPUs, the others stay idle; --vlm.backend serve uses them all")
-
-
-def _vllm(vlm: VlmSettings) -> "VllmEngine":
-    from annotator.vlm.vllm_local.engine import VllmEngine
-
-    return VllmEngine(
-        model_id=vlm.model_id,
-        revision=vlm.model_revision,
-        tensor_parallel_size=vlm.tensor_parallel_size,
-        max_model_len=vlm.max_model_len,
-        gpu_memory_utilization=vlm.gpu_memory_utilization,
-        client_concurrency=vlm.client_concurrency,
-        engine_kwargs=vlm.engine_kwargs,
-    )
-
-
-def _transformers(vlm: VlmSettings) -> "TransformersEngine":
-    from annotator.vlm.transformers.engine import TransformersEngine
-
-    return TransformersEngine(model_id=vlm.model_id, revision=vlm.model_revision, max_model_len=vlm.max_model_len)
-
-
-def endpoints(vlm: VlmSettings) -> list[str]:
-    """Part `api_base` into its endpoints.
-
-    Raises:
-        UsageError: it names none.
-    """
-    named = DEFAULT_API_BASE if vlm.api_base is None else vlm.api_base
-    found = list(dict.fromkeys(part.strip() for part in named.split(",") if part.strip()))
-    if not found:
-        hint = "http://HOST:PORT/v1, or several joined by commas"
-        raise UsageError("no endpoint is named", where="--vlm.api_base", got=repr(named), hint=hint)
-    return found
-
-
-async def _openai(vlm: VlmSettings, note: Callable[[str], None]) -> Engine:
-    from annotator.vlm.openai.engine import require_any
-
-    bases = endpoints(vlm)
-    engine = _asking(vlm, bases, api_key(vlm), note)
-    silent = await require_any(bases, vlm.model_id, api_key(vlm))
-    shown = ", ".join(lane.label for lane in engine.router.lanes)
-    note(f"engine: openai at {shown}, model {vlm.model_id}")
-    for lane, error in zip(engine.router.lanes, silent, strict=True):
-        if error is not None:
-            engine.router.absent(lane, error)
-    return engine
-
-
-async def _serve(vlm: VlmSettings, note: Callable[[str], None], logs: Path) -> Engine:
-    from annotator.vlm.redact import shown_command
-    from annotator.vlm.vllm_server.command import API_KEY, plan_servers
-    from annotator.vlm.vllm_server.engine import StartupPolicy, serve
-    from annotator.vlm.vllm_server.info import facts_of
-
-    # Other users of this machine reach its loopback too, and a key that is set for other servers is none of theirs.
-    key = secrets.token_urlsafe(32)
-    plans = plan_servers(vlm, {**os.environ, API_KEY: key}, logs)
-    count, command = f"{len(plans)} server{'s' * (len(plans) > 1)}", shown_command(shlex.join(plans[0].command))
-    note(f"engine: serve – starting {count} of {vlm.model_id}: {command} (logs: {logs})")
-    patience = StartupPolicy(ready_s=vlm.serve_ready_timeout_s)
-    # Another command starts who knows what: only the default one is known to take the times of frames.
-    asking = _asking(vlm, (), key, note, video_times=vlm.serve_command is None)
-    return await serve(plans, asking, vlm.model_id, note, patience, known=lambda: facts_of(vlm, os.environ))
-
-
-def _asking(
-    vlm: VlmSettings, bases: Sequence[str], key: str, note: Callable[[str], None], *, video_times: bool = False
-) -> "OpenAIEngine":
-    from annotator.vlm.openai.engine import OpenAIEngine
-
-    return OpenAIEngine(
-        api_base=bases,
-        api_key=key,
-        request_timeout_s=vlm.request_timeout_s,
-        request_max_retries=vlm.request_max_retries,
-        client_concurrency=vlm.client_concurrency,
-        video_times=video_times,
-        note=note,
-    )
-
-
 def api_key(vlm: VlmSettings) -> str:
-    """Read the key from the variable the settings name; local servers take any.
+    """Return the API key that the settings name.
 
     Raises:
         UsageError: the variable is not set.
     """
-    if vlm.api_key_env is None:
-        return "EMPTY"
-    key = os.environ.get(vlm.api_key_env)
-    if not key:
-        raise UsageError("the API key is not set", where=f"--vlm.api_key_env {vlm.api_key_env}")
-    return key
+    return EngineContext(vlm=vlm, environment=os.environ).api_key()

@@ -1,4 +1,6 @@
-"""Ask: the only way to a model. A key is computed; it is known, or it is called; every call leaves one event."""
+"""One episode's `ask`: the only way to a model. A key is computed; it is known, or it is called; every call leaves one
+event.
+"""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -31,14 +33,22 @@ class PictureSource(Protocol):
     """Renders media items for the calls that need them; identical items once."""
 
     async def get(self, item: MediaItem) -> Picture:
-        """Render one item, off the event loop."""
+        """Render one item, off the event loop.
+
+        Raises:
+            FootageError: the footage cannot be decoded.
+        """
         ...
 
 
 class SessionEpisode(msgspec.Struct, frozen=True, kw_only=True):
-    """The episode that is asked about: its identity, and how to get at what engines look at or read."""
+    """The episode that is asked about: its identity, and how to get at what engines look at or read.
 
-    episode: Digest
+    `where` names it in messages. `signals` reads the shard, so it is called only for an engine that reads evidence.
+    `pictures` is None where nothing can be shown. `outcomes` is what the log knew of its calls.
+    """
+
+    digest: Digest
     where: str
     signals_digest: Digest
     signals: Callable[[], Signals]
@@ -46,17 +56,12 @@ class SessionEpisode(msgspec.Struct, frozen=True, kw_only=True):
     outcomes: KnownOutcomes
 
 
-def _strict(misfit: Callable[[A], str] | None, most: Mapping[str, int]) -> Callable[[A], str]:
-    """What is wrong with a first answer: it does not fit, or has more than was asked for."""
-    return lambda answer: (misfit(answer) if misfit else "") or overlong(answer, most)
-
-
 class EpisodeSession:
-    """Asks about one episode. `calls` lists the keys of the answers used, in the order they came."""
+    """Asks about one episode for one module. `calls` lists the keys of the answers used, in the order they came."""
 
-    def __init__(self, desk: VlmClient, subject: SessionEpisode) -> None:
-        self._desk = desk
-        self._subject = subject
+    def __init__(self, client: VlmClient, episode: SessionEpisode) -> None:
+        self._client = client
+        self._episode = episode
         self.calls: list[Digest] = []
 
     async def __call__(
@@ -72,10 +77,10 @@ class EpisodeSession:
     ) -> StepAnswer[A]:
         """Ask one step; a reply that does not fit is asked for once more, with the error.
 
-        `allowed` holds text fields to a list of values in the schema that is sent; an engine that leaves it all the
-        same is not refused here. `misfit` says what is wrong with an answer beyond its schema, "" where nothing is.
-        `most` holds lists to so many entries in the schema; an answer with more is asked for once more, and the second
-        one is taken as it is: which entries to leave out is not for us to say.
+        `allowed` holds text fields to a list of values in the schema that is sent; an engine that ignores it is not
+        refused here. `misfit` says what is wrong with an answer beyond its schema, "" where nothing is. `most` holds
+        lists to so many entries in the schema; an answer with more is asked for once more, and the second one is taken
+        as it is: which entries to leave out is not for us to say.
 
         Raises:
             CallError: no reply; the next run asks again.
@@ -84,133 +89,139 @@ class EpisodeSession:
             NoEngine: nobody is there to ask; every further call would share it.
             FootageError: the pictures cannot be made.
         """
-        taken = self._desk.prompts[step].taken(inputs)
-        prompt = self._desk.prompts.ask(step, inputs, schema_of(answer, allowed, most), len(media))
-        frames = Frames(media=media, evidence=self._evidence(taken))
-        draft = self._draft(step, prompt, frames, taken)
-        first = await self._reply(draft)
-        try:
-            return self._asked(answer, first, _strict(misfit, most or {}))
-        except msgspec.DecodeError as error:
-            await self._reject(draft, first, error)
-            self._desk.tally.count("asked again")
-            prompt = self._desk.prompts.ask_again(prompt, first.reply, str(error))
-        draft = self._draft(step, prompt, frames, taken)
-        second = await self._reply(draft)
-        try:
-            return self._asked(answer, second, misfit)
-        except msgspec.DecodeError as error:
-            await self._reject(draft, second, error)
-            self._desk.tally.count("rejected")
-            raise self._rejection(draft, error) from error
 
-    def _evidence(self, taken: Mapping[str, str]) -> tuple[Evidence, ...]:
-        if not self._desk.reads_evidence:
+        def strict(value: A) -> str:
+            return (misfit(value) if misfit else "") or overlong(value, most or {})
+
+        used_inputs = self._client.prompts[step].taken(inputs)
+        prompt = self._client.prompts.ask(step, inputs, schema_of(answer, allowed, most), len(media))
+        frames = Frames(media=media, evidence=self._evidence(used_inputs))
+        pending = self._pending(step, prompt, frames, used_inputs)
+        first = await self._reply(pending)
+        try:
+            return self._decode(answer, first, strict)
+        except msgspec.DecodeError as error:
+            await self._reject(pending, first, error)
+            self._client.stats.count("asked again")
+            prompt = self._client.prompts.ask_again(prompt, first.reply, str(error))
+        pending = self._pending(step, prompt, frames, used_inputs)
+        second = await self._reply(pending)
+        try:
+            return self._decode(answer, second, misfit)
+        except msgspec.DecodeError as error:
+            await self._reject(pending, second, error)
+            self._client.stats.count("rejected")
+            raise self._rejection(pending, error) from error
+
+    def _evidence(self, inputs: Mapping[str, str]) -> tuple[Evidence, ...]:
+        if not self._client.reads_evidence:
             return ()
-        inputs = digest_struct(Inputs(values=dict(taken)))
         return (
-            Evidence(kind="signals", digest=self._subject.signals_digest),
-            Evidence(kind="inputs", digest=inputs),
+            Evidence(kind="signals", digest=self._episode.signals_digest),
+            Evidence(kind="inputs", digest=digest_struct(Inputs(values=dict(inputs)))),
         )
 
-    def _draft(self, step: str, prompt: Prompt, frames: Frames, taken: dict[str, str]) -> PendingCall:
+    def _pending(self, step: str, prompt: Prompt, frames: Frames, inputs: dict[str, str]) -> PendingCall:
         call = Call(
-            episode=self._subject.episode,
+            episode=self._episode.digest,
             prompt=digest_struct(prompt),
-            model=self._desk.model_digest,
-            seed=self._desk.seed,
+            model=self._client.model_digest,
+            seed=self._client.seed,
             frames=digest_struct(frames),
         )
-        return PendingCall(step=step, prompt=prompt, frames=frames, inputs=taken, call=call, key=call_key(call))
+        return PendingCall(step=step, prompt=prompt, frames=frames, inputs=inputs, call=call, key=call_key(call))
 
-    def _asked(self, answer: type[A], known: Answered, misfit: Callable[[A], str] | None) -> StepAnswer[A]:
-        if known.finish_reason == "length":
+    def _decode(self, answer: type[A], reply: Answered, misfit: Callable[[A], str] | None) -> StepAnswer[A]:
+        """Decode a reply. The texts of these errors go into the second prompt, and so into its key: they are pinned."""
+        if reply.finish_reason == "length":
             raise msgspec.DecodeError("the reply was cut off at max_new_tokens")
-        text = json_part(known.reply)
+        text = json_part(reply.reply)
         if not text.startswith("{"):
             raise msgspec.DecodeError("the reply is no JSON object")
         try:
-            parsed = msgspec.json.decode(text, type=answer)
+            value = msgspec.json.decode(text, type=answer)
         except RecursionError as error:
             raise msgspec.DecodeError("the reply is nested too deeply") from error
-        wrong = misfit(parsed) if misfit else ""
-        if wrong:
-            raise msgspec.ValidationError(wrong)
-        self.calls.append(known.key)
-        return StepAnswer(parsed, known.key)
+        problem = misfit(value) if misfit else ""
+        if problem:
+            raise msgspec.ValidationError(problem)
+        self.calls.append(reply.key)
+        return StepAnswer(value, reply.key)
 
-    async def _reject(self, draft: PendingCall, known: Answered, error: Exception) -> None:
-        if known.key not in self._subject.outcomes.rejected:
-            await self._desk.keep_rejection(draft, known, error)
+    async def _reject(self, pending: PendingCall, reply: Answered, error: Exception) -> None:
+        if reply.key not in self._episode.outcomes.rejected:
+            await self._client.keep_rejection(pending, reply, error)
 
-    def _rejection(self, draft: PendingCall, error: Exception) -> Rejected:
+    def _rejection(self, pending: PendingCall, error: Exception) -> Rejected:
         hint = (
-            f"annotator query \"SELECT reply FROM calls WHERE key = '{draft.key}'\" shows the reply;"
+            f"annotator query \"SELECT reply FROM calls WHERE key = '{pending.key}'\" shows the reply;"
             "\n      another prompt, seed or model asks anew"
         )
-        where = f"{self._subject.where} {draft.step}"
+        where = f"{self._episode.where} {pending.step}"
         rejected = Rejected("two replies do not fit the answer", where=where, got=str(error), hint=hint)
-        rejected.call = draft.key
+        rejected.call = pending.key
         return rejected
 
-    async def _reply(self, draft: PendingCall) -> Answered:
-        known = self._subject.outcomes.known.get(draft.key)
+    async def _reply(self, pending: PendingCall) -> Answered:
+        """Return the reply to a call from the log, else make the call."""
+        known = self._episode.outcomes.known.get(pending.key)
         if known is None:
-            return await self._make(draft)
+            return await self._make(pending)
         if isinstance(known, DeclinedBefore):
-            self._desk.declined(draft.step, known.reason, known.engine)
-            refusal = Declined("declined before", where=f"{self._subject.where} {draft.step}", got=known.reason)
-            refusal.call = draft.key
+            self._client.count_declined(pending.step, known.reason, known.engine)
+            where = f"{self._episode.where} {pending.step}"
+            refusal = Declined("declined before", where=where, got=known.reason)
+            refusal.call = pending.key
             raise refusal
-        self._desk.tally.count("hit")
+        self._client.stats.count("hit")
         return known
 
-    async def _make(self, draft: PendingCall) -> Answered:
-        if self._desk.stopped is not None:
-            raise self._desk.stopped
-        engine = await self._desk.engine()
-        request = await self._pictured(draft)
+    async def _make(self, pending: PendingCall) -> Answered:
+        """Make a call and keep its outcome, whatever it is."""
+        client = self._client
+        if client.stopped is not None:
+            raise client.stopped
+        engine = await client.engine()
+        request = await self._request(pending)
         try:
             reply = await engine.generate(request)
         except NotInLog:
-            self._desk.tally.miss(draft.step)
+            client.stats.missing(pending.step)
             raise
         except CallError as error:
-            if self._desk.stopped is not None and error.attempts == 0:
-                raise self._desk.stopped from error  # it was still waiting for its turn: nothing was asked
-            await self._desk.keep_failure(draft, error)
+            # A call that was still waiting for its turn when the run stopped was never sent: nothing to record.
+            if client.stopped is not None and error.attempts == 0:
+                raise client.stopped from error
+            await client.keep_failure(pending, error)
             raise
         except Declined as refusal:
-            refusal.call = draft.key
-            await self._desk.keep_refusal(draft, refusal)
+            refusal.call = pending.key
+            await client.keep_refusal(pending, refusal)
             raise
-        return await self._desk.keep_answer(draft, reply)
+        return await client.keep_answer(pending, reply)
 
-    async def _pictured(self, draft: PendingCall) -> Request:
-        """Make the request; where its pictures cannot be made, that the call failed is kept like any other failure."""
-        try:
-            return await self._request(draft)
-        except FootageError as error:
-            where, got = error.where, error.got
-            lost = CallError(error.what, where=where, got=got, kind="footage", retryable=False, attempts=0)
-            await self._desk.keep_failure(draft, lost)
-            raise
-
-    async def _request(self, draft: PendingCall) -> Request:
-        desk, subject = self._desk, self._subject
+    async def _request(self, pending: PendingCall) -> Request:
+        """Make the request; pictures that cannot be rendered are kept as a failed call, like any other failure."""
+        client, episode = self._client, self._episode
         pictures: list[Picture] = []
-        if desk.looks and subject.pictures is not None:
-            pictures = list(await asyncio.gather(*(subject.pictures.get(item) for item in draft.frames.media)))
-        reads = desk.reads_evidence
+        if client.looks and episode.pictures is not None:
+            try:
+                pictures = list(await asyncio.gather(*(episode.pictures.get(item) for item in pending.frames.media)))
+            except FootageError as error:
+                failure = CallError(
+                    error.what, where=error.where, got=error.got, kind="footage", retryable=False, attempts=0
+                )
+                await client.keep_failure(pending, failure)
+                raise
         return Request(
-            key=draft.key,
-            step=draft.step,
-            messages=draft.prompt.messages,
-            schema=draft.prompt.schema,
+            key=pending.key,
+            step=pending.step,
+            messages=pending.prompt.messages,
+            schema=pending.prompt.schema,
             pictures=tuple(pictures),
-            model=desk.model,
-            seed=desk.seed,
-            episode=subject.episode,
-            inputs=draft.inputs if reads else {},
-            signals=subject.signals if reads else None,
+            model=client.model,
+            seed=client.seed,
+            episode=episode.digest,
+            inputs=pending.inputs if client.reads_evidence else {},
+            signals=episode.signals if client.reads_evidence else None,
         )

@@ -9,13 +9,13 @@ The token comes from `hf auth login` or HF_TOKEN, and reaches the job as a secre
 import sys
 from pathlib import Path
 
-from annotator.cli.show_hub import run_script
+from annotator.cli.hub.job import run_script
 
-ORDER = [
+ARGUMENTS = [
     "--flavor=h200x2",  # two GPUs: two servers of the model, kept busy together
     "--vlm.model_id=Qwen/Qwen3-VL-8B-Instruct",
     "--push_to_hub=true",
 ]
 
 if __name__ == "__main__":
-    sys.exit(run_script([*ORDER, *sys.argv[1:]], Path(__file__)))
+    sys.exit(run_script([*ARGUMENTS, *sys.argv[1:]], Path(__file__)))

@@ -16,9 +16,8 @@ from . import scene
 from .motion import Episode
 from .statistics import Stats, of_frames
 
-os.environ.setdefault(
-    "SVT_LOG", "1"
-)  # the AV1 encoder prints its settings to stderr unless told otherwise, before it loads
+# The AV1 encoder prints its settings to stderr unless it is told otherwise before it loads.
+os.environ.setdefault("SVT_LOG", "1")
 
 import av
 from av.codec import Codec
@@ -67,7 +66,7 @@ def film(episode: Episode, camera: Camera, fps: int, encoder: str) -> Film:
 
 
 def choose_encoder() -> str:
-    """Name the first encoder that this PyAV was built with."""
+    """Return the first of `ENCODERS` that this PyAV was built with."""
     for name in ENCODERS:
         try:
             Codec(name, "w")
@@ -78,7 +77,7 @@ def choose_encoder() -> str:
 
 
 def encode_clip(frames: Sequence[Frame], fps: int, encoder: str) -> bytes:
-    """Encode an episode's (H, W, 3) frames to an mp4 of its own, whose first frame is a key frame."""
+    """Encode an episode's (H, W, 3) uint8 RGB frames to an mp4 of its own, whose first frame is a key frame."""
     clip = io.BytesIO()
     with av.open(clip, "w", format="mp4") as container:
         stream = container.add_stream(encoder, rate=fps, options=dict(ENCODERS[encoder]))
@@ -119,6 +118,7 @@ def join_clips(clips: Sequence[bytes], path: Path) -> None:
                 for packet in part.demux(source):
                     if packet.pts is None or packet.dts is None:
                         continue  # the empty packet that ends a clip
+                    # Each clip begins at 0: it is moved behind those before it.
                     packet.pts, packet.dts = packet.pts + offset, packet.dts + offset
                     packet.stream = target
                     joined.mux(packet)
@@ -126,7 +126,7 @@ def join_clips(clips: Sequence[bytes], path: Path) -> None:
 
 
 def describe_video(path: Path, encoder: str) -> dict[str, object]:
-    """Read off an mp4 what `meta/info.json` says of it, in LeRobot's words, and add how it was encoded."""
+    """Return what `meta/info.json` says of an mp4, in LeRobot's words, from its header and its encoder's options."""
     options = ENCODERS[encoder]
     with av.open(path) as container:
         stream = container.streams.video[0]
@@ -149,7 +149,7 @@ def describe_video(path: Path, encoder: str) -> dict[str, object]:
 
 
 def encode_png(frame: Frame) -> bytes:
-    """Encode one frame as PNG."""
+    """Encode one frame, (H, W, 3) uint8 RGB, as PNG."""
     png = io.BytesIO()
     Image.fromarray(frame).save(png, "PNG", compress_level=6)
     return png.getvalue()

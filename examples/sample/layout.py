@@ -39,11 +39,11 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def length(self) -> int:
-        """How many frames there are."""
+        """The number of frames."""
         return len(self.episode.state)
 
     def counters(self) -> dict[str, npt.NDArray[Any]]:
-        """Give the columns that LeRobot adds to each frame, in its order."""
+        """Return the columns that LeRobot adds to each frame, (T,) each, in its order."""
         frames = np.arange(self.length)
         return {
             "timestamp": (frames / self.fps).astype(np.float32),
@@ -54,7 +54,7 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
         }
 
     def stats(self) -> dict[str, Stats]:
-        """Summarise every column and camera, in the order of the features."""
+        """Return the statistics of every column and camera, in the order of the features."""
         signals = {"observation.state": self.episode.state, "action": self.episode.action}
         counted = {name: of_signal(values.astype(np.float64)) for name, values in self.counters().items()}
         moved = {name: of_signal(values.astype(np.float64)) for name, values in signals.items()}
@@ -64,6 +64,7 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
 def write_shards(root: Path, recorded: Sequence[Recorded], files: Sequence[range]) -> None:
     """Write the data shards, one row group per episode."""
     for file_index, indices in enumerate(files):
+        # The metadata stands at the head of the file and describes all its rows, so these are made first.
         tables = [_rows(recorded[i]) for i in indices]
         schema = tables[0].schema.with_metadata(_hub_metadata(tables[0].schema, [recorded[i] for i in indices]))
         with _writer(root / DATA_PATH.format(chunk_index=0, file_index=file_index), schema) as writer:
@@ -76,11 +77,11 @@ def write_episodes(
 ) -> None:
     """Write the episode table: where each episode's rows and footage lie, and its statistics."""
     rows = [
-        _place(one, texts, shards)
-        | dict(_footage_places(one.episode.index, recorded, cameras))
-        | {f"stats/{key}/{name}": v.tolist() for key, stats in one.stats().items() for name, v in stats.items()}
+        _place(row, texts, shards)
+        | dict(_footage_places(row.episode.index, recorded, cameras))
+        | {f"stats/{key}/{name}": v.tolist() for key, stats in row.stats().items() for name, v in stats.items()}
         | {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
-        for one in recorded
+        for row in recorded
     ]
     table = pa.Table.from_pylist(rows)
     with _writer(root / EPISODES_PATH, table.schema) as writer:
@@ -102,7 +103,7 @@ def write_info(root: Path, recorded: Sequence[Recorded], tasks: int, cameras: Se
         "fps": recorded[0].fps,
         "features": _features(cameras),
         "total_episodes": len(recorded),
-        "total_frames": sum(one.length for one in recorded),
+        "total_frames": sum(episode.length for episode in recorded),
         "total_tasks": tasks,
         "chunks_size": 1000,
         "data_files_size_in_mb": 100,
@@ -117,7 +118,7 @@ def write_info(root: Path, recorded: Sequence[Recorded], tasks: int, cameras: Se
 
 def write_stats(root: Path, recorded: Sequence[Recorded]) -> None:
     """Write `meta/stats.json`: the statistics of all episodes together."""
-    parts = [one.stats() for one in recorded]
+    parts = [episode.stats() for episode in recorded]
     whole = {key: merged([part[key] for part in parts]) for key in parts[0]}
     lists = {key: {name: value.tolist() for name, value in stats.items()} for key, stats in whole.items()}
     (root / "meta/stats.json").write_text(json.dumps(lists, indent=4), encoding="utf-8")
@@ -128,13 +129,16 @@ def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     return pq.ParquetWriter(path, schema, compression="snappy", use_dictionary=True)
 
 
-def _rows(one: Recorded) -> pa.Table:
+def _rows(recorded: Recorded) -> pa.Table:
     columns: dict[str, pa.Array] = {
-        "observation.state": _vectors(one.episode.state),
-        "action": _vectors(one.episode.action),
+        "observation.state": _vectors(recorded.episode.state),
+        "action": _vectors(recorded.episode.action),
     }
-    columns |= {key: _images(film.pngs) for key, film in one.films.items() if film.pngs}
-    columns |= {name: pa.array(values) for name, values in one.counters().items()}
+    for key, film in recorded.films.items():
+        if film.pngs:
+            images = [{"bytes": png, "path": f"frame-{i:06d}.png"} for i, png in enumerate(film.pngs)]
+            columns[key] = pa.array(images, IMAGE)
+    columns |= {name: pa.array(values) for name, values in recorded.counters().items()}
     return pa.table(columns)
 
 
@@ -142,13 +146,9 @@ def _vectors(values: npt.NDArray[np.float32]) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), type=VECTOR)
 
 
-def _images(pngs: Sequence[bytes]) -> pa.Array:
-    return pa.array([{"bytes": png, "path": f"frame-{i:06d}.png"} for i, png in enumerate(pngs)], IMAGE)
-
-
 def _hub_metadata(schema: pa.Schema, recorded: Sequence[Recorded]) -> dict[str, str]:
     """Describe the columns as the `datasets` library does; the fingerprint covers the signals."""
-    signals = hashlib.sha256(b"".join(one.episode.state.tobytes() + one.episode.action.tobytes() for one in recorded))
+    signals = hashlib.sha256(b"".join(row.episode.state.tobytes() + row.episode.action.tobytes() for row in recorded))
     features = {field.name: _hub_feature(field.type) for field in schema}
     return {"huggingface": json.dumps({"info": {"features": features}, "fingerprint": signals.hexdigest()[:16]})}
 
@@ -161,16 +161,16 @@ def _hub_feature(kind: pa.DataType) -> Json:
     return {"dtype": "float32" if kind == pa.float32() else str(kind), "_type": "Value"}
 
 
-def _place(one: Recorded, texts: Sequence[str], shards: Sequence[range]) -> Json:
-    index = one.episode.index
+def _place(recorded: Recorded, texts: Sequence[str], shards: Sequence[range]) -> Json:
+    index = recorded.episode.index
     return {
         "episode_index": index,
-        "tasks": [texts[one.task_index]],
-        "length": one.length,
+        "tasks": [texts[recorded.task_index]],
+        "length": recorded.length,
         "data/chunk_index": 0,
         "data/file_index": next(i for i, shard in enumerate(shards) if index in shard),
-        "dataset_from_index": one.first_row,
-        "dataset_to_index": one.first_row + one.length,
+        "dataset_from_index": recorded.first_row,
+        "dataset_to_index": recorded.first_row + recorded.length,
     }
 
 

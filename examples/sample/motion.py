@@ -123,6 +123,7 @@ def simulate(index: int, *, seed: int, fps: int) -> Episode:
     starts = np.cumsum([0] + [max(2, round(m.seconds * fps)) for m in moves])
     command = _command(moves, starts)
     opening, held, thing = _contact(command, moves, starts, task.thing, (*thing_xy, 0.0))
+    # The state is measured: what the fingers really span, with noise. The action is the command of the next frame.
     state = np.column_stack([command[:, :3], opening / FINGER_TRAVEL_M])
     state += rng.normal(scale=SENSOR_NOISE, size=state.shape)
     return Episode(
@@ -142,16 +143,13 @@ def simulate(index: int, *, seed: int, fps: int) -> Episode:
 
 
 def _places(rng: np.random.Generator) -> tuple[tuple[float, float], tuple[float, float], tuple[float, float]]:
-    """Put object and goal on opposite sides and the bystander behind or in front of them, clear of both."""
+    """Return (x, y) of the object, of the goal opposite it, and of the bystander, which is clear of both."""
     side = rng.choice([-1.0, 1.0])
     thing = (side * rng.uniform(0.11, 0.17), rng.uniform(-0.06, 0.06))
     goal = (-side * rng.uniform(0.10, 0.16), rng.uniform(-0.05, 0.05))
     bystander = (side * rng.uniform(-0.03, 0.02), rng.choice([-0.12, 0.15]))
-    return _round(thing), _round(goal), _round(bystander)
-
-
-def _round(xy: tuple[float, float]) -> tuple[float, float]:
-    return round(float(xy[0]), 4), round(float(xy[1]), 4)
+    rounded = [(round(float(x), 4), round(float(y), 4)) for x, y in (thing, goal, bystander)]
+    return rounded[0], rounded[1], rounded[2]
 
 
 def _moves(
@@ -163,13 +161,14 @@ def _moves(
     retry: bool,
     rng: np.random.Generator,
 ) -> list[Move]:
-    """List the strokes of an episode, each a little faster or slower than the last episode's."""
+    """Return the strokes of an episode, each a little faster or slower than the last episode's."""
     name, goal = task.thing.name, task.goal
     into = "into" if goal.shape == "bowl" else "onto"
     width = task.thing.size[0] / FINGER_TRAVEL_M
     grip = width - SQUEEZE
     low = 0.4 * task.thing.size[2]
     (x, y), (gx, gy) = thing_xy, goal_xy
+    # Two strokes of one phase: over the object first, so that the fingers come down around it.
     moves = [Move("idle", "wait", 2.0, HOME, 1.0)] if idle else []
     if retry:
         moves += _missed_grasp(name, (x, y - 0.045), low)
@@ -201,7 +200,7 @@ def _missed_grasp(name: str, beside: tuple[float, float], low: float) -> list[Mo
 
 
 def _command(moves: list[Move], starts: npt.NDArray[np.int64]) -> Floats:
-    """Lay the strokes end to end: (T, 4) x, y, z and gripper. A stroke's first frame is where the last one ended."""
+    """Return the strokes end to end: (T, 4) x, y, z and gripper. A stroke's first frame is where the last one ended."""
     ends = np.array([(*HOME, 1.0)] + [(*m.hand, m.gripper) for m in moves])
     strokes = [
         a + (b - a) * _minimum_jerk(stop - start)[:, None]
@@ -211,7 +210,7 @@ def _command(moves: list[Move], starts: npt.NDArray[np.int64]) -> Floats:
 
 
 def _minimum_jerk(frames: int) -> Floats:
-    """Go from 0 towards 1 with no jolt at either end.
+    """Return (frames,) shares from 0 towards 1, with no jolt at either end.
 
     Source: Flash and Hogan (1985), "The coordination of arm movements".
     """
@@ -222,7 +221,10 @@ def _minimum_jerk(frames: int) -> Floats:
 def _contact(
     command: Floats, moves: list[Move], starts: npt.NDArray[np.int64], thing: Thing, rest: Point
 ) -> tuple[Floats, npt.NDArray[np.bool_], Floats]:
-    """Let the fingers stop at the object and the object go with the hand while they touch it."""
+    """Return the gap between the fingers (T,), whether they hold the object (T,), and where it is (T, 3).
+
+    The fingers stop at the object, and the object goes with the hand while they touch it.
+    """
     gap = np.maximum(command[:, 3], 0.0) * FINGER_TRAVEL_M
     around = np.zeros(len(command), dtype=bool)
     grasp = next(i for i, m in enumerate(moves) if m.phase == "grasp" and m.outcome == "done")

@@ -10,7 +10,21 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from .motion import Episode, Goal, Thing
-from .solids import NEAREST_M, Camera, Colour, Floats, Solid, beam, box, circle, cylinder, look, prism, shadow, solid
+from .solids import (
+    NEAREST_M,
+    Camera,
+    Colour,
+    Floats,
+    Solid,
+    aim_camera,
+    beam,
+    box,
+    circle,
+    cylinder,
+    prism,
+    shadow,
+    solid,
+)
 
 SCALE = 2
 TOP_PX = (320, 240)
@@ -39,13 +53,15 @@ PLATE_M, BOWL_M, RIM_M = 0.072, 0.062, 0.032
 
 def draw_top(episode: Episode, frame: int) -> npt.NDArray[np.uint8]:
     """Draw the fixed view: (240, 320, 3) uint8 RGB."""
+    # Nothing on the ground moves under a camera that does not: it is painted once an episode.
     ground = _fixed_ground(episode.task.goal, *episode.goal_xy).copy()
     return _draw(episode, frame, _top_camera(), ground, arm=True)
 
 
 def draw_wrist(episode: Episode, frame: int) -> npt.NDArray[np.uint8]:
     """Draw the view that goes with the hand: (240, 240, 3) uint8 RGB."""
-    camera = _wrist_camera(episode.hand[frame])
+    eye, target = episode.hand[frame] + LENS, episode.hand[frame] + AIM
+    camera = aim_camera(eye, target, view_deg=66, width_px=WRIST_PX[0] * SCALE, height_px=WRIST_PX[1] * SCALE)
     return _draw(episode, frame, camera, _ground(camera, episode.task.goal, *episode.goal_xy), arm=False)
 
 
@@ -53,12 +69,7 @@ def draw_wrist(episode: Episode, frame: int) -> npt.NDArray[np.uint8]:
 def _top_camera() -> Camera:
     width_px, height_px = TOP_PX[0] * SCALE, TOP_PX[1] * SCALE
     eye, target = np.array([0.0, -0.62, 0.58]), np.array([0.0, 0.055, 0.03])
-    return look(eye, target, view_deg=46, width_px=width_px, height_px=height_px)
-
-
-def _wrist_camera(hand: Floats) -> Camera:
-    eye, target = hand + LENS, hand + AIM
-    return look(eye, target, view_deg=66, width_px=WRIST_PX[0] * SCALE, height_px=WRIST_PX[1] * SCALE)
+    return aim_camera(eye, target, view_deg=46, width_px=width_px, height_px=height_px)
 
 
 @lru_cache(maxsize=8)
@@ -75,7 +86,7 @@ def _ground(camera: Camera, goal: Goal, x: float, y: float) -> Image.Image:
         _fill(pen, camera, _rectangle(TABLE_X, (seam_y, seam_y + 0.003)), SEAM)
     _fill(pen, camera, _rectangle((-0.26, 0.26), (-0.17, 0.21)), MAT)
     behind, _ = _goal(goal, x, y)
-    _cast(picture, camera, [behind[0]])
+    _draw_shadows(picture, camera, [behind[0]])
     for part in behind:
         _draw_solid(pen, camera, part)
     return picture
@@ -86,7 +97,7 @@ def _rectangle(x: tuple[float, float], y: tuple[float, float]) -> Floats:
 
 
 def _fill(pen: ImageDraw.ImageDraw, camera: Camera, ring: Floats, colour: Colour) -> None:
-    outline = camera.see_flat(ring)
+    outline = camera.project_polygon(ring)
     if len(outline) > 2:
         pen.polygon(outline.ravel().tolist(), fill=colour)
 
@@ -94,11 +105,12 @@ def _fill(pen: ImageDraw.ImageDraw, camera: Camera, ring: Floats, colour: Colour
 def _draw(episode: Episode, frame: int, camera: Camera, picture: Image.Image, *, arm: bool) -> npt.NDArray[np.uint8]:
     _, goal_front = _goal(episode.task.goal, *episode.goal_xy)
     hand, opening = episode.hand[frame], float(episode.opening[frame])
-    thing = _thing(episode.task.thing).at(*episode.thing[frame].tolist())
-    bystander = _thing(episode.bystander).at(*episode.bystander_xy, 0.0)
+    thing = _thing(episode.task.thing).moved(*episode.thing[frame].tolist())
+    bystander = _thing(episode.bystander).moved(*episode.bystander_xy, 0.0)
     standing = [thing, bystander, *_gripper(hand, opening), *(_arm(hand) if arm else ())]
-    _cast(picture, camera, standing)
+    _draw_shadows(picture, camera, standing)
     pen = ImageDraw.Draw(picture)
+    # Painter's algorithm: a solid is ranked by its foot, the goal's front by its nearest face.
     ranked = list(zip(camera.depth(np.array([part.foot for part in standing])).tolist(), standing, strict=True))
     ranked += [(float(camera.depth(part.middles).min()), part) for part in goal_front]
     for _, part in sorted(ranked, key=lambda pair: -pair[0]):
@@ -106,12 +118,13 @@ def _draw(episode: Episode, frame: int, camera: Camera, picture: Image.Image, *,
     return np.asarray(picture.reduce(SCALE))
 
 
-def _cast(picture: Image.Image, camera: Camera, parts: list[Solid]) -> None:
+def _draw_shadows(picture: Image.Image, camera: Camera, parts: list[Solid]) -> None:
     """Darken the table under the parts, once where shadows overlap."""
+    # One mask for all parts: pasted one by one, overlapping shadows would add up.
     mask = Image.new("L", picture.size)
     pen = ImageDraw.Draw(mask)
     for part in parts:
-        outline = camera.see_flat(shadow(part))
+        outline = camera.project_polygon(shadow(part))
         if len(outline) > 2:
             pen.polygon(outline.ravel().tolist(), fill=SHADE)
     extent = mask.getbbox()
@@ -121,10 +134,11 @@ def _cast(picture: Image.Image, camera: Camera, parts: list[Solid]) -> None:
 
 def _draw_solid(pen: ImageDraw.ImageDraw, camera: Camera, part: Solid) -> None:
     """Fill the faces that look at the camera; parts too near to the lens are left out."""
+    # Convex solids hide their own back: only faces towards the camera are filled, in any order.
     seen = (part.corners - camera.eye) @ camera.turn.T
     if seen[:, 2].min() < NEAREST_M:
         return
-    pixels = camera.on_image(seen)
+    pixels = camera.to_pixels(seen)
     facing = (part.normals * (camera.eye - part.middles)).sum(axis=1) > 0
     for face in facing.nonzero()[0].tolist():
         pen.polygon(pixels[part.rings[face]].ravel().tolist(), fill=part.colours[face])
@@ -139,23 +153,23 @@ def _thing(thing: Thing) -> Solid:
 
 @lru_cache(maxsize=32)
 def _goal(goal: Goal, x: float, y: float) -> tuple[tuple[Solid, ...], tuple[Solid, ...]]:
-    """Give the parts drawn before whatever lies in the goal, and those drawn after it."""
+    """Return the parts drawn before whatever lies in the goal, and those drawn after it."""
     if goal.shape == "plate":
         lighter = tuple(min(255, int(c * 1.12) + 8) for c in goal.colour)
-        well = cylinder(PLATE_M * 0.72, 0.001, (lighter[0], lighter[1], lighter[2]), sides=32).at(x, y, goal.surface)
-        return (cylinder(PLATE_M, goal.surface, goal.colour, sides=32).at(x, y, 0.0), well), ()
+        well = cylinder(PLATE_M * 0.72, 0.001, (lighter[0], lighter[1], lighter[2]), sides=32).moved(x, y, goal.surface)
+        return (cylinder(PLATE_M, goal.surface, goal.colour, sides=32).moved(x, y, 0.0), well), ()
     outside = prism(circle(BOWL_M * 0.7, 28), RIM_M, goal.colour, top_scale=1 / 0.7)
     inner = prism(circle(BOWL_M * 0.66, 28), RIM_M, goal.colour, top_scale=0.94 / 0.66)
     walls = solid(outside.corners, outside.rings[:28], goal.colour)
     dark = (int(goal.colour[0] * 0.8), int(goal.colour[1] * 0.8), int(goal.colour[2] * 0.8))
     hollow = solid(inner.corners, inner.rings[:28], dark, inside_out=True)
-    floor = cylinder(BOWL_M * 0.66, 0.001, dark, sides=28).at(0, 0, goal.surface - 0.001)
-    return (outside.at(x, y, 0.0), floor.at(x, y, 0.0), hollow.at(x, y, 0.0)), (walls.at(x, y, 0.0),)
+    floor = cylinder(BOWL_M * 0.66, 0.001, dark, sides=28).moved(0, 0, goal.surface - 0.001)
+    return (outside.moved(x, y, 0.0), floor.moved(x, y, 0.0), hollow.moved(x, y, 0.0)), (walls.moved(x, y, 0.0),)
 
 
 @cache
 def _gripper_parts() -> tuple[Solid, Solid, Solid, Solid]:
-    """The palm, the wrist above it, one finger and the pad on its inside."""
+    """Return the palm, the wrist above it, one finger and the pad on its inside."""
     palm, wrist = box((0.13, 0.032, 0.024), METAL), cylinder(0.024, 0.05, ARM, sides=14)
     return palm, wrist, box(FINGER, METAL), box((FINGER[0] * 0.9, FINGER[1], 0.022), PAD)
 
@@ -165,20 +179,21 @@ def _gripper(hand: Floats, opening: float) -> list[Solid]:
     palm, wrist, finger, pad = _gripper_parts()
     reach = opening / 2 + FINGER[0] / 2
     tip_z = z - 0.008
-    fingers = [finger.at(x + side * reach, y, tip_z + 0.02) for side in (-1, 1)]
-    pads = [pad.at(x + side * reach, y, tip_z) for side in (-1, 1)]
-    return [*pads, *fingers, palm.at(x, y, tip_z + 0.02 + FINGER[2]), wrist.at(x, y, tip_z + 0.044 + FINGER[2])]
+    fingers = [finger.moved(x + side * reach, y, tip_z + 0.02) for side in (-1, 1)]
+    pads = [pad.moved(x + side * reach, y, tip_z) for side in (-1, 1)]
+    return [*pads, *fingers, palm.moved(x, y, tip_z + 0.02 + FINGER[2]), wrist.moved(x, y, tip_z + 0.044 + FINGER[2])]
 
 
 @cache
 def _base() -> Solid:
-    return cylinder(0.055, float(SHOULDER[2]), METAL, sides=16).at(float(SHOULDER[0]), float(SHOULDER[1]), 0.0)
+    return cylinder(0.055, float(SHOULDER[2]), METAL, sides=16).moved(float(SHOULDER[0]), float(SHOULDER[1]), 0.0)
 
 
 def _arm(hand: Floats) -> list[Solid]:
-    """Bend two links from the shoulder to the wrist, the elbow up."""
+    """Return the arm: two links bent from the shoulder to the wrist, the elbow up."""
     wrist = hand + WRIST
     span = wrist - SHOULDER
+    # Slightly short of straight: there the elbow has a direction to bend to.
     reach = min(float(np.linalg.norm(span)), 0.999 * (UPPER_M + FORE_M))
     along = span / np.linalg.norm(span)
     up = np.array([0.0, 0.0, 1.0]) - along * along[2]

@@ -30,8 +30,8 @@ class Solid(NamedTuple):
     foot: Floats
     rim: Ring
 
-    def at(self, x: float, y: float, z: float) -> "Solid":
-        """Move by an offset."""
+    def moved(self, x: float, y: float, z: float) -> "Solid":
+        """Return the solid moved by an offset."""
         step = np.array([x, y, z])
         return self._replace(corners=self.corners + step, middles=self.middles + step, foot=self.foot + step)
 
@@ -45,35 +45,35 @@ class Camera(NamedTuple):
     width_px: int
     height_px: int
 
-    def see(self, points: Floats) -> Floats:
+    def project(self, points: Floats) -> Floats:
         """Project (N, 3) points in front of the camera to (N, 2) pixels."""
-        return self.on_image((points - self.eye) @ self.turn.T)
+        return self.to_pixels((points - self.eye) @ self.turn.T)
 
-    def on_image(self, seen: Floats) -> Floats:
-        """Divide (N, 3) right, down and forward distances down to pixels."""
+    def to_pixels(self, seen: Floats) -> Floats:
+        """Turn (N, 3) right, down and forward distances from the camera into (N, 2) pixels."""
         centre = (self.width_px / 2, self.height_px / 2)
         return seen[:, :2] * (self.focal_px / seen[:, 2:]) + centre
 
     def depth(self, points: Floats) -> Floats:
-        """How far in front of the camera (N, 3) points lie."""
+        """Return how far in front of the camera (N, 3) points lie: (N,) metres."""
         return (points - self.eye) @ self.turn[2]
 
-    def see_flat(self, ring: Floats) -> Floats:
-        """Project a polygon that may reach behind the camera: what is behind is cut off."""
+    def project_polygon(self, ring: Floats) -> Floats:
+        """Project a (N, 3) polygon that may reach behind the camera to (M, 2) pixels: what is behind is cut off."""
         depth = self.depth(ring) - NEAREST_M
         if depth.min() > 0:
-            return self.see(ring)
+            return self.project(ring)
         kept: list[Floats] = []
         for a, b, da, db in zip(ring, np.roll(ring, -1, 0), depth, np.roll(depth, -1), strict=True):
             if da > 0:
                 kept.append(a)
             if (da > 0) != (db > 0):
                 kept.append(a + (b - a) * (da / (da - db)))
-        return self.see(np.array(kept)) if kept else np.empty((0, 2))
+        return self.project(np.array(kept)) if kept else np.empty((0, 2))
 
 
-def look(eye: Floats, target: Floats, *, view_deg: float, width_px: int, height_px: int) -> Camera:
-    """Aim a camera; `view_deg` is the horizontal angle of view."""
+def aim_camera(eye: Floats, target: Floats, *, view_deg: float, width_px: int, height_px: int) -> Camera:
+    """Return a camera at `eye` that looks at `target`; `view_deg` is the horizontal angle of view."""
     forward = (target - eye) / np.linalg.norm(target - eye)
     right = np.cross(forward, [0.0, 0.0, 1.0])
     right /= np.linalg.norm(right)
@@ -93,7 +93,7 @@ def cylinder(radius: float, height: float, colour: Colour, *, sides: int = 20) -
 
 
 def circle(radius: float, sides: int) -> Floats:
-    """Give (sides, 2) points around the origin, counter-clockwise."""
+    """Return (sides, 2) points around the origin, counter-clockwise."""
     turn = np.arange(sides) * (2 * np.pi / sides)
     return radius * np.stack([np.cos(turn), np.sin(turn)], axis=1)
 
@@ -134,7 +134,7 @@ def solid(corners: Floats, rings: tuple[Ring, ...], colour: Colour, *, inside_ou
 
 
 def shadow(part: Solid) -> Floats:
-    """Drop a solid along the light onto the table: the (M, 3) outline of its shadow."""
+    """Return the (M, 3) outline of a solid's shadow: the solid dropped along the light onto the table."""
     return _dropped(part.corners[part.rim])
 
 
@@ -143,7 +143,7 @@ def _dropped(points: Floats) -> Floats:
 
 
 def _hull(points: Floats) -> Ring:
-    """Index the convex hull of (N, 2) points, counter-clockwise (Andrew's monotone chain)."""
+    """Return the indices of the convex hull of (N, 2) points, counter-clockwise (Andrew's monotone chain)."""
     order = np.lexsort((points[:, 1], points[:, 0])).tolist()
     flat = points.tolist()
     lower, upper = _chain(flat, order), _chain(flat, order[::-1])
@@ -153,11 +153,11 @@ def _hull(points: Floats) -> Ring:
 def _chain(points: list[list[float]], order: list[int]) -> list[int]:
     chain: list[int] = []
     for i in order:
-        while len(chain) > 1 and _turn(points[chain[-2]], points[chain[-1]], points[i]) <= 0:
+        x, y = points[i]
+        while len(chain) > 1:
+            (ax, ay), (bx, by) = points[chain[-2]], points[chain[-1]]
+            if (bx - ax) * (y - ay) - (by - ay) * (x - ax) > 0:  # a left turn: the corner stays
+                break
             chain.pop()
         chain.append(i)
     return chain
-
-
-def _turn(a: list[float], b: list[float], c: list[float]) -> float:
-    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])

@@ -17,7 +17,7 @@ LEVELS = np.arange(256) / 255
 
 
 def of_signal(values: npt.NDArray[np.float64]) -> Stats:
-    """Summarise a (T,) or (T, D) column."""
+    """Return the statistics of a (T,) or (T, D) float64 column."""
     rows = values.reshape(len(values), -1)
     quantiles = np.quantile(rows, list(QUANTILES.values()), axis=0)
     return {
@@ -31,7 +31,10 @@ def of_signal(values: npt.NDArray[np.float64]) -> Stats:
 
 
 def of_frames(frames: Sequence[npt.NDArray[np.uint8]]) -> Stats:
-    """Summarise (H, W, 3) frames per channel, from at most `FRAMES_PER_EPISODE` of them, every second pixel."""
+    """Return the statistics of (H, W, 3) uint8 frames per channel.
+
+    At most `FRAMES_PER_EPISODE` of them are looked at, and of these every second pixel.
+    """
     chosen = np.linspace(0, len(frames) - 1, min(len(frames), FRAMES_PER_EPISODE)).round().astype(int).tolist()
     pixels = np.stack([frames[i][::2, ::2] for i in chosen]).reshape(-1, 3)
     channels = [_of_counts(np.bincount(pixels[:, channel], minlength=256)) for channel in range(3)]
@@ -40,7 +43,7 @@ def of_frames(frames: Sequence[npt.NDArray[np.uint8]]) -> Stats:
 
 
 def _of_counts(counts: npt.NDArray[np.int64]) -> dict[str, float]:
-    """Summarise a histogram of byte values."""
+    """Return the statistics of a (256,) histogram of byte values."""
     seen = np.flatnonzero(counts)
     total = counts.sum()
     mean = float(counts @ LEVELS / total)
@@ -56,7 +59,7 @@ def _of_counts(counts: npt.NDArray[np.int64]) -> dict[str, float]:
 
 
 def merged(parts: Sequence[Stats]) -> Stats:
-    """Merge the statistics of several episodes; quantiles become their weighted mean, as in LeRobot."""
+    """Return the statistics of several episodes together; quantiles become their weighted mean, as in LeRobot."""
     counts = np.array([part["count"][0] for part in parts])
     stacked = {
         name: np.stack([part[name] for part in parts]).astype(np.float64) for name in parts[0] if name != "count"

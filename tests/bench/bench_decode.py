@@ -98,8 +98,8 @@ def draw_with(reader: Reader) -> Callable[[list[Clip]], int]:
         drawn = 0
         for clip in clips:
             drawings = [MediaRenderer(item) for item in sheets(clip)]
-            wants = [(drawing, at) for drawing in drawings for at in range(len(drawing.wants))]
-            read = reader(clip, [drawing.wants[at].timestamp for drawing, at in wants])
+            wants = [(drawing, at) for drawing in drawings for at in range(len(drawing.requests))]
+            read = reader(clip, [drawing.requests[at].timestamp for drawing, at in wants])
             for (drawing, at), (_, pixels) in zip(wants, read, strict=True):
                 drawing.put(at, pixels)
             drawn += len([drawing.picture() for drawing in drawings])

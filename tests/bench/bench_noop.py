@@ -19,15 +19,15 @@ from pathlib import Path
 
 import msgspec
 
-REPO = Path(__file__).parents[2]
-sys.path.insert(0, str(REPO))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from annotator_store.log.query import run_query
 from tests.bench.recordings import Size, record
 
+REPO = Path(__file__).parents[2]
 ROUNDS = 5
 LIMIT_S = 2.0
-IMPORTS = "import annotator.cli.parsing, annotator.pipeline.progress, annotator.pipeline.sync"
+IMPORTS = "import annotator.cli.parsing, annotator.cli.progress, annotator.pipeline.sync"
 LAST_RUN = """
 SELECT outcome, episodes, episodes_skipped, calls_answered, calls_hit, frames_decoded, shards_written
 FROM runs ORDER BY finished_at DESC, id LIMIT 1

@@ -333,6 +333,6 @@ def test_an_interrupted_command_says_how_to_go_on(
     def interrupted(_args: list[str]) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(COMMANDS, "log", interrupted)
+    monkeypatch.setattr("annotator.cli.look.log.run", interrupted)
     assert main(["log"]) == 130
     assert "run the same command to go on" in capsys.readouterr().err

@@ -6,7 +6,7 @@ an engine that may decline some sets `may_decline`. `ModelContract` adds what ho
 
 import asyncio
 import io
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import msgspec
@@ -82,6 +82,15 @@ def make_request(
         inputs={"task": "pick up the banana"},
         signals=make_signals,
     )
+
+
+async def wait_until(happened: Callable[[], object], timeout_s: float = 60) -> None:
+    """Poll until something has happened."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    while not await asyncio.to_thread(happened):
+        assert loop.time() < deadline
+        await asyncio.sleep(0.01)
 
 
 class EngineContract:
@@ -200,6 +209,10 @@ class ModelContract(AnsweringContract):
 
     refused = ""
 
+    async def wait_until_answering(self) -> None:
+        """Return once the engine works on a request that was just given to it; each engine tells in its own way."""
+        raise NotImplementedError
+
     def asked(self, request: Request) -> Reply:
         """Ask a fresh engine, which answers."""
         reply = self.run(self.ask_once(request))
@@ -292,7 +305,7 @@ class ModelContract(AnsweringContract):
             engine = self.make_engine()
             await self.ask(engine, make_request(text="warm up"))
             task = asyncio.create_task(engine.generate(msgspec.structs.replace(long, model=patient)))
-            await asyncio.sleep(0.5)
+            await self.wait_until_answering()
             assert not task.done()
             task.cancel()
             started = asyncio.get_running_loop().time()

@@ -1,19 +1,19 @@
 """Which cameras a run looks through, and what it says of footage that cannot be read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pytest
 
-from annotator.config.settings import InterjectionsSettings, PlanSettings, SyncSettings, VlmSettings, VqaSettings
-from annotator.dataset.episodes import read_episodes, select_cameras
+from annotator.config.settings import SyncSettings, VlmSettings, VqaSettings
+from annotator.dataset.cameras import select_cameras
+from annotator.dataset.episodes import read_episodes
 from annotator.dataset.metadata import Dataset, open_dataset
 from annotator.errors import UsageError
 from annotator_store.log.log import Log
 from tests.datasets import TOP, WRIST, Recording
 
 MakeDataset = Callable[..., Path]
-NO_PLAN, NO_TALK = PlanSettings(enabled=False), InterjectionsSettings(enabled=False)
 
 
 @pytest.fixture
@@ -21,9 +21,11 @@ def two(make_dataset: MakeDataset, tmp_path: Path) -> Dataset:
     return open_dataset(make_dataset(tmp_path, [Recording(1), Recording(2)], cameras=(TOP, WRIST)))
 
 
-def keys(dataset: Dataset, settings: SyncSettings) -> tuple[list[str], list[str], list[str]]:
-    cast = select_cameras(dataset, settings)
-    return [c.key for c in cast.watched], [c.key for c in cast.asked], [c.key for c in cast.all]
+def keys(
+    dataset: Dataset, settings: SyncSettings, needed: Collection[str] = ("episode", "frame")
+) -> tuple[list[str], list[str], list[str]]:
+    cast = select_cameras(dataset, settings, needed)
+    return [c.key for c in cast.episode_cameras], [c.key for c in cast.frame_cameras], [c.key for c in cast.all]
 
 
 def test_the_first_camera_is_watched_and_every_camera_asked_about(two: Dataset) -> None:
@@ -41,21 +43,20 @@ def test_several_named_cameras_are_watched_in_that_order(two: Dataset) -> None:
 
 
 def test_cameras_that_no_module_needs_are_not_looked_at(two: Dataset) -> None:
-    assert keys(two, SyncSettings(vqa=VqaSettings(enabled=False))) == ([TOP], [], [TOP])
-    assert keys(two, SyncSettings(plan=NO_PLAN, interjections=NO_TALK)) == ([], [TOP, WRIST], [TOP, WRIST])
-    nothing = SyncSettings(plan=NO_PLAN, interjections=NO_TALK, vqa=VqaSettings(enabled=False))
-    assert keys(two, nothing) == ([], [], [])
+    assert keys(two, SyncSettings(), {"episode"}) == ([TOP], [], [TOP])
+    assert keys(two, SyncSettings(), {"frame"}) == ([], [TOP, WRIST], [TOP, WRIST])
+    assert keys(two, SyncSettings(), set()) == ([], [], [])
 
 
 @pytest.mark.parametrize("vlm", [VlmSettings(camera_key="nowhere"), VlmSettings(camera_keys=(TOP, "nowhere"))])
 def test_a_camera_that_is_not_there_is_refused_with_the_names_of_those_that_are(two: Dataset, vlm: VlmSettings) -> None:
     with pytest.raises(UsageError, match=f"no such camera – .*nowhere(.|\n)*{TOP}, {WRIST}"):
-        select_cameras(two, SyncSettings(vlm=vlm))
+        select_cameras(two, SyncSettings(vlm=vlm), {"episode"})
 
 
 def test_a_camera_is_not_named_twice(two: Dataset) -> None:
     with pytest.raises(UsageError, match="named twice"):
-        select_cameras(two, SyncSettings(vlm=VlmSettings(camera_keys=(TOP, TOP))))
+        select_cameras(two, SyncSettings(vlm=VlmSettings(camera_keys=(TOP, TOP))), {"episode"})
 
 
 def test_trouble_with_one_camera_is_none_of_the_others(two: Dataset, tmp_path: Path) -> None:
@@ -64,8 +65,8 @@ def test_trouble_with_one_camera_is_none_of_the_others(two: Dataset, tmp_path: P
     with Log.open(tmp_path / "log") as log:
         one, _ = read_episodes(two, log, two.cameras, [0, 1], threads=1)
     top, wrist = two.cameras
-    assert one.trouble([top]) is None
-    assert one.trouble([top, wrist]) is one.troubles[WRIST]
+    assert one.error_of([top]) is None
+    assert one.error_of([top, wrist]) is one.footage_errors[WRIST]
     assert set(one.footage) == {TOP}
 
 

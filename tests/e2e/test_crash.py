@@ -159,9 +159,10 @@ def test_a_run_killed_again_and_again_keeps_every_answer_and_the_next_asks_only_
 DYING = """
 import os, signal, sys
 from annotator.cli.main import main
-from annotator_store import replace, shards
+from annotator_store import atomic_files
+from annotator_store.parquet import rewrite
 
-name, when, rename = sys.argv[1], sys.argv[2], replace.replace_durably
+name, when, rename = sys.argv[1], sys.argv[2], atomic_files.replace_durably
 
 def dying(temporary, target):
     if target.name != name and target.suffix != name:
@@ -170,7 +171,7 @@ def dying(temporary, target):
         rename(temporary, target)
     os.kill(os.getpid(), signal.SIGKILL)
 
-replace.replace_durably = shards.replace_durably = dying
+atomic_files.replace_durably = rewrite.replace_durably = dying
 main(sys.argv[3:])
 """
 """`annotator`, killed just before or after the rename that puts a new file in the place of the old one."""

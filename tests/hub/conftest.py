@@ -200,7 +200,7 @@ def watched_closely(monkeypatch: pytest.MonkeyPatch) -> None:
     """`job wait` looks ten times a second."""
     from annotator.jobs import monitor as watch
 
-    monkeypatch.setattr(watch.wait, "__kwdefaults__", {"every_s": 0.1, "patience_s": watch.PATIENCE_S})
+    monkeypatch.setattr(watch.wait, "__kwdefaults__", {"every_s": 0.1, "give_up_after_s": watch.GIVE_UP_AFTER_S})
 
 
 @pytest.fixture

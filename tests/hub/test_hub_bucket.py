@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from annotator.errors import UsageError
-from annotator.hub.bucket import Bucket, BucketSync, adopt_segment, parse_bucket
+from annotator.hub.bucket import Bucket, BucketSync, add_segment, parse_bucket
 from annotator_store.errors import StoreError
 from annotator_store.log.log import Log
 from annotator_store.log.segments import list_segments
@@ -58,7 +58,7 @@ def test_a_second_machine_asks_nothing_that_the_first_was_answered(
         asked = server.counts["answered"]
         told = hub.run("sync", second, *shared).stderr
         assert asked > 0 and server.counts["answered"] == asked
-    assert "fetched 1 segments" in told and "3 up to date" in told
+    assert "downloaded 1 segments" in told and "3 up to date" in told
     assert [p.read_bytes() for p in sorted((first / "data").rglob("*.parquet"))] == [
         p.read_bytes() for p in sorted((second / "data").rglob("*.parquet"))
     ]
@@ -92,7 +92,7 @@ def test_a_delivery_that_fails_is_tried_again_and_the_run_goes_on(
             "sync", root, *MODEL, "--vlm.api_base", server.api_base, "--vlm.client_concurrency", 1,
             "--bucket", bucket, "--bucket_every_s", 0.3,
         ).stderr  # fmt: skip
-    assert "not delivered yet, will be tried again" in told and "HTTP 403" in told and TOKEN not in told
+    assert "the log is not uploaded yet, trying again" in told and "HTTP 403" in told and TOKEN not in told
     assert {Path(path).name for path in hub.segments(bucket)} == set(list_segments(root / ".annotator" / "journal"))
 
 
@@ -114,7 +114,7 @@ def test_deliveries_go_on_after_trouble_that_is_not_the_hubs(
             "sync", make_dataset(tmp_path), *MODEL, "--vlm.api_base", server.api_base, "--vlm.client_concurrency", 1,
             "--bucket", bucket, "--bucket_every_s", 0.2,
         ).stderr  # fmt: skip
-    assert f"not delivered yet, will be tried again: {trouble}" in told
+    assert f"the log is not uploaded yet, trying again: {trouble}" in told
     assert len(hub.requests(f"POST /api/buckets/{bucket}/batch")) >= 2
 
 
@@ -137,11 +137,11 @@ def test_two_runs_that_fetch_into_one_store_at_once_take_nothing_from_each_other
 
     def meanwhile(path: Path, journal: Path) -> None:
         monkeypatch.undo()
-        fetched.append(hub.call(lambda: BucketSync(place, store, print, every_s=1).fetch()))
-        adopt_segment(path, journal)
+        fetched.append(hub.call(lambda: BucketSync(place, store, print, every_s=1).download()))
+        add_segment(path, journal)
 
-    monkeypatch.setattr("annotator.hub.bucket.adopt_segment", meanwhile)
-    fetched.append(hub.call(lambda: BucketSync(place, store, print, every_s=1).fetch()))
+    monkeypatch.setattr("annotator.hub.bucket.add_segment", meanwhile)
+    fetched.append(hub.call(lambda: BucketSync(place, store, print, every_s=1).download()))
     assert fetched == [1, 1] and list_segments(store / "journal") == list_segments(first / ".annotator" / "journal")
     assert [path.name for path in store.iterdir()] == ["journal"]
 
@@ -152,7 +152,7 @@ def test_where_the_last_delivery_fails_the_run_says_so_and_all_is_kept_here(
     root = make_dataset(tmp_path / "one")
     hub.refuse(f"POST /api/buckets/{bucket}/batch", 403, times=9)
     told = hub.run("sync", root, *SIGNALS, "--bucket", bucket, status=1).stderr
-    assert "the log's segments cannot be delivered – hf://buckets/" in told
+    assert "the log's segments cannot be uploaded – hf://buckets/" in told
     hub.control("refuse", b"[]")
     told = hub.run("sync", root, *SIGNALS, "--bucket", bucket).stderr
     assert "3 up to date" in told

@@ -7,13 +7,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from annotator.cli.hub_arguments import parse_submit
+from annotator.cli.hub.job import parse_submit
 from annotator.cli.parsing import parse_sync
 from annotator.config.settings import PlanSettings, SyncSettings, VlmSettings, VqaSettings
 from annotator.errors import UsageError
 from annotator.hub.bucket import Bucket
-from annotator.hub.client import unsaid
-from annotator.jobs.package import code_of, flags_of, install_line, job_command, pack_folder, pack_tree
+from annotator.hub.client import redact
+from annotator.jobs.package import choose_code, flags_of, install_line, job_command, pack_folder, pack_tree
 from annotator.jobs.request import parse_duration
 from annotator.jobs.submit import estimate_s
 from annotator.pipeline.run import shareable
@@ -73,7 +73,7 @@ def test_own_prompts_travel_under_the_digest_of_their_content(tmp_path: Path) ->
 @pytest.mark.parametrize("code", ["pip", "git+https://ada:secret@host/repo", "/a/folder"])
 def test_code_that_cannot_be_installed_or_would_show_a_password_is_refused(code: str) -> None:
     with pytest.raises(UsageError) as refused:
-        code_of(code)
+        choose_code(code)
     assert "secret" not in str(refused.value)
 
 
@@ -136,7 +136,7 @@ def test_an_endpoint_is_recorded_without_credentials(endpoint: str, shown: str) 
 
 def test_a_token_is_taken_out_of_what_others_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "oddly-shaped-token")
-    assert unsaid("no oddly-shaped-token, no hf_abcdefGHIJ0123 here") == "no hf_…, no hf_… here"
+    assert redact("no oddly-shaped-token, no hf_abcdefGHIJ0123 here") == "no hf_…, no hf_… here"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from annotator.config.settings import PlanSettings, SyncSettings, VlmSettings, VocabularySettings, VqaSettings
-from annotator.jobs.count import count_work
+from annotator.pipeline.plan_run import plan_run
 from annotator_store.log.segments import list_segments
 from tests.hub.conftest import TOKEN, Published, RunningHub, reachable
 from tests.vlm.conftest import SERVER, RunningServer, running_server
@@ -72,7 +72,7 @@ def test_what_the_log_can_make_up_another_way_is_no_work_and_a_count_leaves_reco
         hub.run("sync", root, *QUICK, "--vlm.api_base", server.api_base)
     segments = list_segments(root / ".annotator" / "journal")
     other = msgspec.structs.replace(quick(root, server.api_base), plan=PlanSettings(emit_plan=False))
-    assert count_work(other).episodes == 0
+    assert plan_run(other).episodes_to_ask == 0
     assert list_segments(root / ".annotator" / "journal") == segments
     assert "3 annotated" in hub.run("sync", root, *QUICK, "--plan.emit_plan", "false", "--offline").stderr
 
@@ -83,17 +83,17 @@ def test_a_count_names_the_modules_that_would_ask(hub: RunningHub, published: Pu
         server.set_faults({"fault": "http_400", "step": "vqa_count"})
         server.tell(MISFIT)
         settings = quick(root, server.api_base)
-        fresh = count_work(settings)
-        assert fresh.todo == {"plan": 3, "interjections": 3, "vqa": 3} and fresh.episodes == 3
+        fresh = plan_run(settings)
+        assert fresh.count_by_module() == {"plan": 3, "interjections": 3, "vqa": 3} and fresh.episodes_to_ask == 3
         hub.run("sync", root, *QUICK, "--vlm.api_base", server.api_base, status=1)
         asked = server.counts["received"]
-        work = count_work(settings)
-        assert work.todo.keys() == {"vqa"} and 0 < work.calls < fresh.calls
+        plan = plan_run(settings)
+        assert plan.count_by_module().keys() == {"vqa"} and 0 < plan.estimated_calls < fresh.estimated_calls
         assert server.counts["received"] == asked
         server.set_faults()
         server.tell(MISFIT)
         hub.run("sync", root, *QUICK, "--vlm.api_base", server.api_base, status=1)
-        assert count_work(settings).episodes == 0
+        assert plan_run(settings).episodes_to_ask == 0
 
 
 def test_what_was_answered_here_reaches_the_job_and_what_was_edited_here_is_named(
@@ -107,11 +107,11 @@ def test_what_was_answered_here_reaches_the_job_and_what_was_edited_here_is_name
     here = set(list_segments(root / ".annotator" / "journal"))
     told = hub.run(*SUBMIT, repo_id, "--root", root, *words, "--timeout", "1h").stderr
     there = {Path(path).name for path in hub.segments("ada/annotations") if repo_id.replace("/", "--") in path}
-    assert here and here <= there and "delivered" in told
-    assert "left to annotate: 2 episodes" in told and "changed here" not in told
+    assert here and here <= there and "uploaded" in told
+    assert "left to annotate: 2 episodes" in told and "changed locally" not in told
     (root / "meta" / "canonical_vocabulary.json").write_text('{"subtasks": ["mine"], "memories": []}')
     told = hub.run(*SUBMIT, repo_id, "--root", root, *words, "--timeout", "1h", "--again").stderr
-    assert "a job does not see what was changed here: meta/canonical_vocabulary.json" in told
+    assert "a job does not see what was changed locally: meta/canonical_vocabulary.json" in told
 
 
 def test_without_a_count_nothing_is_downloaded_and_the_commit_is_pinned(hub: RunningHub, published: Published) -> None:

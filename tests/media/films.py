@@ -4,7 +4,7 @@ A picture is a 4 × 4 grid of big black or white blocks: the 16 bits of its numb
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
@@ -14,7 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from av.container import InputContainer
 
-from annotator.media.clips import Clip
+from annotator.media.clips import Clip, ImageClip
+from annotator.media.contact_sheet import render_all
+from annotator.media.decode import DecodeCounter, FrameRequest, read_frames
+from annotator.media.picture import Picture
+from annotator_store.keys import MediaItem
 from examples.sample.footage import start_encoding
 
 os.environ.setdefault("SVT_LOG", "1")  # libsvtav1 talks on stderr
@@ -96,6 +100,19 @@ def clip(path: Path, start: int, count: int, fps: float = 30, camera: str = "obs
         fps=fps,
         camera=camera,
     )
+
+
+def read_times(
+    clip: Clip | ImageClip, times: Sequence[float], width_px: int = 0, counter: DecodeCounter | None = None
+) -> Iterator[tuple[float, Pixels]]:
+    """Read the frames at these times at one width: (timestamp, (H, W, 3) uint8 RGB), ascending, each once."""
+    for request, pixels in read_frames(clip, [FrameRequest(time, width_px) for time in times], counter):
+        yield request.timestamp, pixels
+
+
+def render(item: MediaItem, clip: Clip | ImageClip, counter: DecodeCounter | None = None) -> Picture:
+    """Render one media item alone."""
+    return render_all([item], clip, counter)[0]
 
 
 def timestamps(count: int, fps: float = 30) -> npt.NDArray[np.float32]:

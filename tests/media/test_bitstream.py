@@ -15,23 +15,23 @@ def units(*given: bytes, length_bytes: int = 4) -> memoryview:
 def test_parameter_sets_and_delimiters_leave_an_h264_packet_and_messages_stay() -> None:
     stream = read_header("h264", AVCC)
     assert stream == Bitstream("h264", 4, (SPS, PPS))
-    sifted = stream.sift(units(AUD, SPS, PPS, SEI, IDR))
-    assert [bytes(part) for part in sifted.parts] == [SEI, IDR]
-    assert sifted.sets == (SPS, PPS)
+    packet = stream.split(units(AUD, SPS, PPS, SEI, IDR))
+    assert [bytes(part) for part in packet.picture] == [SEI, IDR]
+    assert packet.parameter_sets == (SPS, PPS)
 
 
 def test_the_width_of_length_prefixes_does_not_show() -> None:
     narrow = read_header("h264", AVCC[:4] + b"\xfd" + AVCC[5:])
     assert narrow.nal_length_bytes == 2
-    sifted = narrow.sift(units(SEI, IDR, length_bytes=2))
-    assert [bytes(part) for part in sifted.parts] == [SEI, IDR]
+    packet = narrow.split(units(SEI, IDR, length_bytes=2))
+    assert [bytes(part) for part in packet.picture] == [SEI, IDR]
 
 
 def test_a_kind_of_set_that_packets_bring_overrides_the_headers() -> None:
     stream = read_header("h264", AVCC)
-    assert stream.sets_in_force(frozenset()) == (SPS, PPS)
-    assert stream.sets_in_force(frozenset({OTHER_PPS})) == (SPS, OTHER_PPS)
-    assert stream.sets_in_force(frozenset({SPS, PPS})) == (SPS, PPS)
+    assert stream.active_sets(frozenset()) == (SPS, PPS)
+    assert stream.active_sets(frozenset({OTHER_PPS})) == (SPS, OTHER_PPS)
+    assert stream.active_sets(frozenset({SPS, PPS})) == (SPS, PPS)
 
 
 def test_an_hevc_header_gives_its_parameter_sets_and_not_its_messages() -> None:
@@ -40,31 +40,33 @@ def test_an_hevc_header_gives_its_parameter_sets_and_not_its_messages() -> None:
     header += b"".join(bytes([kind]) + b"\x00\x01" + len(unit).to_bytes(2, "big") + unit for kind, unit in arrays)
     stream = read_header("hevc", header)
     assert stream == Bitstream("hevc", 4, (VPS, HEVC_SPS, HEVC_PPS))
-    sifted = stream.sift(units(VPS, HEVC_SPS, HEVC_PPS, HEVC_IDR))
-    assert [bytes(part) for part in sifted.parts] == [HEVC_IDR]
-    assert sifted.sets == (VPS, HEVC_SPS, HEVC_PPS)
+    packet = stream.split(units(VPS, HEVC_SPS, HEVC_PPS, HEVC_IDR))
+    assert [bytes(part) for part in packet.picture] == [HEVC_IDR]
+    assert packet.parameter_sets == (VPS, HEVC_SPS, HEVC_PPS)
 
 
 def test_the_av1_header_counts_only_where_packets_bring_no_sequence_header() -> None:
     stream = read_header("av1", b"\x81\x04\x0c\x00" + SEQUENCE)
     assert stream == Bitstream("av1", 0, (SEQUENCE,))
     temporal_delimiter, frame = b"\x12\x00", b"\x32\x02xy"
-    with_own = stream.sift(memoryview(temporal_delimiter + b"\x0a\x03xyz" + frame))
-    assert with_own.sets == (b"\x0a\x03xyz",)
-    assert stream.sets_in_force(frozenset(with_own.sets)) == (b"\x0a\x03xyz",)
-    assert stream.sift(memoryview(frame)).sets == ()
-    assert stream.sets_in_force(frozenset()) == (SEQUENCE,)
+    with_own = stream.split(memoryview(temporal_delimiter + b"\x0a\x03xyz" + frame))
+    assert with_own.parameter_sets == (b"\x0a\x03xyz",)
+    assert stream.active_sets(frozenset(with_own.parameter_sets)) == (b"\x0a\x03xyz",)
+    assert stream.split(memoryview(frame)).parameter_sets == ()
+    assert stream.active_sets(frozenset()) == (SEQUENCE,)
 
 
 def test_packets_of_unknown_streams_are_taken_whole() -> None:
     stream = read_header("vp9", b"")
-    assert [bytes(part) for part in stream.sift(memoryview(b"anything")).parts] == [b"anything"]
+    assert [bytes(part) for part in stream.split(memoryview(b"anything")).picture] == [b"anything"]
     assert read_header("h264", b"\x00\x00\x00\x01" + SPS).nal_length_bytes == 0
 
 
 def test_cut_or_empty_packets_are_no_trouble() -> None:
     stream = read_header("h264", AVCC)
-    assert [bytes(part) for part in stream.sift(units(IDR)[:-1]).parts] == [IDR[:-1]]
-    assert stream.sift(memoryview(b"\x00")).parts == ()
+    assert [bytes(part) for part in stream.split(units(IDR)[:-1]).picture] == [IDR[:-1]]
+    assert stream.split(memoryview(b"\x00")).picture == ()
     assert read_header("av1", b"\x81\x04\x0c\x00").header_sets == ()
-    assert read_header("av1", b"\x81\x04\x0c\x00\x0a\xff").sift(memoryview(b"\x0a\xff")).sets == (b"\x0a\xff",)
+    assert read_header("av1", b"\x81\x04\x0c\x00\x0a\xff").split(memoryview(b"\x0a\xff")).parameter_sets == (
+        b"\x0a\xff",
+    )

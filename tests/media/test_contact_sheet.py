@@ -10,11 +10,11 @@ from PIL import Image
 
 from annotator.errors import FootageError
 from annotator.media.clips import Clip
-from annotator.media.contact_sheet import GLYPHS, MediaRenderer, burn_in, encode_jpeg, labels, render, render_all
+from annotator.media.contact_sheet import GLYPHS, MediaRenderer, burn_in, encode_jpeg, render_all, time_labels
 from annotator.media.decode import DecodeCounter, Pixels
 from annotator_store.digests import Digest, digest_parts, digest_struct
 from annotator_store.keys import Media, MediaItem, Render
-from tests.media.films import clip, draw_number, film, read_number
+from tests.media.films import clip, draw_number, film, read_number, render
 
 FOOTAGE = Digest("0" * 32)
 
@@ -85,7 +85,7 @@ def test_several_items_of_one_clip_share_one_pass(episode: Clip) -> None:
         item(times_of(episode, 30, 20), kind="video", width_px=32),
     ]
     apart, together = DecodeCounter(), DecodeCounter()
-    assert render_all(items, episode, together) == tuple(render(one, episode, apart) for one in items)
+    assert render_all(items, episode, together) == tuple(render(item, episode, apart) for item in items)
     assert together.frames <= 40 < apart.frames
 
 
@@ -125,9 +125,9 @@ def test_a_badge_fits_tiles_of_any_shape(height: int, width: int) -> None:
 
 
 def test_times_closer_than_a_tenth_are_told_apart() -> None:
-    assert labels((0.0, 0.1, 12.345)) == ("0.0s", "0.1s", "12.3s")
-    assert labels((float(np.float32(0.8)), float(np.float32(0.9)))) == ("0.8s", "0.9s")
-    assert labels((1.0, 1.0333, 1.0667)) == ("1.00s", "1.03s", "1.07s")
+    assert time_labels((0.0, 0.1, 12.345)) == ("0.0s", "0.1s", "12.3s")
+    assert time_labels((float(np.float32(0.8)), float(np.float32(0.9)))) == ("0.8s", "0.9s")
+    assert time_labels((1.0, 1.0333, 1.0667)) == ("1.00s", "1.03s", "1.07s")
 
 
 def test_pixels_do_not_change_without_a_new_renderer() -> None:

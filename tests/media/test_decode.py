@@ -1,4 +1,4 @@
-"""Exact frames, from real files of every kind, and what is said of broken ones."""
+"""Exact frames, from real files of every kind, and the errors of broken ones."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from annotator.errors import FootageError
 from annotator.media.clips import Clip, ImageClip
 from annotator.media.contact_sheet import encode_jpeg
-from annotator.media.decode import DecodeCounter, FrameRequest, frame_size, read_frames, read_wanted
-from tests.media.films import clip, draw_number, film, join, packet_places, read_number, rewrap, timestamps
+from annotator.media.decode import DecodeCounter, FrameRequest, frame_size, read_frames
+from tests.media.films import clip, draw_number, film, join, packet_places, read_number, read_times, rewrap, timestamps
 
 OPEN_GOP = {"bf": "3", "x264-params": "open-gop=1:b-pyramid=normal"}
 KINDS = [
@@ -31,7 +31,7 @@ RATES = [10, 30, Fraction(30000, 1001)]
 
 def numbers_at(clip: Clip, positions: "list[int]") -> list[int]:
     times = [float(clip.frame_timestamps[position]) for position in positions]
-    return [read_number(pixels) for _, pixels in read_frames(clip, times)]
+    return [read_number(pixels) for _, pixels in read_times(clip, times)]
 
 
 @pytest.mark.parametrize("fps", RATES, ids=["10fps", "30fps", "29.97fps"])
@@ -59,7 +59,7 @@ def test_sparse_frames_are_the_same_pixels_as_a_plain_decode_of_the_whole_file(
         plain = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     episode = clip(path, 0, 60)
     wanted = [3, 4, 17, 31, 58]
-    read = read_frames(episode, [float(episode.frame_timestamps[position]) for position in wanted])
+    read = read_times(episode, [float(episode.frame_timestamps[position]) for position in wanted])
     for position, (_, pixels) in zip(wanted, read, strict=True):
         assert np.abs(pixels.astype(int) - plain[position].astype(int)).max() <= 2  # two ways of scaling chroma
 
@@ -120,56 +120,58 @@ def test_frames_cut_away_by_an_edit_list_are_never_shown(tmp_path: Path) -> None
 
 def test_half_a_frame_period_off_is_the_frame_and_more_is_an_error(tmp_path: Path) -> None:
     episode = clip(film(tmp_path / "a.mp4", range(30)), 0, 30)
-    assert [read_number(pixels) for _, pixels in read_frames(episode, [10.49 / 30, 10.51 / 30])] == [10, 11]
-    assert read_number(next(read_frames(episode, [29.49 / 30]))[1]) == 29
+    assert [read_number(pixels) for _, pixels in read_times(episode, [10.49 / 30, 10.51 / 30])] == [10, 11]
+    assert read_number(next(read_times(episode, [29.49 / 30]))[1]) == 29
     with pytest.raises(FootageError) as caught:
-        list(read_frames(episode, [29.51 / 30]))
-    for said in (str(episode.path), "observation.images.top", "0.984 s", "0.017 s away", "hint:"):
-        assert said in str(caught.value)
+        list(read_times(episode, [29.51 / 30]))
+    for message in (str(episode.path), "observation.images.top", "0.984 s", "0.017 s away", "hint:"):
+        assert message in str(caught.value)
 
 
 def test_an_episode_never_gives_a_neighbours_frame(tmp_path: Path) -> None:
     path = film(tmp_path / "a.mp4", range(60))
     with pytest.raises(FootageError, match="no frame is shown"):
-        list(read_frames(clip(path, 20, 20), [20 / 30]))
+        list(read_times(clip(path, 20, 20), [20 / 30]))
     with pytest.raises(FootageError, match="no frame is shown"):
-        list(read_frames(clip(path, 20, 20), [-1 / 30]))
+        list(read_times(clip(path, 20, 20), [-1 / 30]))
 
 
 def test_only_the_groups_of_pictures_that_hold_a_wanted_frame_are_decoded(tmp_path: Path) -> None:
     episode = clip(film(tmp_path / "a.mp4", range(300), gop=2, options={"bf": "0"}), 0, 300)
-    tally = DecodeCounter()
-    read = list(read_frames(episode, [float(episode.frame_timestamps[k]) for k in range(0, 300, 15)], tally=tally))
+    counter = DecodeCounter()
+    read = list(read_times(episode, [float(episode.frame_timestamps[k]) for k in range(0, 300, 15)], counter=counter))
     assert len(read) == 20
-    assert tally.frames == 30  # ten key frames alone, ten second frames after their key frame
+    assert counter.frames == 30  # ten key frames alone, ten second frames after their key frame
 
 
 def test_frames_that_no_other_needs_are_left_out(tmp_path: Path) -> None:
     episode = clip(film(tmp_path / "a.mp4", range(90), gop=250, options={"bf": "3"}), 0, 90)
-    tally = DecodeCounter()
-    assert len(list(read_frames(episode, [0.0, float(episode.frame_timestamps[89])], tally=tally))) == 2
-    assert tally.frames < 80
+    counter = DecodeCounter()
+    assert len(list(read_times(episode, [0.0, float(episode.frame_timestamps[89])], counter=counter))) == 2
+    assert counter.frames < 80
 
 
 def test_one_pass_gives_one_frame_at_several_sizes(tmp_path: Path) -> None:
     episode = clip(film(tmp_path / "a.mp4", range(30)), 0, 30)
-    tally = DecodeCounter()
-    wants = [FrameRequest(0.0, 64), FrameRequest(0.0, 0), FrameRequest(0.0, 33), FrameRequest(0.2, 64)]
-    sizes = {want: (pixels.shape, read_number(pixels)) for want, pixels in read_wanted(episode, wants, tally)}
+    counter = DecodeCounter()
+    requests = [FrameRequest(0.0, 64), FrameRequest(0.0, 0), FrameRequest(0.0, 33), FrameRequest(0.2, 64)]
+    sizes = {
+        request: (pixels.shape, read_number(pixels)) for request, pixels in read_frames(episode, requests, counter)
+    }
     assert sizes == {
         FrameRequest(0.0, 0): ((96, 128, 3), 0),
         FrameRequest(0.0, 33): ((25, 33, 3), 0),
         FrameRequest(0.0, 64): ((48, 64, 3), 0),
         FrameRequest(0.2, 64): ((48, 64, 3), 6),
     }
-    assert tally.frames == 2
+    assert counter.frames == 2
     assert frame_size(episode) == (128, 96)
 
 
 @pytest.mark.parametrize("options", [{"color_range": "tv"}, {"color_range": "pc"}])
 def test_the_callers_arrays_are_their_own_and_rgb(tmp_path: Path, options: dict[str, str]) -> None:
     episode = clip(film(tmp_path / "a.mp4", [0xFFFF, 0], options=options), 0, 2)
-    (_, white), (_, black) = list(read_frames(episode, [0.0, float(episode.frame_timestamps[1])]))
+    (_, white), (_, black) = list(read_times(episode, [0.0, float(episode.frame_timestamps[1])]))
     white[:] = 7
     assert black.dtype == np.uint8 and black.flags.writeable and black.max() < 20
 
@@ -201,7 +203,7 @@ def broken(path: Path, how: str) -> Clip:
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("how", "message"),
     [
         ("missing", "missing"),
         ("empty", "cannot be opened"),
@@ -213,10 +215,10 @@ def broken(path: Path, how: str) -> Clip:
         ("beyond the end", "no frame"),
     ],
 )
-def test_what_cannot_be_read_is_named_with_its_path_and_a_hint(tmp_path: Path, how: str, said: str) -> None:
+def test_what_cannot_be_read_is_named_with_its_path_and_a_hint(tmp_path: Path, how: str, message: str) -> None:
     episode = broken(tmp_path / "bad.mp4", how)
-    with pytest.raises(FootageError, match=said) as caught:
-        list(read_frames(episode, [0.0]))
+    with pytest.raises(FootageError, match=message) as caught:
+        list(read_times(episode, [0.0]))
     assert str(episode.path) in str(caught.value)
     assert caught.value.hint
 
@@ -270,18 +272,18 @@ def test_stored_images_are_read_from_the_shard_or_from_their_path(tmp_path: Path
     (tmp_path / "3.jpg").write_bytes(jpegs[3])
     images: list[dict[str, bytes | str | None]] = [{"bytes": jpeg, "path": None} for jpeg in jpegs]
     images[3] = {"bytes": None, "path": "3.jpg"}
-    episode, tally = stored(images, tmp_path), DecodeCounter()
-    read = list(read_frames(episode, [0.0, 0.1, float(episode.frame_timestamps[4])], 64, tally))
+    episode, counter = stored(images, tmp_path), DecodeCounter()
+    read = list(read_times(episode, [0.0, 0.1, float(episode.frame_timestamps[4])], 64, counter))
     assert [read_number(pixels) for _, pixels in read] == [0, 3, 4]
     assert read[0][1].shape == (48, 64, 3)
-    assert tally.frames == 3
+    assert counter.frames == 3
     assert frame_size(episode) == (128, 96)
     with pytest.raises(FootageError, match="no frame is shown"):
-        list(read_frames(episode, [5 / 30]))
+        list(read_times(episode, [5 / 30]))
 
 
 @pytest.mark.parametrize(
-    ("image", "said"),
+    ("image", "message"),
     [
         ({"bytes": None, "path": None}, "has no image"),
         ({"bytes": None, "path": "gone.png"}, "cannot be read"),
@@ -290,18 +292,18 @@ def test_stored_images_are_read_from_the_shard_or_from_their_path(tmp_path: Path
     ],
 )
 def test_a_bad_stored_image_is_named_with_its_frame(
-    tmp_path: Path, image: "dict[str, bytes | str | None]", said: str
+    tmp_path: Path, image: "dict[str, bytes | str | None]", message: str
 ) -> None:
     good: dict[str, bytes | str | None] = {"bytes": encode_jpeg(draw_number(0), 90), "path": None}
     episode = stored([good, image], tmp_path)
-    with pytest.raises(FootageError, match=said) as caught:
-        list(read_frames(episode, [float(episode.frame_timestamps[1])]))
+    with pytest.raises(FootageError, match=message) as caught:
+        list(read_times(episode, [float(episode.frame_timestamps[1])]))
     assert "front, frame 1" in caught.value.where
 
 
 def test_real_recordings_give_their_first_and_last_frames(cr5_clips: list[Clip]) -> None:
     for episode in cr5_clips:
         first, last = float(episode.frame_timestamps[0]), float(episode.frame_timestamps[-1])
-        read = list(read_frames(episode, [first, last]))
+        read = list(read_times(episode, [first, last]))
         assert [time for time, _ in read] == [first, last]
         assert all(pixels.shape == (480, 640, 3) and pixels.std() > 20 for _, pixels in read)

@@ -11,12 +11,11 @@ import pytest
 
 from annotator.errors import FootageError
 from annotator.media.clips import Clip
-from annotator.media.contact_sheet import render
 from annotator.media.picture import Picture
 from annotator.media.render_pool import RenderPool
 from annotator_store.digests import Digest
 from annotator_store.keys import MediaItem, Render
-from tests.media.films import clip, film, packet_places
+from tests.media.films import clip, film, packet_places, render
 
 FOOTAGE = Digest("0" * 32)
 OTHER = Digest("1" * 32)
@@ -43,7 +42,7 @@ def item(episode: Clip, *positions: int, footage: Digest = FOOTAGE, **more: Any)
 def test_an_identical_item_is_drawn_once_for_all_who_ask(episode: Clip) -> None:
     async def ask() -> None:
         count = Counter()
-        with RenderPool(2) as studio, studio.open({FOOTAGE: episode}, count) as pictures:
+        with RenderPool(2) as pool, pool.open({FOOTAGE: episode}, count) as pictures:
             same = await asyncio.gather(*(pictures.get(item(episode, 0, 59)) for _ in range(20)))
             assert all(picture is same[0] for picture in same)
             assert count.frames == 60
@@ -57,10 +56,10 @@ def test_an_identical_item_is_drawn_once_for_all_who_ask(episode: Clip) -> None:
 def test_what_is_asked_for_together_is_decoded_in_one_pass(episode: Clip) -> None:
     async def ask() -> None:
         count = Counter()
-        with RenderPool(2) as studio, studio.open({FOOTAGE: episode}, count) as pictures:
-            items = [item(episode, at, at + 9, columns=2) for at in range(0, 60, 10)]
-            drawn = await asyncio.gather(*(pictures.get(one) for one in items))
-            assert [picture.timestamps for picture in drawn] == [one.timestamps for one in items]
+        with RenderPool(2) as pool, pool.open({FOOTAGE: episode}, count) as pictures:
+            items = [item(episode, start, start + 9, columns=2) for start in range(0, 60, 10)]
+            drawn = await asyncio.gather(*(pictures.get(item) for item in items))
+            assert [picture.timestamps for picture in drawn] == [item.timestamps for item in items]
             assert count.frames == 60
 
     asyncio.run(ask())
@@ -80,7 +79,7 @@ def test_the_event_loop_goes_on_while_pictures_are_drawn(episode: Clip, monkeypa
     monkeypatch.setattr(module, "render_all", slow)
 
     async def ask() -> None:
-        with RenderPool(1) as studio, studio.open({FOOTAGE: episode}) as pictures:
+        with RenderPool(1) as pool, pool.open({FOOTAGE: episode}) as pictures:
             asked = asyncio.create_task(pictures.get(item(episode, 0)))
             while not drawing.is_set():  # noqa: ASYNC110 - set by another thread
                 await asyncio.sleep(0.001)
@@ -92,7 +91,7 @@ def test_the_event_loop_goes_on_while_pictures_are_drawn(episode: Clip, monkeypa
 
 def test_one_asker_that_is_cancelled_does_not_disturb_the_others(episode: Clip) -> None:
     async def ask() -> None:
-        with RenderPool(1) as studio, studio.open({FOOTAGE: episode}) as pictures:
+        with RenderPool(1) as pool, pool.open({FOOTAGE: episode}) as pictures:
             first, second = (asyncio.create_task(pictures.get(item(episode, 0, 30))) for _ in range(2))
             await asyncio.sleep(0)
             first.cancel()
@@ -112,9 +111,11 @@ def test_a_damaged_frame_fails_only_the_pictures_that_hold_it(tmp_path: Path) ->
     episode = clip(path, 0, 30)
 
     async def ask() -> None:
-        with RenderPool(1) as studio, studio.open({FOOTAGE: episode}) as pictures:
+        rows = ((0, 9), (4, 10), (12, 29))
+        with RenderPool(1) as pool, pool.open({FOOTAGE: episode}) as pictures:
             good, bad, fine = await asyncio.gather(
-                *(pictures.get(item(episode, *at)) for at in ((0, 9), (4, 10), (12, 29))), return_exceptions=True
+                *(pictures.get(item(episode, *positions)) for positions in rows),
+                return_exceptions=True,
             )
             assert not isinstance(good, BaseException) and not isinstance(fine, BaseException)
             assert isinstance(bad, FootageError) and str(path) in str(bad)
@@ -125,7 +126,7 @@ def test_a_damaged_frame_fails_only_the_pictures_that_hold_it(tmp_path: Path) ->
 def test_footage_that_cannot_be_opened_fails_every_asker(tmp_path: Path, episode: Clip) -> None:
     async def ask() -> None:
         gone = clip(tmp_path / "gone.mp4", 0, 60)
-        with RenderPool(1) as studio, studio.open({FOOTAGE: episode, OTHER: gone}) as pictures:
+        with RenderPool(1) as pool, pool.open({FOOTAGE: episode, OTHER: gone}) as pictures:
             picture, error = await asyncio.gather(
                 pictures.get(item(episode, 0)),
                 pictures.get(item(episode, 0, footage=OTHER)),
@@ -140,26 +141,26 @@ def test_footage_that_cannot_be_opened_fails_every_asker(tmp_path: Path, episode
 def test_footage_of_another_episode_is_refused(episode: Clip) -> None:
     async def ask() -> None:
         refused = pytest.raises(FootageError, match="not this episode's")
-        with RenderPool(1) as studio, studio.open({FOOTAGE: episode}) as pictures, refused:
+        with RenderPool(1) as pool, pool.open({FOOTAGE: episode}) as pictures, refused:
             await pictures.get(item(episode, 0, footage=OTHER))
 
     asyncio.run(ask())
 
 
 def test_closing_lets_go_of_every_picture(episode: Clip) -> None:
-    def held() -> int:
+    def pictures_alive() -> int:
         gc.collect()
-        return sum(isinstance(one, Picture) for one in gc.get_objects())
+        return sum(isinstance(thing, Picture) for thing in gc.get_objects())
 
     async def ask() -> None:
-        before = held()
-        with RenderPool(1) as studio:
-            pictures = studio.open({FOOTAGE: episode})
-            await asyncio.gather(*(pictures.get(item(episode, at)) for at in range(5)))
-            assert held() == before + 5
+        before = pictures_alive()
+        with RenderPool(1) as pool:
+            pictures = pool.open({FOOTAGE: episode})
+            await asyncio.gather(*(pictures.get(item(episode, start)) for start in range(5)))
+            assert pictures_alive() == before + 5
             pictures.close()
             await asyncio.sleep(0)
-            assert held() == before
+            assert pictures_alive() == before
             with pytest.raises(AssertionError, match="gone"):
                 await pictures.get(item(episode, 0))
 
@@ -167,47 +168,47 @@ def test_closing_lets_go_of_every_picture(episode: Clip) -> None:
 
 
 def test_a_single_frame_is_let_go_of_once_everyone_who_waited_has_it(episode: Clip) -> None:
-    def held() -> int:
+    def pictures_alive() -> int:
         gc.collect()
-        return sum(isinstance(one, Picture) for one in gc.get_objects())
+        return sum(isinstance(thing, Picture) for thing in gc.get_objects())
 
     async def ask() -> None:
-        count, before = Counter(), held()
-        one = msgspec.structs.replace(item(episode, 7), render=Render(kind="frame"))
-        with RenderPool(1) as studio, studio.open({FOOTAGE: episode}, count) as pictures:
-            waited = await asyncio.gather(pictures.get(one), pictures.get(one))
+        count, before = Counter(), pictures_alive()
+        frame = msgspec.structs.replace(item(episode, 7), render=Render(kind="frame"))
+        with RenderPool(1) as pool, pool.open({FOOTAGE: episode}, count) as pictures:
+            waited = await asyncio.gather(pictures.get(frame), pictures.get(frame))
             assert waited[0] is waited[1]
             assert count.frames == 8
             del waited
             await asyncio.sleep(0)
-            assert held() == before
-            assert (await pictures.get(one)).jpegs == render(one, episode).jpegs
+            assert pictures_alive() == before
+            assert (await pictures.get(frame)).jpegs == render(frame, episode).jpegs
             assert count.frames == 16
 
     asyncio.run(ask())
 
 
 def test_no_more_memory_is_given_out_than_there_is() -> None:
-    with RenderPool(4, max_bytes=100) as studio:
-        held, most, lock = 0, 0, threading.Lock()
+    with RenderPool(4, max_bytes=100) as pool:
+        reserved, most, lock = 0, 0, threading.Lock()
 
         def draw(size: int) -> None:
-            nonlocal held, most
-            with studio.room(size):
+            nonlocal reserved, most
+            with pool.memory(size):
                 with lock:
-                    held += min(size, 100)
-                    most = max(most, held)
+                    reserved += min(size, 100)
+                    most = max(most, reserved)
                 threading.Event().wait(0.002)
                 with lock:
-                    held -= min(size, 100)
+                    reserved -= min(size, 100)
 
-        for done in [studio.executor.submit(draw, size) for size in (40, 60, 30, 1000, 90, 10, 5) * 4]:
+        for done in [pool.executor.submit(draw, size) for size in (40, 60, 30, 1000, 90, 10, 5) * 4]:
             done.result()
         assert 60 <= most <= 100
 
 
 def test_nothing_is_decoded_until_a_picture_is_asked_for(tmp_path: Path) -> None:
     count = Counter()
-    with RenderPool(1) as studio, studio.open({FOOTAGE: clip(tmp_path / "never.mp4", 0, 1)}, count):
+    with RenderPool(1) as pool, pool.open({FOOTAGE: clip(tmp_path / "never.mp4", 0, 1)}, count):
         pass
     assert count.frames == 0

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotator.media.sampling import sample, snap, windows
+from annotator.media.sampling import nearest, sample, windows
 from tests.media.films import timestamps
 
 gaps = st.lists(st.floats(0.01, 2.0), min_size=0, max_size=200)
@@ -68,15 +68,13 @@ def test_a_window_without_room_is_refused() -> None:
 
 
 @given(times=st.lists(st.floats(-5, 50), min_size=1, max_size=20))
-def test_a_snapped_time_is_the_nearest_frames_own_float32(times: list[float]) -> None:
-    clock = timestamps(600, 29.97)
-    snapped = snap(clock, times)
-    assert snapped.dtype == np.float32
-    assert np.isin(snapped, clock).all()
-    best = np.abs(clock.astype(np.float64)[None, :] - np.array(times)[:, None]).min(axis=1)
-    assert np.allclose(np.abs(snapped.astype(np.float64) - times), best, atol=0)
+def test_of_all_frames_none_is_nearer_than_the_nearest(times: list[float]) -> None:
+    seconds = timestamps(600, 29.97).astype(np.float64)
+    indices = nearest(seconds, np.array(times))
+    best = np.abs(seconds[None, :] - np.array(times)[:, None]).min(axis=1)
+    assert np.allclose(np.abs(seconds[indices] - times), best, atol=0)
 
 
-def test_a_time_between_two_frames_snaps_to_the_earlier() -> None:
-    assert snap(np.array([0, 0.5, 1], np.float32), [0.25, 0.75, 9]).tolist() == [0, 0.5, 1]
-    assert snap(np.array([0, 0.5], np.float32), 0.3).shape == ()
+def test_a_time_between_two_frames_is_nearest_to_the_earlier() -> None:
+    assert nearest(np.array([0, 0.5, 1]), np.array([0.25, 0.75, 9])).tolist() == [0, 1, 2]
+    assert nearest(np.array([0, 0.5]), np.array(0.3)).shape == ()

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from annotator.config.settings import PlanSettings, SyncSettings
+from annotator.config.settings import PlanSettings
 from annotator.errors import StepError
 from annotator.modules.base import CameraView, ModuleInput, ModuleOutput
 from annotator.modules.plan.module import annotate
@@ -27,8 +27,10 @@ def episode(
     frames: int = 100, *, task: str = "stack the red cups", cameras: Sequence[CameraView] = (camera(),), **more: Any
 ) -> ModuleInput:
     """Ten frames a second, from 0."""
-    clock = (np.arange(frames) / 10).astype(np.float32)
-    return ModuleInput(where="episode 0", digest=EPISODE, task=task, clock=clock, watched=tuple(cameras), **more)
+    timestamps = (np.arange(frames) / 10).astype(np.float32)
+    return ModuleInput(
+        where="episode 0", digest=EPISODE, task=task, timestamps=timestamps, cameras=tuple(cameras), **more
+    )
 
 
 def vocabulary(subtasks: str = "", memories: str = "") -> Vocabulary:
@@ -39,7 +41,7 @@ def vocabulary(subtasks: str = "", memories: str = "") -> Vocabulary:
 
 def run(view: ModuleInput, script: Script | None = None, /, **settings: Any) -> tuple[ModuleOutput, ScriptedAsk]:
     ask = ScriptedAsk(script or {})
-    return asyncio.run(annotate(view, ask, SyncSettings(plan=PlanSettings(**settings)))), ask
+    return asyncio.run(annotate(view, ask, PlanSettings(**settings))), ask
 
 
 def shown(found: ModuleOutput, style: str) -> list[tuple[float, str | None]]:

@@ -7,7 +7,9 @@ from typing import Any
 
 import msgspec
 
+from annotator.config.settings import SyncSettings
 from annotator.errors import Rejected
+from annotator.modules.base import Module, ModuleInput, ModuleOutput
 from annotator.prompting.answers import (
     Answer,
     AxisRephrasings,
@@ -103,3 +105,13 @@ class ScriptedAsk:
     def to(self, step: str) -> list[Question]:
         """What was asked of one step."""
         return [question for question in self.asked if question.step == step]
+
+
+def with_settings(module: Module, episode: ModuleInput, settings: SyncSettings) -> ModuleInput:
+    """The episode as a run with these settings gives it to the module."""
+    return msgspec.structs.replace(episode, seed=settings.seed, borrowed=module.borrowed_values(settings))
+
+
+async def annotated(module: Module, episode: ModuleInput, ask: ScriptedAsk, settings: SyncSettings) -> ModuleOutput:
+    """What the module makes of the episode in a run with these settings."""
+    return await module.annotate(with_settings(module, episode, settings), ask, module.own_settings(settings))

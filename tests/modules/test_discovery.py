@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from annotator.config.load import check
+from annotator.config.load import validated
 from annotator.config.settings import PlanSettings, SyncSettings, VocabularySettings
 from annotator.errors import CallError, Declined, Rejected, VocabularyError
 from annotator.modules.base import CameraView, ModuleInput
@@ -51,9 +51,9 @@ def camera(name: object, key: str = "observation.images.top") -> CameraView:
 
 
 def episode(name: object, *, frames: int = 100, task: str = "stack the cups", **changes: Any) -> ModuleInput:
-    clock = (np.arange(frames) / 10).astype(np.float32)
-    fields: dict[str, Any] = {"watched": (camera(name),), "where": f"episode {name}"}
-    return ModuleInput(digest=digest(name), task=task, clock=clock, **fields | changes)
+    timestamps = (np.arange(frames) / 10).astype(np.float32)
+    fields: dict[str, Any] = {"cameras": (camera(name),), "where": f"episode {name}"}
+    return ModuleInput(digest=digest(name), task=task, timestamps=timestamps, **fields | changes)
 
 
 def run(
@@ -140,7 +140,7 @@ def test_the_prompt_says_which_images_are_which_recording() -> None:
         images = f"image {at}" if sheets == 1 else f"images {at} to {at + sheets - 1}"
         task = "stack the cups." if one is long else "(not known)"
         assert f"Recording {number} of 2, {images}. Its task: {task}" in said.splitlines()
-        assert {item.footage for item in question.media[at - 1 : at - 1 + sheets]} == {one.watched[0].footage}
+        assert {item.footage for item in question.media[at - 1 : at - 1 + sheets]} == {one.cameras[0].footage}
         at += sheets
     assert len(question.media) == at - 1 == 3
     assert said.count("printed in a corner") == said.count("taken alone") == 2
@@ -181,7 +181,7 @@ def test_an_episode_is_shown_from_its_first_frame_to_its_last_even_where_there_i
 
 
 def test_without_a_camera_the_tasks_alone_are_asked_about() -> None:
-    _, question = run([episode(n, task=f"stack {n} cups", watched=()) for n in range(2)])
+    _, question = run([episode(n, task=f"stack {n} cups", cameras=()) for n in range(2)])
     assert question.media == ()
     for n in range(2):
         assert f"Its task: stack {n} cups\n" in question.inputs["recordings"]
@@ -189,7 +189,7 @@ def test_without_a_camera_the_tasks_alone_are_asked_about() -> None:
     assert "no footage" in question.inputs["recordings"]
 
 
-@pytest.mark.parametrize("some", [[], [episode(1, task=" \n", watched=())]], ids=["no episode", "nothing in it"])
+@pytest.mark.parametrize("some", [[], [episode(1, task=" \n", cameras=())]], ids=["no episode", "nothing in it"])
 def test_where_there_is_nothing_to_go_by_nothing_is_asked(some: list[ModuleInput]) -> None:
     ask = ScriptedAsk()
     with pytest.raises(VocabularyError, match=r"nothing to find a vocabulary from(.|\n)*hint: .*vocabulary.enabled"):
@@ -242,7 +242,7 @@ def test_a_task_that_is_a_placeholder_is_not_shown_and_not_gone_by(task: str) ->
     assert "Its task: (not known)" in question.inputs["recordings"]
     assert recipe([episode(1, task=task)]) == recipe([episode(1, task="")])
     with pytest.raises(VocabularyError, match="nothing to find a vocabulary from"):
-        run([episode(1, task=task, watched=())])
+        run([episode(1, task=task, cameras=())])
 
 
 entries = st.lists(st.text(min_size=1, max_size=200), min_size=1, max_size=64)
@@ -282,10 +282,10 @@ OTHER: dict[str, tuple[Sequence[ModuleInput], SyncSettings, dict[str, Any]]] = {
     "another episode": ([SOME[0], episode(7)], SyncSettings(), {}),
     "one more episode": ([*SOME, episode(7)], SyncSettings(), {}),
     "another task": ([SOME[0], episode(1, task="other")], SyncSettings(), {}),
-    "other footage": ([SOME[0], episode(1, watched=(camera("other"),))], SyncSettings(), {}),
-    "another camera": ([SOME[0], episode(1, watched=(camera(1, "observation.images.side"),))], SyncSettings(), {}),
-    "two cameras": ([SOME[0], episode(1, watched=(camera(1), camera(2, "side")))], SyncSettings(), {}),
-    "no camera": ([SOME[0], episode(1, watched=())], SyncSettings(), {}),
+    "other footage": ([SOME[0], episode(1, cameras=(camera("other"),))], SyncSettings(), {}),
+    "another camera": ([SOME[0], episode(1, cameras=(camera(1, "observation.images.side"),))], SyncSettings(), {}),
+    "two cameras": ([SOME[0], episode(1, cameras=(camera(1), camera(2, "side")))], SyncSettings(), {}),
+    "no camera": ([SOME[0], episode(1, cameras=())], SyncSettings(), {}),
     "another seed": (SOME, SyncSettings(seed=1), {}),
     "another prompt": (SOME, SyncSettings(), {"prompts": {"vocabulary.discover": digest("x")}}),
     "another model": (SOME, SyncSettings(), {"model": digest("x")}),
@@ -303,7 +303,7 @@ def test_what_an_answer_can_depend_on_participates_in_the_recipe(change: str) ->
 def test_every_setting_of_the_view_participates_in_the_recipe(name: str) -> None:
     value: Any = "video" if name == "view" else getattr(PlanSettings(), name) - 1
     settings = SyncSettings(plan=PlanSettings(**{name: value}))
-    check(settings)
+    validated(settings)
     assert recipe(SOME, settings) != recipe(SOME)
 
 

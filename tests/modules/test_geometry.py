@@ -201,9 +201,9 @@ def test_what_is_no_number_is_outside(value: float) -> None:
 def test_prompts_are_told_the_bounds_that_answers_are_held_to(units: Literal["relative_1000", "pixels"]) -> None:
     frame = CoordinateFrame(width_px=1280, height_px=720, units=units)
     right, bottom = frame.most
-    assert f"x is 0 at the left edge and {right} at the right edge" in frame.told
-    assert f"y is 0 at the top edge and {bottom} at the bottom edge" in frame.told
-    assert ("pixels" in frame.told) == (units == "pixels")
+    assert f"x is 0 at the left edge and {right} at the right edge" in frame.prompt_text
+    assert f"y is 0 at the top edge and {bottom} at the bottom edge" in frame.prompt_text
+    assert ("pixels" in frame.prompt_text) == (units == "pixels")
 
 
 @pytest.mark.parametrize("kind", [BboxAnswer, KeypointAnswer, CountAnswer, AttributeAnswer, SpatialAnswer])

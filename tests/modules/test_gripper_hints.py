@@ -7,7 +7,7 @@ import pytest
 
 from annotator.dataset.metadata import open_dataset
 from annotator.dataset.shard_scan import scan_shard
-from annotator.dataset.signals import Signals, signals_of
+from annotator.dataset.signals import Signals, read_signals
 from annotator.modules.plan.gripper_hints import gripper_times
 from annotator.vlm.signals.gripper import find_grippers
 from tests.vlm.signal_shapes import NAMES, PICK_AND_PLACE, draw, signals
@@ -23,7 +23,7 @@ def stored(name: str, episode: int) -> Signals:
     dataset = open_dataset(DATA / name)
     shard = dataset.episodes[episode].shard
     (scanned,) = [one for one in scan_shard(dataset, shard) if one.index == episode]
-    return signals_of(dataset, shard, scanned)
+    return read_signals(dataset, scanned)
 
 
 def test_a_named_gripper_is_told_of_when_it_begins_to_close_and_to_open() -> None:

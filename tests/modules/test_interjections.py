@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from annotator.config.settings import InterjectionsSettings, PlanSettings, SyncSettings
 from annotator.errors import CallError, Declined, Rejected, StepError
 from annotator.modules.base import CameraView, ModuleInput, ModuleOutput
-from annotator.modules.interjections import KINDS, NAME, STEPS, STYLES, annotate, moments, say
+from annotator.modules.interjections import INTERJECTIONS, KINDS, NAME, STEPS, STYLES, InterjectionPoint, points_of, say
 from annotator.modules.views import NO_FOOTAGE
 from annotator.prompting.answers import Answer, InitialSpeech, Interjection, schema_of
 from annotator.prompting.loader import load_prompts
@@ -25,7 +25,7 @@ from annotator.vlm.scripted.schema_sampler import sample_text
 from annotator_store.digests import Digest, digest_parts
 from annotator_store.keys import Render, Text
 from annotator_store.rows import Row
-from tests.modules.scripted_ask import Question, Script, ScriptedAsk
+from tests.modules.scripted_ask import Question, Script, ScriptedAsk, annotated, with_settings
 
 SPEECH, INTERJECTION = STEPS
 TOP = CameraView(key="top", footage=digest_parts("footage", [b"top"]), width_px=640, height_px=480)
@@ -58,17 +58,17 @@ def episode(
     frames: int = 100,
     task: str = TASK,
     name: bytes = b"one",
-    watched: tuple[CameraView, ...] = (TOP,),
+    cameras: tuple[CameraView, ...] = (TOP,),
     **upstream: Any,
 ) -> ModuleInput:
-    clock = (np.arange(frames) / 10).astype(np.float32)
-    starts = [(float(clock[frame]), text) for frame, text in subtasks]
+    timestamps = (np.arange(frames) / 10).astype(np.float32)
+    starts = [(float(timestamps[frame]), text) for frame, text in subtasks]
     return ModuleInput(
         where="episode 0",
         digest=digest_parts("episode", [name]),
         task=task,
-        clock=clock,
-        watched=watched,
+        timestamps=timestamps,
+        cameras=cameras,
         upstream=tuple(rows_of(starts, **upstream)),
     )
 
@@ -80,7 +80,11 @@ def settings_of(*, seed: int = 1729, quality: int = 84, **interjections: Any) ->
 
 def run(view: ModuleInput, script: Script | None = None, /, **settings: Any) -> tuple[ModuleOutput, ScriptedAsk]:
     ask = ScriptedAsk({**SCRIPT, **(script or {})})
-    return asyncio.run(annotate(view, ask, settings_of(**settings))), ask
+    return asyncio.run(annotated(INTERJECTIONS, view, ask, settings_of(**settings))), ask
+
+
+def points(view: ModuleInput, settings: SyncSettings) -> list[InterjectionPoint]:
+    return points_of(with_settings(INTERJECTIONS, view, settings), settings.interjections)
 
 
 def shown(found: ModuleOutput, style: str | None) -> list[tuple[float, str]]:
@@ -203,10 +207,10 @@ def test_the_prompts_take_exactly_what_the_module_gives_and_say_all_of_it() -> N
 
 
 def test_frames_straddle_the_moment_evenly_and_are_the_first_watched_camera_s() -> None:
-    view = episode(watched=(SIDE, TOP))
+    view = episode(cameras=(SIDE, TOP))
     _, ask = run(view, interjection_window_frames=5, interjection_window_seconds=2.0, frame_width=320, quality=70)
     media = ask.to(INTERJECTION)[1].media
-    assert [item.timestamps for item in media] == [(float(view.clock[i]),) for i in (35, 40, 45, 50, 55)]
+    assert [item.timestamps for item in media] == [(float(view.timestamps[i]),) for i in (35, 40, 45, 50, 55)]
     assert {item.render for item in media} == {Render(kind="frame", width_px=320, quality=70, badge=True)}
     assert {item.footage for item in media} == {SIDE.footage}
     assert (
@@ -232,12 +236,12 @@ def test_a_window_is_clipped_to_the_episode_and_shows_no_frame_twice(
     view = episode(((0, "reach"), (99, "stay still")))
     _, ask = run(view, interjection_window_frames=frames, interjection_window_seconds=seconds)
     (question,) = ask.to(INTERJECTION)
-    assert [t for item in question.media for t in item.timestamps] == [float(view.clock[i]) for i in wanted]
+    assert [t for item in question.media for t in item.timestamps] == [float(view.timestamps[i]) for i in wanted]
     assert {1: "a single frame", 0: NO_FOOTAGE}.get(len(wanted), f"{len(wanted)} images") in question.inputs["view"]
 
 
 def test_without_a_camera_the_words_alone_are_asked_about() -> None:
-    found, ask = run(episode(watched=()))
+    found, ask = run(episode(cameras=()))
     assert {question.media for question in ask.asked} == {()}
     assert {question.inputs["view"] for question in ask.to(INTERJECTION)} == {NO_FOOTAGE}
     assert len(shown(found, "interjection")) == 3
@@ -251,7 +255,7 @@ def test_nobody_speaks_before_min_t(least: float, expected: int) -> None:
 
 def test_min_t_is_met_by_the_stored_time_that_is_nearest_to_it() -> None:
     view = episode(((0, "reach"), (7, "grasp")))
-    assert float(view.clock[7]) < 0.7  # what float32 makes of it
+    assert float(view.timestamps[7]) < 0.7  # what float32 makes of it
     assert len(shown(run(view, interjection_min_t=0.7)[0], "interjection")) == 1
 
 
@@ -273,7 +277,7 @@ LONG = tuple((frame, f"step {frame}") for frame in range(0, 600, 30))
 
 def moments_of(name: bytes = b"one", **settings: Any) -> list[tuple[float, str]]:
     view = episode(LONG, frames=600, name=name)
-    return [(m.time, m.scenario) for m in moments(view, settings_of(**settings))]
+    return [(m.time, m.scenario) for m in points(view, settings_of(**settings))]
 
 
 def test_the_choice_depends_on_the_seed_and_on_what_the_episode_is() -> None:
@@ -290,7 +294,7 @@ def test_one_interjection_more_leaves_the_others_as_they_were() -> None:
 def test_the_choice_does_not_depend_on_where_the_episode_stands_or_what_it_is_called() -> None:
     view = episode(LONG, frames=600)
     elsewhere = msgspec.structs.replace(view, where="episode 77", task="another label")
-    assert moments(view, settings_of()) == moments(elsewhere, settings_of())
+    assert points(view, settings_of()) == points(elsewhere, settings_of())
 
 
 def test_neighbouring_boundaries_prefer_different_kinds_and_all_kinds_come_up_alike() -> None:
@@ -352,7 +356,7 @@ def test_half_an_exchange_without_words_does_not_fit(field: str, blank: str) -> 
 def test_a_call_without_a_reply_ends_the_episode_after_the_others_were_asked(failing: str) -> None:
     ask = ScriptedAsk({**SCRIPT, failing: no_reply()})
     with pytest.raises(CallError):
-        asyncio.run(annotate(episode(), ask, settings_of()))
+        asyncio.run(annotated(INTERJECTIONS, episode(), ask, settings_of()))
     assert Counter(ask.steps) == {SPEECH: 1, INTERJECTION: 3}
 
 
@@ -368,7 +372,7 @@ def test_the_calls_of_an_episode_run_at_once_and_all_end_before_an_error_is_rais
             return await super().__call__(step, *given, **named)
 
     with pytest.raises(CallError):
-        asyncio.run(annotate(episode(), SlowAsk({**SCRIPT, SPEECH: no_reply()}), settings_of()))
+        asyncio.run(annotated(INTERJECTIONS, episode(), SlowAsk({**SCRIPT, SPEECH: no_reply()}), settings_of()))
     assert ended == [(SPEECH, 4), (INTERJECTION, 4), (INTERJECTION, 4), (INTERJECTION, 4)]
 
 
@@ -405,7 +409,7 @@ def test_whatever_the_words_every_interjection_has_its_reply_and_its_plan(
     spoken = [a.row.timestamp for a in found.rows if a.row.style is None]
     assert times["interjection"] == times["plan"] == [time for time in spoken if time > 0]
     assert len(spoken) == len(set(spoken))
-    assert set(spoken) <= {float(t) for t in view.clock}
+    assert set(spoken) <= {float(t) for t in view.timestamps}
     assert len(spoken) + len(found.gaps) == len(ask.asked) == 1 + min(most, max(0, len(starts) - 1))
     assert all(_words(a.row) == " ".join(_words(a.row).split()) != "" for a in found.rows if a.row.style != "plan")
     assert all(json.loads(call) for a in found.rows for call in a.row.tool_calls or ())
@@ -420,7 +424,7 @@ def test_what_is_asked_is_the_same_every_time() -> None:
 def test_an_interjection_s_question_does_not_change_with_the_memory_or_the_wordings() -> None:
     """Else an edit of a prompt that only they follow would ask every interjection again."""
     plain, remembering = episode(), episode(wordings=(TASK, "pile the red cups"))
-    memory = Row(role="assistant", content="I hold the cup.", style="memory", timestamp=float(plain.clock[45]))
+    memory = Row(role="assistant", content="I hold the cup.", style="memory", timestamp=float(plain.timestamps[45]))
     more = msgspec.structs.replace(remembering, upstream=(*remembering.upstream, memory))
     asked = [[question.key for question in run(view)[1].asked] for view in (plain, more)]
     assert asked[0] == asked[1]
@@ -437,5 +441,5 @@ def test_the_prompts_are_short_enough_to_be_read() -> None:
 
 def test_two_episodes_that_differ_only_in_footage_share_no_question() -> None:
     other = (msgspec.structs.replace(TOP, footage=Digest("f" * 32)),)
-    keys = [{question.key for question in run(episode(watched=w))[1].to(INTERJECTION)} for w in ((TOP,), other)]
+    keys = [{question.key for question in run(episode(cameras=w))[1].to(INTERJECTION)} for w in ((TOP,), other)]
     assert not keys[0] & keys[1]

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from annotator.modules.merge_rows import merge_rows
-from annotator.modules.registry import owners
+from annotator.modules.merge_rows import merge_rows, owners
 from annotator_store.digests import Digest
 from annotator_store.log.events import AnnotatedRow
 from annotator_store.rows import Row, order_key

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from annotator.config.settings import PlanSettings, SyncSettings
+from annotator.config.settings import PlanSettings
 from annotator.errors import CallError, Declined, Rejected, StepError
 from annotator.modules.base import GripperTime
 from annotator.modules.plan.module import STEPS, STYLES, annotate
@@ -41,7 +41,7 @@ def test_rows_come_in_the_order_of_their_times_and_are_the_same_every_time() -> 
 def test_every_row_stands_exactly_on_a_frame() -> None:
     view = episode()
     found, _ = run(view, {"plan.segment": spans((0.0, 1.97, "reach"), (1.97, 9.9, "grasp"))})
-    assert {np.float32(a.row.timestamp) for a in found.rows} <= set(view.clock)
+    assert {np.float32(a.row.timestamp) for a in found.rows} <= set(view.timestamps)
     assert shown(found, "subtask")[1] == (2.0, "grasp")
 
 
@@ -343,7 +343,7 @@ NO_REPLY = CallError("no reply", kind="timeout", retryable=True)
 def test_when_one_branch_fails_the_other_is_still_heard_out() -> None:
     ask = SlowAsk({"plan.describe": NO_REPLY}, lambda step, _: step == "plan.task_rephrasings")
     with pytest.raises(CallError):
-        asyncio.run(annotate(episode(), ask, SyncSettings()))
+        asyncio.run(annotate(episode(), ask, PlanSettings()))
     assert ask.late == ["plan.task_rephrasings"]
 
 
@@ -353,7 +353,7 @@ def test_when_one_window_fails_the_others_are_still_heard_out() -> None:
 
     ask = SlowAsk({"plan.segment": answer}, lambda step, inputs: step == "plan.segment" and inputs["start_s"] != "0.0")
     with pytest.raises(CallError):
-        asyncio.run(annotate(episode(400), ask, SyncSettings(plan=PlanSettings(max_frames_per_prompt=20))))
+        asyncio.run(annotate(episode(400), ask, PlanSettings(max_frames_per_prompt=20)))
     assert ask.late == ["plan.segment"] * 4
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotator.config.settings import PlanSettings, SyncSettings, TaskAugAxesSettings
+from annotator.config.settings import PlanSettings, TaskAugAxesSettings
 from annotator.errors import Rejected
 from annotator.modules.base import ModuleInput, ModuleOutput
 from annotator.modules.plan.module import STYLES, annotate
@@ -47,7 +47,7 @@ LISTS = st.lists(SAID, max_size=6)
 
 def check_rows(view: ModuleInput, found: ModuleOutput, plan: PlanSettings) -> None:
     rows = [one.row for one in found.rows]
-    frames = set(view.clock.tolist())
+    frames = set(view.timestamps.tolist())
     assert {row.style for row in rows} <= STYLES
     assert all(row.content and row.content.strip() and row.timestamp in frames for row in rows)
     assert all(row.camera is None and row.tool_calls is None for row in rows)
@@ -55,11 +55,11 @@ def check_rows(view: ModuleInput, found: ModuleOutput, plan: PlanSettings) -> No
     assert [row.timestamp for row in rows] == sorted(row.timestamp for row in rows)
     at = {style: [row.timestamp for row in rows if row.style == style] for style in STYLES}
     assert all(len(set(at[style])) == len(at[style]) for style in STYLES - {"task_aug"})
-    assert at["subtask"][0] == float(view.clock[0])
+    assert at["subtask"][0] == float(view.timestamps[0])
     assert all(b - a >= max(LEAST_SECONDS, plan.min_subtask_seconds) for a, b in pairwise(at["subtask"]))
     assert at["plan"] == at["subtask"]
     assert set(at["memory"]) <= set(at["subtask"][1:])
-    assert set(at["task_aug"]) <= {float(view.clock[0])}
+    assert set(at["task_aug"]) <= {float(view.timestamps[0])}
     check_texts(view, {style: [str(row.content) for row in rows if row.style == style] for style in STYLES})
 
 
@@ -111,7 +111,7 @@ def test_any_answers_become_rows_that_keep_the_rules_or_a_rejection(
         n_task_rephrasings=3,
     )
     try:
-        found = asyncio.run(annotate(view, ScriptedAsk(script), SyncSettings(plan=plan)))
+        found = asyncio.run(annotate(view, ScriptedAsk(script), plan))
     except Rejected as error:
         assert error.call
         assert "no usable subtask" in str(error)
@@ -126,6 +126,6 @@ def test_a_thousand_spans_become_rows(words: Vocabulary | None) -> None:
     texts = [*WORDS.subtasks, "juggle", ""]
     told = [Span(a, b, texts[i % len(texts)]) for i, (a, b) in enumerate(random.uniform(-3, 23, (1000, 2)).tolist())]
     view, plan = episode(200, vocabulary=words), PlanSettings(min_subtask_seconds=0)
-    found = asyncio.run(annotate(view, ScriptedAsk({"plan.segment": Segmentation(told)}), SyncSettings(plan=plan)))
+    found = asyncio.run(annotate(view, ScriptedAsk({"plan.segment": Segmentation(told)}), plan))
     check_rows(view, found, plan)
     assert len([one for one in found.rows if one.row.style == "subtask"]) > 20

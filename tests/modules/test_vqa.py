@@ -21,15 +21,15 @@ from annotator.media.render_pool import EpisodeMedia, RenderPool
 from annotator.modules.base import CameraView, ModuleInput, ModuleOutput
 from annotator.modules.vqa.module import (
     BATCH,
-    LANES,
+    BATCHES_AT_ONCE,
     MOST_FAILURES,
     STEPS,
+    VQA,
     FrameQuestion,
-    annotate,
     frames_asked,
-    places_of,
+    questions_of,
 )
-from annotator.modules.vqa.topics import FOCI
+from annotator.modules.vqa.topics import TOPICS
 from annotator.prompting import answers
 from annotator.prompting.answers import (
     AttributeAnswer,
@@ -44,7 +44,7 @@ from annotator_store.digests import Digest, digest_parts
 from annotator_store.keys import Render
 from annotator_store.rows import order_key
 from tests.media.films import clip, film
-from tests.modules.scripted_ask import Question, Script, ScriptedAsk
+from tests.modules.scripted_ask import Question, Script, ScriptedAsk, annotated, with_settings
 
 DIGEST = digest_parts("episode", [b"x"])
 CALL = digest_parts("call", [b"x"])
@@ -64,8 +64,10 @@ ANSWERS: Script = {
 
 
 def episode(frames: int = 100, *cameras: CameraView, fps: int = 10, digest: Digest = DIGEST) -> ModuleInput:
-    clock = (np.arange(frames) / fps).astype(np.float32)
-    return ModuleInput(where="episode 0", digest=digest, task="stack  the cups", clock=clock, cameras=cameras or (TOP,))
+    timestamps = (np.arange(frames) / fps).astype(np.float32)
+    return ModuleInput(
+        where="episode 0", digest=digest, task="stack  the cups", timestamps=timestamps, cameras=cameras or (TOP,)
+    )
 
 
 def settings(seed: int = 1729, coordinates: Any = "relative_1000", **vqa: Any) -> SyncSettings:
@@ -76,7 +78,11 @@ def run(
     view: ModuleInput, how: SyncSettings | None = None, script: Script | None = None
 ) -> tuple[ModuleOutput, ScriptedAsk]:
     ask = ScriptedAsk({**ANSWERS, **(script or {})})
-    return asyncio.run(annotate(view, ask, how or settings())), ask
+    return asyncio.run(annotated(VQA, view, ask, how or settings())), ask
+
+
+def questions(view: ModuleInput, how: SyncSettings) -> list[FrameQuestion]:
+    return questions_of(with_settings(VQA, view, how), how.vqa)
 
 
 def refused(kind: type[StepError], step: str) -> StepError:
@@ -97,19 +103,19 @@ def at(question: Question) -> float:
 
 
 def test_every_second_of_a_recording_gives_one_frame() -> None:
-    frames, cameras = frames_asked(episode(95).clock, hz=1, per_camera=1, cameras=1)
+    frames, cameras = frames_asked(episode(95).timestamps, hz=1, per_camera=1, cameras=1)
     assert frames.tolist() == list(range(0, 95, 10))
     assert cameras.tolist() == [0] * 10
 
 
 def test_cameras_take_their_frames_one_after_the_other() -> None:
-    frames, cameras = frames_asked(episode(20).clock, hz=1, per_camera=2, cameras=3)
+    frames, cameras = frames_asked(episode(20).timestamps, hz=1, per_camera=2, cameras=3)
     assert frames.tolist() == [0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15]
     assert cameras.tolist() == [0, 0, 1, 1, 2, 2] * 2
 
 
 def test_what_does_not_fit_before_the_next_tick_or_the_end_is_left_out() -> None:
-    frames, cameras = frames_asked(episode(8).clock, hz=2, per_camera=3, cameras=2)
+    frames, cameras = frames_asked(episode(8).timestamps, hz=2, per_camera=3, cameras=2)
     assert frames.tolist() == list(range(8))
     assert cameras.tolist() == [0, 0, 0, 1, 1, 0, 0, 0]
 
@@ -124,7 +130,7 @@ def test_a_tick_in_a_gap_of_the_recording_waits_for_the_next_frame() -> None:
 @pytest.mark.parametrize("per_tick", [1, 2, 3, 5, 15])
 def test_float32_times_lose_no_tick(fps: int, per_tick: int) -> None:
     """With ticks a whole number of frames apart, every so manieth frame is one, also after an hour."""
-    clock = episode(fps * 3600, fps=fps).clock
+    clock = episode(fps * 3600, fps=fps).timestamps
     frames, _ = frames_asked(clock, hz=fps / per_tick, per_camera=1, cameras=1)
     assert frames.tolist() == list(range(0, fps * 3600, per_tick))
 
@@ -168,7 +174,7 @@ def _by_hand(clock: npt.NDArray[np.float32], hz: float, most: int) -> list[int]:
 
 def test_a_place_keeps_its_question_whatever_else_is_asked() -> None:
     def places(how: SyncSettings, *cameras: CameraView) -> dict[tuple[int, str], FrameQuestion]:
-        return {(p.frame, p.camera.key): p for p in places_of(episode(300, *cameras), how)}
+        return {(p.frame, p.camera.key): p for p in questions(episode(300, *cameras), how)}
 
     few = places(settings(), TOP)
     assert len(few) == 30
@@ -180,7 +186,7 @@ def test_a_place_keeps_its_question_whatever_else_is_asked() -> None:
 def test_types_and_topics_follow_the_seed_and_the_episode() -> None:
     def drawn(seed: int, name: bytes) -> list[tuple[str, str]]:
         view = episode(1000, digest=digest_parts("episode", [name]))
-        return [(p.question_type, p.focus) for p in places_of(view, settings(seed))]
+        return [(p.question_type, p.topic) for p in questions(view, settings(seed))]
 
     assert drawn(1, b"a") == drawn(1, b"a")
     assert drawn(1, b"a") != drawn(2, b"a")
@@ -188,7 +194,7 @@ def test_types_and_topics_follow_the_seed_and_the_episode() -> None:
     kinds = Counter(kind for kind, _ in drawn(1, b"a"))
     assert set(kinds) == {"bbox", "keypoint", "count", "attribute", "spatial"}
     assert max(kinds.values()) < 40
-    assert all(focus in FOCI[kind] for kind, focus in drawn(1, b"a"))  # type: ignore[index]
+    assert all(focus in TOPICS[kind] for kind, focus in drawn(1, b"a"))  # type: ignore[index]
     assert len({focus for _, focus in drawn(1, b"a")}) > 15
 
 
@@ -204,7 +210,7 @@ def test_one_stored_frame_is_shown_unscaled_and_unstamped() -> None:
     for question in ask.asked:
         (item,) = question.media
         assert item.render == Render(kind="frame", width_px=0, quality=90, badge=False)
-        assert np.float32(at(question)) in view.clock
+        assert np.float32(at(question)) in view.timestamps
         assert float(np.float32(at(question))) == at(question)
     assert {q.media[0].footage for q in ask.asked} == {TOP.footage, WRIST.footage}
 
@@ -321,7 +327,7 @@ def test_a_lost_call_fails_the_episode_after_the_others_were_asked() -> None:
 
     ask = ScriptedAsk({step: lost(step) for step in STEPS})
     with pytest.raises(CallError) as caught:
-        asyncio.run(annotate(episode(1000), ask, settings()))
+        asyncio.run(annotated(VQA, episode(1000), ask, settings()))
     assert caught.value.got == "30"
     assert len(ask.asked) == 100
 
@@ -329,8 +335,8 @@ def test_a_lost_call_fails_the_episode_after_the_others_were_asked() -> None:
 def test_an_episode_of_which_much_is_lost_is_left_for_another_run() -> None:
     ask = ScriptedAsk(dict.fromkeys(STEPS, failed()))
     with pytest.raises(CallError):
-        asyncio.run(annotate(episode(6000), ask, settings()))
-    assert MOST_FAILURES <= len(ask.asked) <= 1 + LANES * BATCH
+        asyncio.run(annotated(VQA, episode(6000), ask, settings()))
+    assert MOST_FAILURES <= len(ask.asked) <= 1 + BATCHES_AT_ONCE * BATCH
 
 
 @pytest.mark.parametrize("error", [failed(retryable=False), FootageError("a frame cannot be decoded")])
@@ -340,9 +346,9 @@ def test_what_no_further_run_will_mend_ends_the_episode_soon(error: Exception) -
 
     ask = ScriptedAsk({step: bad(step) for step in STEPS})
     with pytest.raises(type(error)) as caught:
-        asyncio.run(annotate(episode(6000), ask, settings()))
+        asyncio.run(annotated(VQA, episode(6000), ask, settings()))
     assert caught.value is error
-    assert len(ask.asked) <= 1 + 2 * LANES * BATCH
+    assert len(ask.asked) <= 1 + 2 * BATCHES_AT_ONCE * BATCH
 
 
 class Crowd(ScriptedAsk):
@@ -379,31 +385,31 @@ class Looker(ScriptedAsk):
 def test_frames_are_decoded_together_and_not_kept(tmp_path: Path) -> None:
     """There is one key frame: each frame decoded by itself would make 200,000 in all."""
     footage = clip(film(tmp_path / "a.mp4", range(900), fps=10, gop=900, block=(4, 4), options={"bf": "0"}), 0, 900, 10)
-    view = msgspec.structs.replace(episode(), clock=footage.frame_timestamps)
+    view = msgspec.structs.replace(episode(), timestamps=footage.frame_timestamps)
     decoded: list[int] = []
     ask = Looker(ANSWERS)
 
     async def look() -> ModuleOutput:
         with RenderPool(2) as studio, studio.open({TOP.footage: footage}, decoded.append) as ask.pictures:
-            return await annotate(view, ask, settings(vqa_emission_hz=5))
+            return await annotated(VQA, view, ask, settings(vqa_emission_hz=5))
 
     assert len(asyncio.run(look()).rows) == 2 * 450
     assert len(decoded) <= 1 + -(-449 // BATCH)
     assert sum(decoded) < 10_000
-    assert 0 < ask.most <= LANES * BATCH
+    assert 0 < ask.most <= BATCHES_AT_ONCE * BATCH
 
 
 def test_only_so_many_questions_are_under_way_at_once() -> None:
     ask = Crowd(ANSWERS)
-    found = asyncio.run(annotate(episode(3000, TOP, WRIST), ask, settings()))
+    found = asyncio.run(annotated(VQA, episode(3000, TOP, WRIST), ask, settings()))
     assert len(found.rows) == 1200
-    assert ask.most == LANES * BATCH
+    assert ask.most == BATCHES_AT_ONCE * BATCH
 
 
 def test_cancelling_an_episode_cancels_its_questions() -> None:
     async def cancelled() -> Crowd:
         ask = Crowd(ANSWERS)
-        task = asyncio.create_task(annotate(episode(3000), ask, settings()))
+        task = asyncio.create_task(annotated(VQA, episode(3000), ask, settings()))
         await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -193,11 +193,11 @@ SPAWN = f"{sys.executable} {SERVER} --port {{port}} --horizon-s 34"
 
 
 def spawned(root: Path) -> list[psutil.Process]:
-    """The processes that are there because of a dataset's run, keepers and servers: they carry its path."""
+    """The processes that are there because of a dataset's run, watchdogs and servers: they carry its path."""
     found: list[psutil.Process] = []
     for process in psutil.process_iter():
         try:
-            if str(root) in " ".join(process.cmdline()) and "annotator.cli.main" not in " ".join(process.cmdline()):
+            if str(root) in " ".join(process.cmdline()) and "-m annotator sync" not in " ".join(process.cmdline()):
                 found.append(process)
         except psutil.Error:
             continue

@@ -20,7 +20,7 @@ def test_a_run_whose_own_servers_are_all_killed_once_carries_on_and_asks_again_o
     some = ("--only_episodes", "0-1")
     run = begin(banana, "", *serving(banana, delay_ms=100), *some, env=env)
     wait_for(lambda: answers.exists() and answers.read_bytes().count(b"\n") >= 2, "2 answers", run)
-    killed = [one for one in spawned(banana) if "serve_keeper.py" not in " ".join(one.cmdline())]
+    killed = [one for one in spawned(banana) if "watchdog.py" not in " ".join(one.cmdline())]
     for server in killed:
         server.send_signal(signal.SIGKILL)
     said = finish(run)

@@ -120,8 +120,8 @@ def test_text_fields_are_held_to_a_list_of_values_wherever_they_stand() -> None:
 
 
 def test_a_list_of_texts_is_held_to_values_text_by_text_and_stays_bounded() -> None:
-    held = schema_of(Milestones, {"memories": ("I hold it.",)})["properties"]["memories"]
-    assert held == {"type": "array", "minItems": 0, "maxItems": 12, "items": {"enum": ["I hold it."]}}
+    memories = schema_of(Milestones, {"memories": ("I hold it.",)})["properties"]["memories"]
+    assert memories == {"type": "array", "minItems": 0, "maxItems": 12, "items": {"enum": ["I hold it."]}}
 
 
 def test_a_list_is_held_to_fewer_entries_and_never_to_more() -> None:
@@ -169,5 +169,5 @@ SCHEMAS = {
 
 def test_the_schemas_are_pinned() -> None:
     """A schema is part of the key: a change here asks that step of every dataset again; say so in the changelog."""
-    found = {a.__name__: digest_parts("schema", [msgspec.json.encode(schema_of(a), order="sorted")]) for a in ANSWERS}
-    assert found == SCHEMAS
+    digests = {a.__name__: digest_parts("schema", [msgspec.json.encode(schema_of(a), order="sorted")]) for a in ANSWERS}
+    assert digests == SCHEMAS

@@ -114,7 +114,7 @@ def ask(step: str, prompts: Prompts | None = None, pictures: int = 0) -> Prompt:
     return prompts.ask(step, INPUTS[step], answers.schema_of(answer), pictures)
 
 
-def said(prompt: Prompt) -> str:
+def as_text(prompt: Prompt) -> str:
     """A prompt as a person reads it."""
     parts = [
         (m.role, "\n".join(p.text if isinstance(p, Text) else f"<media {p.index}>" for p in m.parts))
@@ -135,7 +135,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_says_what_a_person_has_read(step: str, snapshot: SnapshotAssertion) -> None:
     looks = "view" in INPUTS[step] or step in vqa.STEPS
-    shown = said(ask(step, pictures=2 if step in discover.STEPS else int(looks)))
+    shown = as_text(ask(step, pictures=2 if step in discover.STEPS else int(looks)))
     assert len(shown.splitlines()) < 45
     assert "{{" not in shown
     assert "{%" not in shown
@@ -181,7 +181,7 @@ def test_a_second_ask_repeats_the_first_then_the_reply_then_the_error(snapshot: 
     assert again.messages[: len(first.messages)] == first.messages
     assert again.schema == first.schema
     assert [m.role for m in again.messages] == ["system", "user", "assistant", "user"]
-    assert said(again).removeprefix(said(first)) == snapshot
+    assert as_text(again).removeprefix(as_text(first)) == snapshot
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -212,7 +212,7 @@ def test_every_step_of_the_plan_is_shipped_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "inputs", "said"),
+    ("body", "inputs", "message"),
     [
         ("{{ task }} {{ memory }}", ["task"], "memory: the body uses it, the head does not list it"),
         ("{{ task }}", ["memory", "task"], "memory: listed in the head, unused"),
@@ -220,10 +220,10 @@ def test_every_step_of_the_plan_is_shipped_and_nothing_else() -> None:
         ("no input {# {{ task }} #}", ["task"], "task: listed in the head, unused"),
     ],
 )
-def test_a_head_and_a_body_that_disagree_are_refused(body: str, inputs: Sequence[str], said: str) -> None:
+def test_a_head_and_a_body_that_disagree_are_refused(body: str, inputs: Sequence[str], message: str) -> None:
     with pytest.raises(PromptError, match=r"inputs and body disagree – own.md") as caught:
         parse_prompt(memory_prompt(body, *inputs), where="own.md")
-    assert said in caught.value.got
+    assert message in caught.value.got
     assert caught.value.hint
 
 
@@ -257,7 +257,7 @@ def test_one_file_replaces_its_step_and_no_other(folder: Path) -> None:
     path.write_text(path.read_text().replace("at most two short sentences", "one sentence"))
     own, shipped = load_prompts(folder), load_prompts()
     assert own["plan.memory"].where == str(path)
-    assert "one sentence" in said(ask("plan.memory", own))
+    assert "one sentence" in as_text(ask("plan.memory", own))
     assert {f.head.id for f in own if f.digest != shipped[f.head.id].digest} == {"plan.memory"}
     assert ask("plan.segment", own) == ask("plan.segment")
 
@@ -266,7 +266,7 @@ def test_an_own_prompt_may_use_fewer_inputs_and_is_keyed_by_those_alone(folder: 
     (folder / "plan_memory.md").write_text(memory_prompt("Remember: {{ completed }}", "completed"))
     own = load_prompts(folder)
     assert own["plan.memory"].taken(INPUTS["plan.memory"]) == {"completed": "grip the banana from above"}
-    assert said(ask("plan.memory", own)).endswith("Remember: grip the banana from above")
+    assert as_text(ask("plan.memory", own)).endswith("Remember: grip the banana from above")
 
 
 def test_an_own_prompt_may_not_want_what_its_step_is_not_given(folder: Path) -> None:
@@ -328,8 +328,8 @@ def test_where_there_is_no_footage_nobody_is_told_to_look_at_it(labels: str) -> 
     blind = {"view": "There is nothing to see.", "description": "", "footage": "", "labels": labels}
     noted = {"gripper": "1.4 s: the gripper closes", "commanded": "1.4 s: the gripper is told to close"}
     shown = load_prompts()["plan.segment"].text(INPUTS["plan.segment"] | blind | noted)
-    said = shown.replace("on the clock of the footage", "")
-    assert [word for word in ("footage", "frames", "seen", "you see") if word in said] == []
+    told = shown.replace("on the clock of the footage", "")
+    assert [word for word in ("footage", "frames", "seen", "you see") if word in told] == []
 
 
 def test_a_wrong_prompt_stops_a_run_before_anything_is_written(

@@ -8,16 +8,16 @@ import pytest
 
 from annotator.config.settings import VlmSettings
 from annotator.prompting.loader import load_prompts
-from annotator.provenance.card import BEGIN, END, recipe_flags, render_section, update_card
+from annotator.provenance.card import BEGIN, END, render_section, setup_flags, update_card
 from annotator.provenance.lock import Lock
-from annotator.provenance.setups import OtherSetup, PinnedSetup, pinned
-from annotator.vlm.models import model_of
+from annotator.provenance.setups import OtherSetup, PinnedModel, PinnedSetup
+from annotator.vlm.registry import model_of
 from annotator_store.digests import Digest
 from annotator_store.errors import StoreError
 from annotator_store.keys import Model
 
 PROMPTS = {"system": Digest("a" * 32), "retry": Digest("b" * 32), "plan.segment": Digest("c" * 32)}
-MODEL = pinned(Model(model_id="some/model", revision="main"))
+MODEL = PinnedModel.of(Model(model_id="some/model", revision="main"))
 LOCK = Lock(
     seed=1729, model=MODEL, prompts=PROMPTS, vocabulary=None, modules={"plan": 2}, settings={}, others=(), shards={},
     log=Digest("e" * 32),
@@ -121,7 +121,7 @@ def shipped(vlm: VlmSettings, **changes: Any) -> Lock:
     """A lock of all modules, worded in a vocabulary, asked with the shipped prompts."""
     modules: dict[str, int | None] = {"plan": 2, "interjections": 1, "vqa": 1, "vocabulary": 1}
     fields: dict[str, Any] = {
-        "model": pinned(model_of(vlm)),
+        "model": PinnedModel.of(model_of(vlm)),
         "prompts": {"system": load_prompts()["system"].digest},
         "modules": modules,
         "vocabulary": Digest("d" * 32),
@@ -159,7 +159,7 @@ def shipped(vlm: VlmSettings, **changes: Any) -> Lock:
 )
 def test_the_recipe_gives_what_is_not_the_default_and_no_more(lock: Lock, flags: str) -> None:
     assert f"annotator sync . --offline {flags}   #" in render_section(lock, COUNTS)
-    assert recipe_flags(lock).keys() <= {flag.removeprefix("--") for flag in flags.split() if flag.startswith("--")}
+    assert setup_flags(lock).keys() <= {flag.removeprefix("--") for flag in flags.split() if flag.startswith("--")}
     assert ("PROMPTS" in flags) == ("folder of own prompts" in render_section(lock, COUNTS))
 
 
@@ -190,8 +190,8 @@ def test_where_episodes_were_held_to_several_vocabularies_the_file_is_not_said_t
 
 def test_what_was_made_otherwise_is_said_with_its_seed_and_its_prompts() -> None:
     made = PinnedSetup(
-        seed=7, model=pinned(Model(model_id="other")), prompts={"system": Digest("f" * 32)}, vocabulary=None, version=2,
-        settings={},
+        seed=7, model=PinnedModel.of(Model(model_id="other")), prompts={"system": Digest("f" * 32)}, vocabulary=None,
+        version=2, settings={},
     )  # fmt: skip
     section = render_section(
         msgspec.structs.replace(LOCK, others=(OtherSetup(module="plan", episodes=3, made=made),)), COUNTS

@@ -15,11 +15,20 @@ from annotator.modules.vocabulary.entries import Vocabulary
 from annotator.modules.vocabulary.file import FILE as VOCABULARY
 from annotator.modules.vocabulary.file import write_vocabulary
 from annotator.prompting.loader import eject, load_prompts
-from annotator.provenance.lock import FILE, Lock, digest_of, lock_of, read_lock, render_lock, take_stock, write_lock
-from annotator.provenance.publish import CARD, PublishedFrom, lock_now, publish
-from annotator.provenance.setups import AskedCall, OtherSetup, PinnedSetup, SetupCounts, pinned
+from annotator.provenance.lock import (
+    FILE,
+    Lock,
+    compute_lock,
+    lock_digest,
+    read_lock,
+    read_sound_lock,
+    render_lock,
+    write_lock,
+)
+from annotator.provenance.publish import CARD, PublishedFrom, publish
+from annotator.provenance.setups import AskedCall, OtherSetup, PinnedModel, PinnedSetup, SetupCounts
 from annotator.verify.run import verify_dataset
-from annotator.vlm.models import model_of
+from annotator.vlm.registry import model_of
 from annotator_store.digests import digest_struct
 from annotator_store.errors import StoreError
 from annotator_store.keys import Model
@@ -60,12 +69,12 @@ def only(audit: Audit) -> Finding:
     return audit.findings[0]
 
 
-def made(root: Path, basis: PublishedFrom = BASIS) -> Lock:
+def computed(root: Path, basis: PublishedFrom = BASIS) -> Lock:
     with Log.open(root / ".annotator") as log:
-        return lock_now(log, basis)[0]
+        return compute_lock(log, basis.dataset, basis.shards)[0]
 
 
-def held(root: Path) -> Lock:
+def stored(root: Path) -> Lock:
     lock = read_lock(root / FILE)
     assert lock is not None
     return lock
@@ -73,12 +82,12 @@ def held(root: Path) -> Lock:
 
 def forge(root: Path, **changes: Any) -> None:
     """Write a lock that says something else, and digests to what it says."""
-    lock = msgspec.structs.replace(held(root), **changes)
-    write_lock(root / FILE, msgspec.structs.replace(lock, digest=digest_of(lock)))
+    lock = msgspec.structs.replace(stored(root), **changes)
+    write_lock(root / FILE, msgspec.structs.replace(lock, digest=lock_digest(lock)))
 
 
 def test_a_lock_names_all_that_the_rows_were_made_from_and_nothing_of_the_machine(root: Path) -> None:
-    lock = held(root)
+    lock = stored(root)
     assert lock.seed == 1729
     assert lock.model is not None
     assert lock.model.model_id == "signals.v1"
@@ -97,35 +106,36 @@ def test_a_lock_names_all_that_the_rows_were_made_from_and_nothing_of_the_machin
 def test_a_run_that_changes_nothing_leaves_the_lock_and_another_log_of_the_same_answers_gives_the_same(
     root: Path, tmp_path: Path
 ) -> None:
-    before = made(root)
+    before = computed(root)
     with Log.open(root / ".annotator") as log:
         log.record(facts.finished(5)).result()
-    assert made(root) == before
+    assert computed(root) == before
     other = write_dataset(tmp_path / "elsewhere" / "tiny", [Recording(n) for n in (1, 2, 3)], cameras=())
     assert main(["sync", str(other), "--vlm.backend", "signals"]) == 0
-    assert made(other) == before
+    assert computed(other) == before
 
 
 def test_fewer_shards_are_another_lock(root: Path) -> None:
-    assert made(root, PublishedFrom(dataset="tiny", shards=SHARDS[:1])) != made(root)
+    assert computed(root, PublishedFrom(dataset="tiny", shards=SHARDS[:1])) != computed(root)
 
 
 def test_the_log_digest_moves_with_a_reply_and_with_a_row(root: Path) -> None:
     with Log.open(root / ".annotator") as log:
-        stock = take_stock(log, "tiny", SHARDS)
+        lock, rows = compute_lock(log, "tiny", SHARDS)
         (_, written), *_ = log.shards_written()
         annotation = log.annotation(next(iter((written.made_of[0].sources or {}).values())))
         answer = log.answers(annotation.calls[:1])[0]
         earlier = msgspec.structs.replace(answer, reply=answer.reply + " ", recorded_at=facts.NOON)
         log.record(earlier).result()
         assert isinstance(earlier, CallAnswered)
-        other = take_stock(log, "tiny", SHARDS)
-    assert stock.log != other.log
-    assert msgspec.structs.replace(stock, log=other.log) == other
+        other, same_rows = compute_lock(log, "tiny", SHARDS)
+    assert lock.log != other.log
+    assert msgspec.structs.replace(lock, log=other.log, digest=other.digest) == other
+    assert rows == same_rows
 
 
 def test_a_lock_is_written_only_when_it_differs_and_leaves_nothing_behind(tmp_path: Path, root: Path) -> None:
-    lock, path = made(root), tmp_path / "lock.json"
+    lock, path = computed(root), tmp_path / "lock.json"
     assert write_lock(path, lock)
     stamp = path.stat().st_mtime_ns
     assert not write_lock(path, lock)
@@ -150,22 +160,33 @@ def test_publishing_again_reads_no_annotation_until_something_changed(
         assert (root / CARD).is_file()
 
 
-def test_a_lock_that_is_none_is_refused_with_its_place(tmp_path: Path) -> None:
+def test_a_file_that_is_no_lock_is_refused_with_its_place(tmp_path: Path) -> None:
     assert read_lock(tmp_path / "none.json") is None
     (tmp_path / "lock.json").write_text('{"seed": 1}')
     with pytest.raises(StoreError, match=r"lock\.json"):
         read_lock(tmp_path / "lock.json")
 
 
+def test_a_lock_is_sound_while_it_matches_its_own_digest(root: Path) -> None:
+    path = root / FILE
+    assert read_sound_lock(path) == stored(root)
+    path.write_bytes(path.read_bytes().replace(b"1729", b"1730"))
+    assert read_sound_lock(path) is None
+    path.write_bytes(b"{}")
+    assert read_sound_lock(path) is None
+    path.unlink()
+    assert read_sound_lock(path) is None
+
+
 def test_reading_back_gives_the_same_lock_and_the_same_digest(root: Path) -> None:
-    model = pinned(Model(model_id="m", revision="r", temperature=0, chat_template_kwargs={"b": 1, "a": [True]}))
+    model = PinnedModel.of(Model(model_id="m", revision="r", temperature=0, chat_template_kwargs={"b": 1, "a": [True]}))
     assert model.settings["temperature"] == 0.0
-    lock = msgspec.structs.replace(made(root), model=model)
-    lock = msgspec.structs.replace(lock, digest=digest_of(lock))
+    lock = msgspec.structs.replace(computed(root), model=model)
+    lock = msgspec.structs.replace(lock, digest=lock_digest(lock))
     again = msgspec.json.decode(render_lock(lock), type=Lock)
     assert again == lock
-    assert digest_of(again) == lock.digest
-    assert pinned(Model(model_id="m")) != lock.model
+    assert lock_digest(again) == lock.digest
+    assert PinnedModel.of(Model(model_id="m")) != lock.model
 
 
 @pytest.mark.parametrize("start", range(0, 40, 5))
@@ -277,7 +298,7 @@ def test_a_vocabulary_that_the_rows_were_not_held_to_is_no_matter(root: Path) ->
 
 
 def test_a_lock_of_another_model_than_any_run_had_is_named(root: Path) -> None:
-    forge(root, model=pinned(Model(model_id="other")))
+    forge(root, model=PinnedModel.of(Model(model_id="other")))
     found = verify(root).findings
     assert {finding.kind for finding in found} == {"lock"}
     assert all("model" in finding.where for finding in found)
@@ -290,10 +311,11 @@ def test_no_lock_is_noted_and_no_fault(root: Path) -> None:
     assert "annotations.lock.json" in audit.notes[0]
 
 
-def test_a_stock_of_nothing_still_makes_a_lock(tmp_path: Path) -> None:
+def test_a_log_without_annotations_still_gives_a_lock(tmp_path: Path) -> None:
     with Log.open(tmp_path) as log:
-        lock = lock_of(take_stock(log, "tiny", SHARDS))
+        lock, rows = compute_lock(log, "tiny", SHARDS)
     assert (lock.seed, lock.model, lock.prompts, lock.modules, lock.shards) == (None, None, {}, {}, {})
+    assert rows == {}
 
 
 @pytest.mark.parametrize(
@@ -318,33 +340,33 @@ def test_a_run_whose_every_call_fails_changes_neither_lock_nor_card(root: Path) 
 
 
 def test_episodes_made_with_another_seed_or_prompt_are_listed_with_their_number(root: Path, tmp_path: Path) -> None:
-    before = held(root)
+    before = stored(root)
     sync(root, *SIGNALS, "--seed", "7", "--only_episodes", "0")
-    lock = held(root)
+    lock = stored(root)
     assert (lock.seed, lock.prompts, lock.settings) == (before.seed, before.prompts, {})
-    assert [(one.module, one.episodes, one.made.seed) for one in lock.others] == [
+    assert [(setup.module, setup.episodes, setup.made.seed) for setup in lock.others] == [
         ("interjections", 1, 7),
         ("plan", 1, 7),
     ]
     assert verify(root).findings == []
     sync(root, *SIGNALS, "--prompts", own_prompts(tmp_path / "own"), "--only_episodes", "0,2")
-    lock, own = held(root), load_prompts(tmp_path / "own")["plan.segment"].digest
+    lock, own = stored(root), load_prompts(tmp_path / "own")["plan.segment"].digest
     # "plan" now has the own prompt in most of its three episodes, so that leads.
     assert lock.prompts["plan.segment"] == own
-    (other,) = [one for one in lock.others if one.module == "plan"]
+    (other,) = [setup for setup in lock.others if setup.module == "plan"]
     assert (other.episodes, other.made.prompts) == (
         1,
         {step: digest for step, digest in before.prompts.items() if not step.startswith("interjections")},
     )
     assert verify(root).findings == []
     sync(root, *SIGNALS)
-    assert held(root) == before
+    assert stored(root) == before
     sync(root, *SIGNALS, "--locked")
 
 
 def test_settings_that_are_not_the_defaults_are_pinned_by_their_module(root: Path) -> None:
     sync(root, *SIGNALS, "--plan.min_subtask_seconds", "0.5", "--vlm.client_concurrency", "3")
-    assert held(root).settings == {"plan": {"plan.min_subtask_seconds": 0.5}}
+    assert stored(root).settings == {"plan": {"plan.min_subtask_seconds": 0.5}}
     sync(root, *SIGNALS, "--plan.min_subtask_seconds", "0.5", "--locked")
     assert verify(root).findings == []
 
@@ -363,18 +385,18 @@ def test_a_forged_lock_that_digests_to_what_it_says_is_found_out(root: Path, fie
 
 
 def test_of_annotations_from_before_setups_were_noted_the_calls_tell_seed_and_model(root: Path) -> None:
-    census = SetupCounts()
+    counts = SetupCounts()
     with Log.open(root / ".annotator") as log:
         (_, written), *_ = log.shards_written()
         event = log.annotation((written.made_of[0].sources or {})["plan"])
         (answer,) = log.answers(event.calls[:1])
         described = log.models([answer.model])
-    census.add(msgspec.structs.replace(event, setup=None))
+    counts.add(msgspec.structs.replace(event, setup=None))
     asked = {answer.key: AskedCall(answer.step, 42, answer.model)}
-    assert census.models(asked) == {answer.model}
-    (one,) = census.variants(asked, described)
-    assert (one.made.seed, one.made.model, one.made.version) == (42, pinned(model_of(SETTINGS.vlm)), None)
-    assert census.variants({}, {})[0].made.seed is None
+    assert counts.models(asked) == {answer.model}
+    (setup,) = counts.list_setups(asked, described)
+    assert (setup.made.seed, setup.made.model, setup.made.version) == (42, PinnedModel.of(model_of(SETTINGS.vlm)), None)
+    assert counts.list_setups({}, {})[0].made.seed is None
 
 
 def test_the_prompt_that_found_the_vocabulary_is_pinned_until_a_person_edits_it(tmp_path: Path) -> None:
@@ -382,15 +404,15 @@ def test_the_prompt_that_found_the_vocabulary_is_pinned_until_a_person_edits_it(
     flags = ("--vlm.backend", "scripted", "--vqa.enabled=false")
     sync(root, *flags)
     digest = load_prompts()["vocabulary.discover"].digest
-    assert held(root).prompts["vocabulary.discover"] == digest
-    assert held(root).modules["vocabulary"] == 1
+    assert stored(root).prompts["vocabulary.discover"] == digest
+    assert stored(root).modules["vocabulary"] == 1
     assert f"| vocabulary.discover | 1729 | `{digest}` |" in (root / CARD).read_text()
     assert verify(root).findings == []
     words = json.loads((root / VOCABULARY).read_text())
     (root / VOCABULARY).write_text(json.dumps(words | {"subtasks": ["take the cup"]}))
     assert [finding.kind for finding in verify(root).findings] == ["vocabulary"]
     sync(root, *flags)
-    assert "vocabulary.discover" not in held(root).prompts
+    assert "vocabulary.discover" not in stored(root).prompts
     assert verify(root).findings == []
 
 
@@ -400,14 +422,14 @@ def test_a_dataset_that_moved_away_from_a_log_that_others_share_is_known_by_its_
     for name, seeds in {"cups": (1, 2), "bowls": (3, 4)}.items():  # told apart by how long they are
         sync(write_dataset(tmp_path / name, [Recording(n, frames=20 * seeds[0]) for n in seeds], cameras=()), *flags)
     moved = (tmp_path / "cups").rename(tmp_path / "mugs")
-    lock = held(moved)
+    lock = stored(moved)
     for forget in (False, True):
         if forget:
             (moved / FILE).unlink()
         assert verify_dataset(open_dataset(moved), store).findings == []
         assert main(["export", str(moved), "--store", str(store), "--staging", str(tmp_path / f"out{forget}")]) == 0
         sync(moved, *flags, *(() if forget else ("--locked",)))
-        assert held(moved) == lock
+        assert stored(moved) == lock
     with Log.open(store) as log:
         assert {event.dataset for _, event in log.shards_written()} == {str(tmp_path / n) for n in ("cups", "bowls")}
     stranger = write_dataset(tmp_path / "stranger", [Recording(9)], cameras=())

@@ -29,6 +29,10 @@ class RunningServer:
         """Replace what is answered: see `Told` in the server."""
         self._call("/control/answers", json.dumps(told).encode())
 
+    def hold(self, count: int) -> None:
+        """Let the server answer so many more requests and hold the rest; -1 lets all go, as `set_faults` does."""
+        self._call("/control/hold", json.dumps(count).encode())
+
     @property
     def counts(self) -> dict[str, int]:
         """How many requests were received, answered, aborted."""

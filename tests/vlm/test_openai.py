@@ -331,7 +331,7 @@ def test_a_call_that_finds_no_server_left_says_who_was_asked_last_and_how_often(
         async with engine_at(server.api_base, request_max_retries=3) as engine:
             asked = asyncio.create_task(engine.generate(make_request()))
             await asyncio.to_thread(wait_until, lambda: server.counts["received"] == 1)
-            engine.router.shut(engine.router.lanes[0], "gone")
+            engine.router.set_unavailable(engine.router.endpoints[0], "gone")
             with pytest.raises(CallError) as caught:
                 await asked
             return caught.value
@@ -430,14 +430,17 @@ def test_an_endpoint_that_is_no_url_is_refused_at_once(api_base: str) -> None:
 
 
 @pytest.mark.parametrize(("limit", "most"), [(3, 3), (0, 12)])
-def test_requests_in_flight_are_limited_and_0_sets_no_limit(limit: int, most: int) -> None:
-    async def scenario(api_base: str) -> None:
-        async with engine_at(api_base, client_concurrency=limit) as engine:
-            await asyncio.gather(*(engine.generate(make_request(seed=i)) for i in range(12)))
+def test_requests_in_flight_are_limited_and_0_sets_no_limit(server: RunningServer, limit: int, most: int) -> None:
+    async def scenario() -> None:
+        async with engine_at(server.api_base, client_concurrency=limit) as engine:
+            calls = [asyncio.create_task(engine.generate(make_request(seed=i))) for i in range(12)]
+            await asyncio.to_thread(wait_until, lambda: server.counts["in_flight"] == most)
+            server.hold(-1)
+            await asyncio.gather(*calls)
 
-    with running_server("--delay-ms", "200") as server:
-        asyncio.run(scenario(server.api_base))
-        assert server.counts["most_in_flight"] == most
+    server.hold(0)
+    asyncio.run(scenario())
+    assert server.counts["most_in_flight"] == most
 
 
 def test_cancelling_closes_the_connection_so_the_server_stops_working(server: RunningServer) -> None:

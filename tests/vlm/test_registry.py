@@ -2,16 +2,30 @@
 
 import asyncio
 import sys
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from annotator.config.settings import VlmSettings
-from annotator.errors import NoEngine
-from annotator.vlm import registry as choose
-from annotator.vlm.registry import choose_engine
-from annotator.vlm.unused import USED_BY, unused
+from annotator.config.settings import ENGINES, SyncSettings, VlmSettings
+from annotator.errors import NoEngine, UsageError
+from annotator.vlm import registry
+from annotator.vlm.diagnose import installed
+from annotator.vlm.openai import engine as openai_engine
+from annotator.vlm.registry import (
+    SHIPPED,
+    choose_engine,
+    engine_named,
+    engine_of_model,
+    looks,
+    model_of,
+    reads_evidence,
+    unused,
+)
+from annotator_store.digests import digest_struct
+from annotator_store.keys import Model
 from tests.vlm.conftest import SERVER, RunningServer
 
 NOWHERE = "http://127.0.0.1:1/v1"
@@ -21,7 +35,7 @@ COMMAND = f"{sys.executable} {SERVER} --port {{port}}"
 @pytest.fixture(autouse=True)
 def nothing_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """No server at the usual place, no GPU."""
-    monkeypatch.setattr(choose, "DEFAULT_API_BASE", NOWHERE)
+    monkeypatch.setattr(openai_engine, "DEFAULT_API_BASE", NOWHERE)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
@@ -39,7 +53,7 @@ def said(vlm: VlmSettings, logs: Path, *, offline: bool = False) -> list[str]:
 def test_auto_says_why_it_asks_a_server(server: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     named = said(VlmSettings(api_base=server.api_base, model_id="test-model"), tmp_path)
     assert named[0] == "auto: openai, since --vlm.api_base names where to ask"
-    monkeypatch.setattr(choose, "DEFAULT_API_BASE", server.api_base)
+    monkeypatch.setattr(openai_engine, "DEFAULT_API_BASE", server.api_base)
     assert said(VlmSettings(model_id="test-model"), tmp_path) == [
         f"auto: openai, since a server answers at {server.api_base}",
         f"engine: openai at {server.api_base}, model test-model",
@@ -58,7 +72,7 @@ def test_auto_says_why_it_starts_servers(tmp_path: Path) -> None:
     [
         ({}, "", f"no server answers at {NOWHERE}, no GPU, no command vllm"),
         ({}, "0", f"no server answers at {NOWHERE}, no command vllm"),
-        ({"auto_serve": False}, "", f"no server answers at {NOWHERE}, no GPU, no vLLM"),
+        ({"auto_serve": False}, "", f"no server answers at {NOWHERE}, none is to be started, no GPU, no vLLM"),
     ],
 )
 def test_where_auto_finds_nothing_it_says_what_was_looked_for(
@@ -91,14 +105,140 @@ CHANGED: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", USED_BY)
-def test_a_setting_that_the_backend_does_not_use_is_named_and_a_default_is_not(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", CHANGED)
+def test_an_option_that_an_engine_does_not_use_is_named_and_a_default_is_not(name: str) -> None:
     vlm = VlmSettings(**{name: CHANGED[name]})
-    backends = ("openai", "serve", "vllm", "transformers", "signals")
-    noted = {backend: list(unused(vlm, backend)) for backend in backends}
-    assert {backend for backend in backends if not noted[backend]} == USED_BY[name]
-    assert noted["signals"] == [f"note: --vlm.{name} is not used by signals"]
-    assert not list(unused(VlmSettings(), "signals"))
+    for spec in SHIPPED:
+        expected = [] if name in spec.options else [f"note: --vlm.{name} is not used by {spec.name}"]
+        assert list(unused(vlm, spec)) == expected
+        assert not list(unused(VlmSettings(), spec))
+    assert list(unused(vlm, engine_named("signals")))
+
+
+def test_every_option_of_an_engine_is_a_setting() -> None:
+    assert {name for spec in SHIPPED for name in spec.options} <= set(VlmSettings.__struct_fields__)
+    specific = {name for spec in SHIPPED if spec.name not in ("auto", "offline") for name in spec.options}
+    assert specific == set(CHANGED)
+
+
+def test_whatever_the_table_names_can_be_imported_and_the_command_line_lists_all_of_it() -> None:
+    for spec in SHIPPED:
+        for name in filter(None, (spec.open, spec.check, spec.availability)):
+            module, _, function = name.partition(":")
+            # Read, not imported: the libraries of some engines are not installed here.
+            source = (Path(__file__).parents[2] / module.replace(".", "/")).with_suffix(".py").read_text()
+            assert f"\nasync def {function}(context: EngineContext) -> " in source, name
+    assert tuple(spec.name for spec in SHIPPED) == ENGINES
+
+
+def test_an_engine_without_a_model_stands_for_one_of_its_own_and_all_others_for_that_of_the_settings() -> None:
+    """Pinned: keys hold these."""
+    digests = {spec.name: digest_struct(model_of(VlmSettings(backend=spec.name))) for spec in SHIPPED}
+    assert digests.pop("signals") == "5c78feffd644398e9020b5aefb259e12"
+    assert digests.pop("scripted") == "f1fe5595d883b394f93b4567e556755a"
+    assert set(digests.values()) == {"1792820634bfbde76464c75ef37e5318"}
+
+
+def test_what_a_run_needs_of_its_footage_follows_from_its_engine() -> None:
+    blind = {spec.name for spec in SHIPPED if not looks(SyncSettings(vlm=VlmSettings(backend=spec.name)))}
+    assert blind == {"signals", "offline"}
+    assert not looks(SyncSettings(offline=True))
+    assert [spec.name for spec in SHIPPED if reads_evidence(model_of(VlmSettings(backend=spec.name)))] == ["signals"]
+
+
+@pytest.mark.parametrize("model_id", ["signals.v0", "signals", "auto.v1", "some.v1", ".v1", "", "Qwen/Qwen3-VL-8B"])
+def test_a_model_that_is_no_engines_own_belongs_to_none(model_id: str) -> None:
+    assert engine_of_model(model_id) is None
+
+
+def test_an_unknown_engine_is_refused_with_the_names_that_there_are() -> None:
+    with pytest.raises(UsageError) as caught:
+        model_of(VlmSettings(backend="opena"))
+    assert (caught.value.what, caught.value.got) == ("there is no such engine", "opena")
+    assert caught.value.hint == "one of auto, openai, serve, vllm, transformers, signals, scripted, offline"
+
+
+# Engines that other packages bring
+
+
+@pytest.fixture
+def package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str, str, str], None]]:
+    """Installs a package with one engine: its name, that of the engine, and the code of its module."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "_third_party", cache(registry._third_party.__wrapped__))  # pyright: ignore[reportPrivateUsage]
+
+    def install(package: str, engine: str, code: str) -> None:
+        info = tmp_path / f"{package}-1.2.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.2\n")
+        (info / "entry_points.txt").write_text(f"[annotator.engines]\n{engine} = {package}:ENGINE\n")
+        (tmp_path / f"{package}.py").write_text(code)
+
+    yield install
+    for name in [name for name in sys.modules if name.startswith("brought_")]:
+        del sys.modules[name]
+
+
+Install = Callable[[str, str, str], None]
+SPEC = """
+from annotator.vlm.base import EngineSpec
+ENGINE = EngineSpec(name="echo", meaning="the task, back", open="some.where:open", model_id="echo.v1")
+"""
+
+
+def test_an_engine_of_another_package_is_known_by_its_name_and_by_its_model(package: Install) -> None:
+    package("brought_echo", "echo", SPEC)
+    assert engine_named("echo").meaning == "the task, back"
+    assert engine_of_model("echo.v1") is engine_named("echo")
+    assert engine_of_model("echo.v2") is None
+    assert model_of(VlmSettings(backend="echo", model_id="ignored")) == Model(model_id="echo.v1")
+
+
+@pytest.mark.parametrize(
+    ("code", "what", "got"),
+    [
+        ("raise OSError('no licence')", "the engine cannot be imported", "brought_echo:ENGINE: OSError: no licence"),
+        ("", "the engine cannot be imported", "brought_echo:ENGINE: AttributeError: "),
+        ("ENGINE = 3", "the entry point is no EngineSpec", "brought_echo:ENGINE is a int"),
+        (f"{SPEC}object.__setattr__(ENGINE, 'name', 'no')", "the engine is not named echo", "name 'no', model_id "),
+        (f"{SPEC}object.__setattr__(ENGINE, 'model_id', 'me/m')", "the engine is not named echo", "name 'echo', mod"),
+    ],
+)
+def test_a_broken_package_is_one_clear_message_that_names_it_when_its_engine_is_asked_for(
+    package: Install, code: str, what: str, got: str
+) -> None:
+    package("brought_echo", "echo", code)
+    assert engine_named("openai").name == "openai"
+    assert engine_of_model("signals.v1") is engine_named("signals")
+    with pytest.raises(UsageError) as caught:
+        engine_named("echo")
+    assert caught.value.what.startswith(what)
+    assert caught.value.got.startswith(got)
+    assert caught.value.where == "--vlm.backend echo"
+    assert caught.value.hint == "it is in the package brought_echo 1.2: repair or uninstall it"
+
+
+def test_a_name_that_two_packages_claim_is_refused_and_one_of_ours_is_kept_with_a_word(
+    package: Install, tmp_path: Path
+) -> None:
+    package("brought_one", "echo", SPEC)
+    package("brought_two", "echo", SPEC)
+    package("brought_three", "signals", "raise RuntimeError('never imported')")
+    with pytest.raises(UsageError) as caught:
+        engine_named("echo")
+    assert caught.value.got == "brought_one 1.2, brought_two 1.2"
+    notes = said(VlmSettings(backend="signals"), tmp_path)
+    assert notes[0] == "note: brought_three 1.2 brings an engine signals, too; the shipped one answers"
+    listed = {check.what: check for check in installed() if check.what.startswith("engine ")}
+    assert listed["engine echo"].state == "ok"
+    assert listed["engine signals"].found == "brought_three 1.2, which is not used: signals is a shipped engine"
+
+
+def test_the_documentation_lists_every_engine_as_the_table_does() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "engines.md").read_text()
+    for spec in SHIPPED:
+        (row,) = (line for line in text.splitlines() if line.startswith(f"| `{spec.name}` | {spec.meaning} |"))
+        assert spec.install in row
 
 
 def test_what_goes_unused_is_said_at_the_start_and_not_where_the_log_alone_answers(tmp_path: Path) -> None:

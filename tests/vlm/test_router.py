@@ -17,9 +17,10 @@ import pytest
 from annotator.config.settings import VlmSettings
 from annotator.errors import CallError, NoEngine
 from annotator.vlm.base import Reply, Request
+from annotator.vlm.openai import router as router_module
 from annotator.vlm.openai.engine import OpenAIEngine, require_any
 from annotator.vlm.openai.limiter import ConcurrencyLimiter
-from annotator.vlm.openai.router import STRIKES, EndpointState, Router, Stopped
+from annotator.vlm.openai.router import UNHEALTHY_AFTER, EndpointState, Router, Stopped
 from annotator.vlm.registry import choose_engine
 from annotator_store.digests import Digest, digest_parts
 from tests.contracts.engine_contract import make_request
@@ -27,16 +28,16 @@ from tests.vlm.conftest import RunningServer, running_server
 
 
 class Fake:
-    """An endpoint that is well or not, as the test says."""
+    """A client of an endpoint that is healthy or not, as the test says."""
 
-    def __init__(self, endpoint: str) -> None:
-        self.endpoint = endpoint
-        self.well = True
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.healthy = True
         self.asked = 0
 
-    async def alive(self) -> bool:
+    async def is_healthy(self) -> bool:
         self.asked += 1
-        return self.well
+        return self.healthy
 
     async def aclose(self) -> None: ...
 
@@ -45,7 +46,7 @@ def make_router(count: int, *, limit: int = 0) -> Router[Fake]:
     router: Router[Fake] = Router(lambda _: None)
     for number in range(count):
         fake = Fake(f"http://host-{number}/v1")
-        router.add(fake.endpoint, limit, fake)
+        router.add(fake.url, limit, fake)
     return router
 
 
@@ -64,15 +65,15 @@ def error(kind: str, retry_after_s: float | None = None) -> CallError:
 
 
 async def pass_through(router: Router[Fake], episode: Digest) -> EndpointState[Fake]:
-    """Enter and leave at once; say which lane it was."""
-    lane = await router.enter(episode, "plan.task")
-    router.leave(lane)
-    return lane
+    """Acquire and release at once; return which endpoint it was."""
+    endpoint = await router.acquire(episode, "plan.task")
+    router.release(endpoint)
+    return endpoint
 
 
-def fail(router: Router[Fake], lane: EndpointState[Fake], kind: str, retry_after_s: float | None = None) -> None:
-    assert lane.endpoint is not None
-    router.failed(lane, lane.endpoint, error(kind, retry_after_s), asyncio.get_running_loop().time())
+def fail(router: Router[Fake], endpoint: EndpointState[Fake], kind: str, retry_after_s: float | None = None) -> None:
+    assert endpoint.client is not None
+    router.failed(endpoint, endpoint.client, error(kind, retry_after_s), asyncio.get_running_loop().time())
 
 
 async def until(happened: Callable[[], object]) -> None:
@@ -104,13 +105,13 @@ def test_an_episode_keeps_to_one_endpoint_and_episodes_spread_over_all() -> None
 
 
 def test_the_same_episode_finds_the_same_endpoint_in_another_run_and_one_more_endpoint_moves_few() -> None:
-    async def homes(count: int) -> dict[Digest, str]:
+    async def endpoint_labels(count: int) -> dict[Digest, str]:
         router = make_router(count)
         return {episode: (await pass_through(router, episode)).label for episode in episodes(60)}
 
-    three = run(homes(3))
-    assert run(homes(3)) == three
-    four = run(homes(4))
+    three = run(endpoint_labels(3))
+    assert run(endpoint_labels(3)) == three
+    four = run(endpoint_labels(4))
     moved = sum(label != three[episode] for episode, label in four.items())
     assert 10 <= moved <= 25, "a quarter has to move; by the number alone three quarters would"
 
@@ -128,77 +129,79 @@ def test_episodes_that_come_one_by_one_are_shared_out_as_well() -> None:
 def test_episodes_in_progress_at_once_are_shared_out_so_that_no_endpoint_idles() -> None:
     async def scenario() -> None:
         router = make_router(4)
-        lanes = Counter([await router.enter(episode, "plan.task") for episode in episodes(16)])
-        assert len(lanes) == 4
-        assert max(lanes.values()) <= 6
+        endpoints = Counter([await router.acquire(episode, "plan.task") for episode in episodes(16)])
+        assert len(endpoints) == 4
+        assert max(endpoints.values()) <= 6
 
     run(scenario())
 
 
-# Illness and recovery
+# Failures and recovery
 
 
 def test_a_lost_connection_moves_an_episode_and_a_good_probe_brings_it_back() -> None:
     async def scenario() -> None:
         router, (episode,) = make_router(3), episodes(1)
-        home = await pass_through(router, episode)
-        assert home.endpoint is not None
-        home.endpoint.well = False
-        fail(router, home, "connection")
+        sticky = await pass_through(router, episode)
+        assert sticky.client is not None
+        sticky.client.healthy = False
+        fail(router, sticky, "connection")
         away = await pass_through(router, episode)
-        assert away is not home
+        assert away is not sticky
         assert await pass_through(router, episode) is away
-        await until(lambda: home.endpoint and home.endpoint.asked)
-        assert home.state == "down"
-        home.endpoint.well = True
-        await until(lambda: home.state == "up")
-        assert await pass_through(router, episode) is home
+        await until(lambda: sticky.client and sticky.client.asked)
+        assert sticky.state == "down"
+        sticky.client.healthy = True
+        await until(lambda: sticky.state == "up")
+        assert await pass_through(router, episode) is sticky
         await router.aclose()
 
     run(scenario())
 
 
 @pytest.mark.parametrize("kind", ["http_500", "timeout"])
-def test_some_failures_in_a_row_make_an_endpoint_ill_and_an_answer_between_clears_it(kind: str) -> None:
+def test_some_failures_in_a_row_make_an_endpoint_unhealthy_and_an_answer_between_clears_it(kind: str) -> None:
     async def scenario() -> None:
         router = make_router(2)
-        lane = router.lanes[0]
-        assert lane.endpoint is not None
-        lane.endpoint.well = False
+        endpoint = router.endpoints[0]
+        assert endpoint.client is not None
+        endpoint.client.healthy = False
         for _ in range(2):
-            for _ in range(STRIKES - 1):
-                fail(router, lane, kind)
-            assert lane.state == "up"
-            router.succeeded(lane)
-        for _ in range(STRIKES):
-            fail(router, lane, kind)
-        assert lane.state == "down"
+            for _ in range(UNHEALTHY_AFTER - 1):
+                fail(router, endpoint, kind)
+            assert endpoint.state == "up"
+            router.succeeded(endpoint)
+        for _ in range(UNHEALTHY_AFTER):
+            fail(router, endpoint, kind)
+        assert endpoint.state == "down"
         await router.aclose()
 
     run(scenario())
 
 
 @pytest.mark.parametrize("kind", ["http_429", "http_400", "bad_reply", "refused"])
-def test_a_failure_that_is_the_calls_own_or_of_being_busy_makes_no_endpoint_ill(kind: str) -> None:
+def test_a_failure_that_is_the_calls_own_or_of_being_busy_makes_no_endpoint_unhealthy(kind: str) -> None:
     async def scenario() -> None:
         router = make_router(2)
-        for _ in range(3 * STRIKES):
-            fail(router, router.lanes[0], kind)
-        assert router.lanes[0].state == "up"
+        for _ in range(3 * UNHEALTHY_AFTER):
+            fail(router, router.endpoints[0], kind)
+        assert router.endpoints[0].state == "up"
         await router.aclose()
 
     run(scenario())
 
 
-def test_an_endpoint_that_falls_ill_again_and_again_is_asked_later_and_later() -> None:
+def test_an_endpoint_that_goes_down_again_and_again_is_probed_later_and_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(router_module, "_PROBE_AFTER_S", (0.0, 1000.0))
+
     async def scenario() -> None:
         router = make_router(2)
-        lane = router.lanes[0]
-        fail(router, lane, "connection")
-        await until(lambda: lane.state == "up")
-        fail(router, lane, "connection")
+        endpoint = router.endpoints[0]
+        fail(router, endpoint, "connection")
+        await until(lambda: endpoint.state == "up")
+        fail(router, endpoint, "connection")
         await asyncio.sleep(0.2)
-        assert lane.state == "down", "the second probe waits a second"
+        assert endpoint.state == "down", "the second probe waits"
         await router.aclose()
 
     run(scenario())
@@ -207,12 +210,12 @@ def test_an_endpoint_that_falls_ill_again_and_again_is_asked_later_and_later() -
 def test_calls_that_wait_at_an_endpoint_go_elsewhere_when_it_is_lost() -> None:
     async def scenario() -> None:
         router, (episode,) = make_router(2, limit=1), episodes(1)
-        inside = await router.enter(episode, "plan.task")
-        waiting = asyncio.create_task(router.enter(episode, "plan.task"))
+        inside = await router.acquire(episode, "plan.task")
+        waiting = asyncio.create_task(router.acquire(episode, "plan.task"))
         await asyncio.sleep(0.01)
         assert not waiting.done()
-        assert inside.endpoint is not None
-        inside.endpoint.well = False
+        assert inside.client is not None
+        inside.client.healthy = False
         fail(router, inside, "connection")
         assert await asyncio.wait_for(waiting, 1) is not inside
         assert inside.open_calls == 1
@@ -224,17 +227,17 @@ def test_calls_that_wait_at_an_endpoint_go_elsewhere_when_it_is_lost() -> None:
 def test_calls_wait_for_a_server_that_is_being_started_and_fail_once_it_is_given_up() -> None:
     async def scenario() -> None:
         router: Router[Fake] = Router(lambda _: None)
-        lane = router.add("server 0", 0, supervised=True)
-        calls = [asyncio.create_task(router.enter(episode, "plan.task")) for episode in episodes(3)]
+        endpoint = router.add("server 0", 0, supervised=True)
+        calls = [asyncio.create_task(router.acquire(episode, "plan.task")) for episode in episodes(3)]
         await asyncio.sleep(0.01)
         assert not any(call.done() for call in calls)
-        router.open(lane, Fake("http://127.0.0.1:1/v1"))
-        assert [await call for call in calls] == [lane] * 3
+        router.set_ready(endpoint, Fake("http://127.0.0.1:1/v1"))
+        assert [await call for call in calls] == [endpoint] * 3
 
-        router.shut(lane, "awaited")
-        late = asyncio.create_task(router.enter(episodes(1)[0], "plan.task"))
+        router.set_unavailable(endpoint, "starting")
+        late = asyncio.create_task(router.acquire(episodes(1)[0], "plan.task"))
         await asyncio.sleep(0.01)
-        router.shut(lane, "gone")
+        router.set_unavailable(endpoint, "gone")
         with pytest.raises(CallError) as caught:
             await late
         assert (caught.value.kind, caught.value.what) == ("connection", "no server is left")
@@ -248,25 +251,25 @@ def test_a_server_that_is_ready_late_gets_its_share_of_the_episodes_in_progress(
     async def scenario() -> None:
         router, asked = Router[Fake](lambda _: None), Counter[str]()
         first, late = (router.add(f"server {number}", limit, supervised=True) for number in range(2))
-        router.open(first, Fake("http://127.0.0.1:1/v1"))
+        router.set_ready(first, Fake("http://127.0.0.1:1/v1"))
 
         async def work(episode: Digest) -> list[str]:
             used: list[str] = []
             for _ in range(10):
-                lane = await router.enter(episode, "plan.task")
-                used.append(lane.label)
+                endpoint = await router.acquire(episode, "plan.task")
+                used.append(endpoint.label)
                 await asyncio.sleep(0.001)
-                router.leave(lane)
-                if not late.endpoint and asked.total() == 20:
-                    router.open(late, Fake("http://127.0.0.1:2/v1"))
-                asked[lane.label] += 1
+                router.release(endpoint)
+                if not late.client and asked.total() == 20:
+                    router.set_ready(late, Fake("http://127.0.0.1:2/v1"))
+                asked[endpoint.label] += 1
             return used
 
         used = await asyncio.gather(*(work(episode) for episode in episodes(32)))
         assert asked.total() == 320
         assert asked["server 1"] >= 100, "a GPU idles"
         moves = [sum(a != b for a, b in itertools.pairwise(labels)) for labels in used]
-        assert max(moves) == 1, "an episode keeps to its new home"
+        assert max(moves) == 1, "an episode keeps to its new endpoint"
         await router.aclose()
 
     run(scenario())
@@ -275,11 +278,11 @@ def test_a_server_that_is_ready_late_gets_its_share_of_the_episodes_in_progress(
 def test_a_failure_from_before_a_server_was_started_again_says_nothing_about_the_new_one() -> None:
     async def scenario() -> None:
         router = make_router(2)
-        lane, old = router.lanes[0], router.lanes[0].endpoint
+        endpoint, old = router.endpoints[0], router.endpoints[0].client
         assert old is not None
-        router.open(lane, Fake("http://host-0:2/v1"))
-        router.failed(lane, old, error("connection"), 0.0)
-        assert lane.state == "up"
+        router.set_ready(endpoint, Fake("http://host-0:2/v1"))
+        router.failed(endpoint, old, error("connection"), 0.0)
+        assert endpoint.state == "up"
         await router.aclose()
 
     run(scenario())
@@ -292,71 +295,71 @@ def test_a_call_whose_turn_comes_as_the_run_stops_is_not_sent() -> None:
     async def scenario() -> None:
         router = make_router(1, limit=1)
         (one,) = episodes(1)
-        lane = await router.enter(one, "first")
-        waiting = asyncio.create_task(router.enter(one, "second"))
+        endpoint = await router.acquire(one, "first")
+        waiting = asyncio.create_task(router.acquire(one, "second"))
         await asyncio.sleep(0)
-        router.leave(lane)  # as a failure does that is one too many: its place is given on, then the run stops
+        router.release(endpoint)  # as a failure does that is one too many: its place is given on, then the run stops
         router.stop()
         with pytest.raises(Stopped):
             await waiting
-        assert (lane.open_calls, lane.window.inside) == (0, 0)
+        assert (endpoint.open_calls, endpoint.limiter.active) == (0, 0)
 
     asyncio.run(scenario())
 
 
 def test_refusals_halve_a_window_once_for_all_that_were_under_way_and_answers_let_it_grow() -> None:
     async def scenario() -> None:
-        window = ConcurrencyLimiter(16)
+        limiter = ConcurrencyLimiter(16)
         for _ in range(16):
-            assert await window.enter()
+            assert await limiter.acquire()
         sent_at = asyncio.get_running_loop().time()
         for _ in range(5):
-            window.shrink(sent_at)
-        assert window.size == 8
+            limiter.shrink(sent_at)
+        assert limiter.size == 8
         await asyncio.sleep(0.001)
-        window.shrink(asyncio.get_running_loop().time())
-        assert window.size == 4
+        limiter.shrink(asyncio.get_running_loop().time())
+        assert limiter.size == 4
         for _ in range(5):
-            window.grow()
-        assert 5 <= window.size < 5.2
+            limiter.grow()
+        assert 5 <= limiter.size < 5.2
         for _ in range(500):
-            window.grow()
-        assert window.size == 16
+            limiter.grow()
+        assert limiter.size == 16
 
     run(scenario())
 
 
 def test_a_window_lets_in_no_more_than_its_size_in_the_order_of_coming() -> None:
     async def scenario() -> None:
-        window, entered = ConcurrencyLimiter(2), list[int]()
+        limiter, entered = ConcurrencyLimiter(2), list[int]()
 
         async def visit(number: int) -> None:
-            assert await window.enter()
+            assert await limiter.acquire()
             entered.append(number)
-            assert window.inside <= 2
+            assert limiter.active <= 2
             await asyncio.sleep(0)
-            window.leave()
+            limiter.release()
 
         visits = [asyncio.create_task(visit(number)) for number in range(9)]
         await asyncio.sleep(0)
         visits[4].cancel()
         await asyncio.gather(*visits, return_exceptions=True)
         assert entered == [0, 1, 2, 3, 5, 6, 7, 8]
-        assert window.inside == 0
+        assert limiter.active == 0
 
     run(scenario())
 
 
 def test_a_place_given_to_a_call_that_was_cancelled_in_that_moment_is_given_on() -> None:
     async def scenario() -> None:
-        window = ConcurrencyLimiter(1)
-        assert await window.enter()
-        second, third = asyncio.create_task(window.enter()), asyncio.create_task(window.enter())
+        limiter = ConcurrencyLimiter(1)
+        assert await limiter.acquire()
+        second, third = asyncio.create_task(limiter.acquire()), asyncio.create_task(limiter.acquire())
         await asyncio.sleep(0)
-        window.leave()
+        limiter.release()
         second.cancel()
         assert await asyncio.wait_for(third, 1)
-        assert window.inside == 1
+        assert limiter.active == 1
 
     run(scenario())
 
@@ -365,8 +368,8 @@ def test_retry_after_closes_the_whole_endpoint_for_that_long() -> None:
     async def scenario() -> None:
         router, loop = make_router(1), asyncio.get_running_loop()
         started = loop.time()
-        fail(router, router.lanes[0], "http_503", retry_after_s=0.3)
-        assert router.lanes[0].state == "up"
+        fail(router, router.endpoints[0], "http_503", retry_after_s=0.3)
+        assert router.endpoints[0].state == "up"
         await pass_through(router, episodes(1)[0])
         assert loop.time() - started >= 0.3
         await router.aclose()
@@ -407,25 +410,25 @@ def test_a_server_killed_in_mid_run_costs_no_call_and_no_retry(server: RunningSe
 
 
 def test_an_endpoint_that_failed_for_a_while_gets_its_episodes_back(server: RunningServer) -> None:
-    server.set_faults({"fault": "http_500", "times": STRIKES})
+    server.set_faults({"fault": "http_500", "times": UNHEALTHY_AFTER})
     notes: list[str] = []
 
     async def scenario(other: str) -> list[Reply]:
         engine = OpenAIEngine(api_base=(server.api_base, other), request_max_retries=1, note=notes.append)
-        home, mine = engine.router.lanes[0], list[Digest]()
+        sticky, mine = engine.router.endpoints[0], list[Digest]()
         for episode in episodes(12):
-            lane = await engine.router.enter(episode, "plan.task")
-            engine.router.leave(lane)
-            mine += [episode] if lane is home else []
-        replies = await asyncio.gather(*(engine.generate(about(mine[0], seed=seed)) for seed in range(STRIKES)))
-        await until(lambda: home.state == "up")
+            endpoint = await engine.router.acquire(episode, "plan.task")
+            engine.router.release(endpoint)
+            mine += [episode] if endpoint is sticky else []
+        replies = await asyncio.gather(*(engine.generate(about(mine[0], seed=seed)) for seed in range(UNHEALTHY_AFTER)))
+        await until(lambda: sticky.state == "up")
         replies.append(await engine.generate(about(mine[0])))
         await engine.aclose()
         return replies
 
     with running_server() as other:
         replies = run(scenario(other.api_base))
-    assert [reply.attempts for reply in replies] == [2] * STRIKES + [1]
+    assert [reply.attempts for reply in replies] == [2] * UNHEALTHY_AFTER + [1]
     assert replies[-1].endpoint == server.api_base
     assert notes == [f"{server.api_base} does not answer (http_500): going on with the others"]
 
@@ -511,12 +514,12 @@ def test_an_endpoint_that_is_silent_at_the_start_gets_no_call_until_it_answers(s
     async def scenario() -> None:
         engine = await choose_engine(vlm, notes.append, offline=False)
         assert isinstance(engine, OpenAIEngine)
-        lane = engine.router.lanes[0]
-        assert lane.state == "down"
+        endpoint = engine.router.endpoints[0]
+        assert endpoint.state == "down"
         replies = await asyncio.gather(*(engine.generate(about(episode)) for episode in episodes(20)))
         assert {(reply.endpoint, reply.attempts) for reply in replies} == {(server.api_base, 1)}
         with running_server("--port", str(port)) as joined:
-            await until(lambda: lane.state == "up")
+            await until(lambda: endpoint.state == "up")
             replies = await asyncio.gather(*(engine.generate(about(one)) for one in episodes(40)[20:]))
             assert {reply.endpoint for reply in replies} == {server.api_base, joined.api_base}
         await engine.aclose()

@@ -59,8 +59,8 @@ def declined(step: str, given: Signals | None = None, **inputs: object) -> Decli
 
 
 def test_a_pick_and_place_is_told_in_the_tasks_words() -> None:
-    found = spans(signals(draw(PICK_AND_PLACE)), min_seconds=0.5)
-    assert [text for _, text in found] == [
+    subtasks = spans(signals(draw(PICK_AND_PLACE)), min_seconds=0.5)
+    assert [text for _, text in subtasks] == [
         "stay still",
         "reach for the banana",
         "close the gripper on the banana",
@@ -71,7 +71,7 @@ def test_a_pick_and_place_is_told_in_the_tasks_words() -> None:
         "move the arm away",
         "stay still",
     ]
-    assert np.allclose([start for start, _ in found], [0, 2, 4, 5, 6.5, 8, 9.5, 10.5, 12.5], atol=0.4)
+    assert np.allclose([start for start, _ in subtasks], [0, 2, 4, 5, 6.5, 8, 9.5, 10.5, 12.5], atol=0.4)
 
 
 @pytest.mark.parametrize("task", ["pick and place", "", "香蕉"])
@@ -118,10 +118,10 @@ def test_windows_of_one_episode_agree() -> None:
 
 def test_max_steps_and_min_seconds_are_kept() -> None:
     given = signals(draw(PICK_AND_PLACE))
-    found = answer(Segmentation, "plan.segment", given, task=BANANA, min_seconds=2, max_steps=4).subtasks
-    assert len(found) <= 4
-    assert all(span.end - span.start >= 2 - 1e-6 for span in found)
-    assert (found[0].start, found[-1].end) == (0.0, 14.0)
+    subtasks = answer(Segmentation, "plan.segment", given, task=BANANA, min_seconds=2, max_steps=4).subtasks
+    assert len(subtasks) <= 4
+    assert all(span.end - span.start >= 2 - 1e-6 for span in subtasks)
+    assert (subtasks[0].start, subtasks[-1].end) == (0.0, 14.0)
 
 
 def test_the_same_request_gets_the_same_bytes() -> None:
@@ -178,11 +178,13 @@ def test_a_window_without_frames_is_declined(start_s: object, end_s: object) -> 
 
 
 def test_memory_and_rephrasings_need_no_signals() -> None:
-    said = answer(Memory, "plan.memory", task=BANANA, memory="", completed="lift the banana", upcoming="")
-    assert said.memory == "I lifted the banana."
+    memory = answer(Memory, "plan.memory", task=BANANA, memory="", completed="lift the banana", upcoming="")
+    assert memory.memory == "I lifted the banana."
     known = "I put the cup down.\nI lifted the banana."
-    told = answer(Milestones, "plan.milestones", task=BANANA, memory="", completed="lift the banana", milestones=known)
-    assert told.memories == ["I lifted the banana."]
+    milestones = answer(
+        Milestones, "plan.milestones", task=BANANA, memory="", completed="lift the banana", milestones=known
+    )
+    assert milestones.memories == ["I lifted the banana."]
     assert len(answer(Rephrasings, "plan.task_rephrasings", task=BANANA, count=7).rephrasings) == 7
 
 

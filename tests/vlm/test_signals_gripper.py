@@ -24,7 +24,7 @@ def acts_of(given: Signals) -> list[tuple[str, str, float]]:
 @pytest.mark.parametrize("name", ["gripper", "Gripper.pos", "main_gripper", "jaw", "finger_joint1", "grip_width"])
 def test_a_gripper_is_found_by_name(name: str) -> None:
     given = signals(draw(PICK_AND_PLACE), (*NAMES[:3], name))
-    assert [(kind, at) for kind, _, at in acts_of(given)] == [("close", 4.2), ("open", 9.7)]
+    assert [(kind, time_s) for kind, _, time_s in acts_of(given)] == [("close", 4.2), ("open", 9.7)]
 
 
 def test_a_measured_gripper_is_preferred_to_a_commanded_one_and_neither_counts_as_the_arm() -> None:

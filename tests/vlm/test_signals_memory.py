@@ -88,6 +88,6 @@ def test_of_a_vocabulary_s_milestones_those_that_hold_are_kept_and_one_reached_a
 
 @given(st.text(), st.text(max_size=900), st.text(max_size=300))
 def test_memory_is_never_empty_and_never_too_long(task: str, memory: str, completed: str) -> None:
-    said = remember(task, memory, completed)
-    assert 1 <= len(said) <= LONGEST
-    assert said == remember(task, memory, completed)
+    after = remember(task, memory, completed)
+    assert 1 <= len(after) <= LONGEST
+    assert after == remember(task, memory, completed)

@@ -20,27 +20,27 @@ def test_runs_are_half_open_and_ascending() -> None:
 
 
 def test_an_arm_moves_exactly_where_it_was_moved() -> None:
-    found = moves_s(analyse_motion(signals(draw(STROKES)), GRIPPER))
-    assert np.allclose(found, [(2.0, 4.0), (6.0, 8.0)], atol=0.35)
+    moves = moves_s(analyse_motion(signals(draw(STROKES)), GRIPPER))
+    assert np.allclose(moves, [(2.0, 4.0), (6.0, 8.0)], atol=0.35)
 
 
 @pytest.mark.parametrize("units", [(1, 1, 1, 1), (1000, 0.001, 57, 1), (1e-9, 1e9, 1, 1)])
 def test_units_do_not_matter(units: tuple[float, ...]) -> None:
     scaled = draw(STROKES) * np.array(units, dtype=np.float32)
-    found = moves_s(analyse_motion(signals(scaled), GRIPPER))
-    assert np.allclose(found, [(2.0, 4.0), (6.0, 8.0)], atol=0.35)
+    moves = moves_s(analyse_motion(signals(scaled), GRIPPER))
+    assert np.allclose(moves, [(2.0, 4.0), (6.0, 8.0)], atol=0.35)
 
 
 def test_a_joint_in_small_units_moves_the_arm_as_well_as_one_in_large_units() -> None:
     strokes = ((2.0, HOME, OPEN), (2.0, (57.0, 0, 0), OPEN), (2.0, (57.0, 0, 0), OPEN), (2.0, (57.0, 1, 0), OPEN))
-    found = moves_s(analyse_motion(signals(draw(strokes)), GRIPPER))
-    assert np.allclose(found, [(2.0, 4.0), (6.0, 8.0)], atol=0.4)
+    moves = moves_s(analyse_motion(signals(draw(strokes)), GRIPPER))
+    assert np.allclose(moves, [(2.0, 4.0), (6.0, 8.0)], atol=0.4)
 
 
 def test_sensor_noise_is_no_motion() -> None:
     rows = draw(STROKES) + np.random.default_rng(3).normal(scale=0.002, size=(200, 4)).astype(np.float32)
-    found = moves_s(analyse_motion(signals(rows), GRIPPER))
-    assert np.allclose(found, [(2.0, 4.0), (6.0, 8.0)], atol=0.4)
+    moves = moves_s(analyse_motion(signals(rows), GRIPPER))
+    assert np.allclose(moves, [(2.0, 4.0), (6.0, 8.0)], atol=0.4)
 
 
 def test_an_arm_that_only_jitters_never_moves() -> None:
@@ -80,13 +80,13 @@ def test_missing_values_are_bridged() -> None:
 @pytest.mark.parametrize("names", [("shoulder_vel", "elbow_vel", "wrist_vel", "gripper"), ()])
 def test_an_action_of_velocities_is_read_as_velocities(names: tuple[str, ...]) -> None:
     speeds = np.gradient(draw(STROKES), axis=0).astype(np.float32)
-    found = moves_s(analyse_motion(signals(None, action=speeds, action_names=names), GRIPPER))
-    assert np.allclose(found, [(2.0, 4.0), (6.0, 8.0)], atol=0.4)
+    moves = moves_s(analyse_motion(signals(None, action=speeds, action_names=names), GRIPPER))
+    assert np.allclose(moves, [(2.0, 4.0), (6.0, 8.0)], atol=0.4)
 
 
 def test_an_action_of_positions_is_read_as_positions() -> None:
-    found = moves_s(analyse_motion(signals(None, action=draw(STROKES), action_names=NAMES), GRIPPER))
-    assert np.allclose(found, [(2.0, 4.0), (6.0, 8.0)], atol=0.35)
+    moves = moves_s(analyse_motion(signals(None, action=draw(STROKES), action_names=NAMES), GRIPPER))
+    assert np.allclose(moves, [(2.0, 4.0), (6.0, 8.0)], atol=0.35)
 
 
 def test_the_action_tells_where_the_state_is_stuck() -> None:
@@ -97,8 +97,8 @@ def test_the_action_tells_where_the_state_is_stuck() -> None:
 
 def test_effort_and_velocity_columns_of_the_state_are_no_pose() -> None:
     rows = np.hstack([draw(STROKES), np.sin(np.arange(200) / 3)[:, None].astype(np.float32)])
-    found = moves_s(analyse_motion(signals(rows, (*NAMES, "wrist_effort")), GRIPPER))
-    assert np.allclose(found, [(2.0, 4.0), (6.0, 8.0)], atol=0.35)
+    moves = moves_s(analyse_motion(signals(rows, (*NAMES, "wrist_effort")), GRIPPER))
+    assert np.allclose(moves, [(2.0, 4.0), (6.0, 8.0)], atol=0.35)
 
 
 def test_a_robot_that_is_all_gripper_has_no_known_motion() -> None:

@@ -71,11 +71,11 @@ def test_several_late_acts_are_moved_together_though_another_rest_is_nearer() ->
 
 
 def test_a_failed_grasp_is_told_from_the_one_that_held() -> None:
-    found = analyse(signals(draw(FAILED_FIRST))).phases
+    phases = analyse(signals(draw(FAILED_FIRST))).phases
     assert kinds(signals(draw(FAILED_FIRST))) == [
         "reach", "try", "back", "reopen", "reach", "grasp", "lift", "carry", "lower", "release", "retract",
     ]  # fmt: skip
-    assert [p.again for p in found if p.kind == "reach"] == [False, True]
+    assert [p.again for p in phases if p.kind == "reach"] == [False, True]
 
 
 def test_a_binary_gripper_that_comes_back_to_the_same_place_has_failed_too() -> None:
@@ -88,15 +88,15 @@ def test_two_objects_from_two_places_are_two_transfers() -> None:
     other, beside = (0.4, 0.9, -1.0), (-1.0, 0.8, -0.3)
     strokes = (*PICK_AND_PLACE[1:7], (1.5, other, OPEN), (1.0, other, HELD), (1.0, HOME, HELD), (1.0, beside, HELD),
                (1.0, beside, OPEN), (1.0, HOME, OPEN))  # fmt: skip
-    found = analyse(signals(draw(strokes))).phases
-    assert [p.transfer for p in found if p.kind == "grasp"] == [0, 1]
-    assert "try" not in {p.kind for p in found}
+    phases = analyse(signals(draw(strokes))).phases
+    assert [p.transfer for p in phases if p.kind == "grasp"] == [0, 1]
+    assert "try" not in {p.kind for p in phases}
 
 
 def test_two_objects_from_one_place_to_one_goal_are_two_transfers() -> None:
-    found = kinds(signals(draw((*PICK_AND_PLACE[1:8], *PICK_AND_PLACE[1:8]))))
-    assert found.count("grasp") == found.count("release") == 2
-    assert "try" not in found
+    course = kinds(signals(draw((*PICK_AND_PLACE[1:8], *PICK_AND_PLACE[1:8]))))
+    assert course.count("grasp") == course.count("release") == 2
+    assert "try" not in course
 
 
 def test_a_straight_push_with_a_closed_gripper_is_not_cut_into_legs() -> None:
@@ -105,9 +105,9 @@ def test_a_straight_push_with_a_closed_gripper_is_not_cut_into_legs() -> None:
 
 
 def test_an_object_still_held_at_the_end_is_not_put_down() -> None:
-    found = kinds(signals(draw(PICK_AND_PLACE[:5])))
-    assert found[:3] == ["wait", "reach", "grasp"]
-    assert set(found[3:]) == {"keep"}
+    course = kinds(signals(draw(PICK_AND_PLACE[:5])))
+    assert course[:3] == ["wait", "reach", "grasp"]
+    assert set(course[3:]) == {"keep"}
 
 
 def test_a_long_pause_is_a_wait_and_a_short_one_is_not() -> None:
@@ -121,8 +121,8 @@ def test_an_episode_in_which_nothing_moves_is_one_wait() -> None:
 
 
 def test_a_gripper_alone_says_nothing_about_the_arm() -> None:
-    found = kinds(signals(draw(PICK_AND_PLACE)[:, 3:], ("gripper",)))
-    assert found == ["kept_open", "grasp", "kept_closed", "release", "kept_open"]
+    course = kinds(signals(draw(PICK_AND_PLACE)[:, 3:], ("gripper",)))
+    assert course == ["kept_open", "grasp", "kept_closed", "release", "kept_open"]
 
 
 def two_arms(left: tuple[Stroke, ...], right: tuple[Stroke, ...]) -> Signals:
@@ -132,12 +132,12 @@ def two_arms(left: tuple[Stroke, ...], right: tuple[Stroke, ...]) -> Signals:
 
 
 def test_two_grippers_that_close_at_once_act_together() -> None:
-    found = analyse(two_arms(PICK_AND_PLACE, PICK_AND_PLACE)).phases
-    assert {p.side for p in found if p.kind in ("grasp", "release")} == {"both"}
+    phases = analyse(two_arms(PICK_AND_PLACE, PICK_AND_PLACE)).phases
+    assert {p.side for p in phases if p.kind in ("grasp", "release")} == {"both"}
 
 
 def test_each_of_two_grippers_is_named() -> None:
     waiting = ((7.0, HOME, OPEN),)
-    found = analyse(two_arms((*PICK_AND_PLACE[1:8], *waiting), (*waiting, *PICK_AND_PLACE[1:8]))).phases
-    acts = [(p.kind, p.side) for p in found if p.kind in ("grasp", "release")]
+    phases = analyse(two_arms((*PICK_AND_PLACE[1:8], *waiting), (*waiting, *PICK_AND_PLACE[1:8]))).phases
+    acts = [(p.kind, p.side) for p in phases if p.kind in ("grasp", "release")]
     assert acts == [("grasp", "left"), ("release", "left"), ("grasp", "right"), ("release", "right")]

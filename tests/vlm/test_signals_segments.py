@@ -22,39 +22,39 @@ def pieces(parts: list[tuple[PhaseKind, int]], min_s: float) -> list[Piece]:
     return pieces_of(tuple(phases), [p.kind for p in phases], edges, min_s)
 
 
-def brief(found: list[Piece]) -> list[tuple[str, float]]:
-    return [(p.text, round(p.start, 2)) for p in found]
+def brief(result: list[Piece]) -> list[tuple[str, float]]:
+    return [(p.text, round(p.start, 2)) for p in result]
 
 
 def test_phases_that_are_long_enough_stay_as_they_are() -> None:
-    found = pieces([("reach", 20), ("grasp", 15), ("carry", 30)], 1.5)
-    assert brief(found) == [("reach", 0.0), ("grasp", 2.0), ("carry", 3.5)]
+    result = pieces([("reach", 20), ("grasp", 15), ("carry", 30)], 1.5)
+    assert brief(result) == [("reach", 0.0), ("grasp", 2.0), ("carry", 3.5)]
 
 
 def test_what_a_gripper_does_grows_into_both_neighbours() -> None:
-    found = pieces([("reach", 30), ("grasp", 5), ("carry", 30)], 1.5)
-    assert brief(found) == [("reach", 0.0), ("grasp", 2.5), ("carry", 4.0)]
+    result = pieces([("reach", 30), ("grasp", 5), ("carry", 30)], 1.5)
+    assert brief(result) == [("reach", 0.0), ("grasp", 2.5), ("carry", 4.0)]
 
 
 def test_a_short_leg_joins_the_transfer_and_never_the_gripper() -> None:
-    found = pieces([("grasp", 20), ("lift", 5), ("carry", 20), ("release", 20)], 1.5)
-    assert brief(found) == [("grasp", 0.0), ("carry", 2.0), ("release", 4.5)]
+    result = pieces([("grasp", 20), ("lift", 5), ("carry", 20), ("release", 20)], 1.5)
+    assert brief(result) == [("grasp", 0.0), ("carry", 2.0), ("release", 4.5)]
 
 
 def test_a_short_leg_joins_the_transfer_rather_than_a_wait() -> None:
-    found = pieces([("carry", 20), ("lower", 5), ("wait", 16), ("release", 20)], 1.5)
-    assert brief(found) == [("carry", 0.0), ("wait", 2.5), ("release", 4.1)]
+    result = pieces([("carry", 20), ("lower", 5), ("wait", 16), ("release", 20)], 1.5)
+    assert brief(result) == [("carry", 0.0), ("wait", 2.5), ("release", 4.1)]
 
 
 def test_legs_merged_for_shortness_make_room_for_the_gripper() -> None:
-    found = pieces([("reach", 17), ("grasp", 6), ("lift", 7), ("carry", 12), ("lower", 8), ("release", 4),
+    result = pieces([("reach", 17), ("grasp", 6), ("lift", 7), ("carry", 12), ("lower", 8), ("release", 4),
                     ("retract", 13)], 1.5)  # fmt: skip
-    assert [text for text, _ in brief(found)][:3] == ["reach", "grasp", "carry"]
+    assert [text for text, _ in brief(result)][:3] == ["reach", "grasp", "carry"]
 
 
 def test_too_many_steps_lose_the_lightest_first() -> None:
-    found = pieces([("wait", 10), ("reach", 30), ("grasp", 10), ("carry", 30), ("release", 10), ("retract", 30)], 0.5)
-    cut = cut_window(found, 0.0, 12.0, 0.5, 4)
+    result = pieces([("wait", 10), ("reach", 30), ("grasp", 10), ("carry", 30), ("release", 10), ("retract", 30)], 0.5)
+    cut = cut_window(result, 0.0, 12.0, 0.5, 4)
     assert [p.text for p in cut] == ["reach", "carry", "release", "retract"]
 
 

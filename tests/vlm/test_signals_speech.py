@@ -17,7 +17,7 @@ LONG = "put " + "the very heavy " * 20 + "box on the floor"
 
 
 @pytest.mark.parametrize(
-    ("task", "said"),
+    ("task", "speech"),
     [
         (BANANA, "Okay, I will put the banana on the plate."),
         ("Please lift the lid, then close it!", "Okay, I will lift the lid, then close it."),
@@ -28,21 +28,23 @@ LONG = "put " + "the very heavy " * 20 + "box on the floor"
         (LONG, "Okay, I will start now."),
     ],
 )
-def test_the_robot_says_in_the_tasks_words_what_it_will_do(task: str, said: str) -> None:
-    assert answer(InitialSpeech, SPEECH, task=task).speech == said
+def test_the_robot_says_in_the_tasks_words_what_it_will_do(task: str, speech: str) -> None:
+    assert answer(InitialSpeech, SPEECH, task=task).speech == speech
 
 
 @pytest.mark.parametrize("preferred", ["negative_task", "situated_correction", "specific_constraint", ""])
 def test_the_user_asks_for_what_comes_next_and_the_robot_agrees(preferred: str) -> None:
-    said = answer(Interjection, INTERJECTION, upcoming="lift the banana", scenario=preferred, task=BANANA)
-    assert said == Interjection("specific_constraint", "Please lift the banana now.", "Sure, I will lift the banana.")
+    exchange = answer(Interjection, INTERJECTION, upcoming="lift the banana", scenario=preferred, task=BANANA)
+    assert exchange == Interjection(
+        "specific_constraint", "Please lift the banana now.", "Sure, I will lift the banana."
+    )
 
 
 def test_a_preference_is_worded_as_one() -> None:
-    said = answer(Interjection, INTERJECTION, upcoming="move the arm away", scenario="preference")
-    assert said.scenario == "preference"
-    assert said.interjection == "I would like you to move the arm away now."
-    assert said.reply == "Sure, I will move the arm away."
+    exchange = answer(Interjection, INTERJECTION, upcoming="move the arm away", scenario="preference")
+    assert exchange.scenario == "preference"
+    assert exchange.interjection == "I would like you to move the arm away now."
+    assert exchange.reply == "Sure, I will move the arm away."
 
 
 @pytest.mark.parametrize(
@@ -66,7 +68,7 @@ def test_without_words_to_go_by_it_declines_with_a_hint(step: str, inputs: dict[
 @given(st.text(max_size=250))
 def test_what_is_said_is_one_line_with_words_or_nothing(text: str) -> None:
     exchanges = [interject(text, kind) for kind in ("preference", "negative_task")]
-    lines = [line for one in exchanges if one for line in (one.interjection, one.reply)]
+    lines = [line for exchange in exchanges if exchange for line in (exchange.interjection, exchange.reply)]
     for line in [*lines, *filter(None, [announce(text)])]:
         assert 0 < len(line) <= LONGEST
         assert line == " ".join(line.split())

@@ -105,5 +105,5 @@ def test_several_objects_are_named_in_order_only_where_the_grasps_are_as_many() 
 @given(st.text())
 def test_any_text_is_worded_within_bounds(task: str) -> None:
     kinds: tuple[PhaseKind, ...] = ("wait", "reach", "grasp", "lift", "carry", "lower", "keep", "release", "retract")
-    for said in phase_texts(tuple(Phase(kind=k, start=0, end=1, side="left") for k in kinds), task):
-        assert 1 <= len(said) <= 200
+    for worded in phase_texts(tuple(Phase(kind=k, start=0, end=1, side="left") for k in kinds), task):
+        assert 1 <= len(worded) <= 200

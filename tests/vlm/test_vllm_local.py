@@ -9,7 +9,7 @@ import pytest
 
 from annotator.config.settings import VlmSettings
 from annotator.errors import NoEngine
-from annotator.vlm import registry as choose
+from annotator.vlm.openai import engine as openai_engine
 from annotator.vlm.registry import choose_engine
 from annotator.vlm.vllm_local.messages import conversation
 from tests.contracts.engine_contract import make_picture, make_request
@@ -57,7 +57,7 @@ def test_auto_loads_vllm_itself_where_there_is_a_gpu_no_server_and_none_is_to_be
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     for name in ("VLLM_WORKER_MULTIPROC_METHOD", "VLLM_LOGGING_STREAM", "VLLM_LOGGING_LEVEL"):
         monkeypatch.setenv(name, "")  # what is set before vLLM is imported goes again with the test
-    monkeypatch.setattr(choose, "DEFAULT_API_BASE", "http://127.0.0.1:9/v1")
+    monkeypatch.setattr(openai_engine, "DEFAULT_API_BASE", "http://127.0.0.1:9/v1")
     said: list[str] = []
     with pytest.raises(NoEngine) as caught:
         asyncio.run(choose_engine(VlmSettings(auto_serve=False), said.append, offline=False))
@@ -72,7 +72,7 @@ def test_without_a_gpu_auto_loads_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "vllm" / "__init__.py").write_text("raise ImportError('never imported')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setattr(choose, "DEFAULT_API_BASE", "http://127.0.0.1:9/v1")
+    monkeypatch.setattr(openai_engine, "DEFAULT_API_BASE", "http://127.0.0.1:9/v1")
     with pytest.raises(NoEngine) as caught:
         asyncio.run(choose_engine(VlmSettings(auto_serve=False), lambda _: None, offline=False))
     assert caught.value.what == "no engine"

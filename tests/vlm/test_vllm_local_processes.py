@@ -16,9 +16,7 @@ import pytest
 
 from annotator.vlm.vllm_local.engine import VllmEngine
 from annotator.vlm.vllm_local.processes import EngineProcesses
-from annotator.vlm.vllm_local.watchdog import kill, running
-
-pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the keeper reads /proc")
+from annotator.vlm.watchdog import kill_trees
 
 RUN = """
 import multiprocessing, subprocess, sys, time
@@ -60,8 +58,8 @@ def lives(process: psutil.Process) -> bool:
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
-def keepers() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children() if "vllm_keeper.py" in " ".join(p.cmdline())]
+def watchdogs() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children() if "watchdog.py" in " ".join(p.cmdline())]
 
 
 def sleeping(seconds: float = 1000) -> BaseProcess:
@@ -80,30 +78,30 @@ def other() -> Iterator[BaseProcess]:
 
 
 @pytest.mark.parametrize("when", ["while it loads", "when it is loaded"])
-def test_a_run_that_is_killed_leaves_no_process_of_its_engine_and_no_keeper(when: str) -> None:
+def test_a_run_that_is_killed_leaves_no_process_of_its_engine_and_no_watchdog(when: str) -> None:
     run = psutil.Popen([sys.executable, "-c", RUN, when])
     wait_until(lambda: any(p.name() == "sleep" for p in run.children(recursive=True)))
     time.sleep(1.0)  # it is told of, which is done five times a second
     started = run.children(recursive=True)
-    (keeper,) = (p for p in started if "vllm_keeper.py" in " ".join(p.cmdline()))
+    (watchdog,) = (p for p in started if "watchdog.py" in " ".join(p.cmdline()))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        keeper.send_signal(number)  # as a terminal or a batch system would, to all
+        watchdog.send_signal(number)  # as a terminal or a batch system would, to all
     run.kill()
     run.wait()
     wait_until(lambda: not any(lives(process) for process in started))
 
 
-def test_closing_kills_what_is_left_of_the_engine_and_nobody_else_and_ends_the_keeper(other: BaseProcess) -> None:
+def test_closing_kills_what_is_left_of_the_engine_and_nobody_else_and_ends_the_watchdog(other: BaseProcess) -> None:
     processes = EngineProcesses()
     core = processes.load(lambda _: sleeping())
-    (keeper,) = keepers()
+    (watchdog,) = watchdogs()
     assert core.is_alive()
     processes.close()
     processes.close()
     core.join(5)
     assert core.exitcode == -signal.SIGKILL
     assert other.is_alive()
-    assert not keeper.is_running()
+    assert not watchdog.is_running()
 
 
 def test_a_load_that_nobody_waits_for_ends_at_once(other: BaseProcess) -> None:
@@ -119,16 +117,19 @@ def test_a_load_that_nobody_waits_for_ends_at_once(other: BaseProcess) -> None:
     assert processes.load(boot)
     assert time.monotonic() - begun < 10
     assert other.is_alive()
-    assert not keepers()
+    assert not watchdogs()
 
 
 def test_a_pid_that_was_given_to_another_process_is_left_alone() -> None:
     with subprocess.Popen(["sleep", "1000"]) as sleeper:
-        _, when = running()[sleeper.pid]
-        kill({sleeper.pid: when - 1})
+        before = psutil.Process(sleeper.pid)
+        # psutil tells processes of one pid apart by when they were started.
+        other = psutil.Process(sleeper.pid)
+        other._create_time, other._ident = 1.0, (sleeper.pid, 1.0)  # pyright: ignore[reportAttributeAccessIssue]
+        kill_trees([other])
         time.sleep(0.1)
         assert sleeper.poll() is None
-        kill({sleeper.pid: when})
+        kill_trees([before])
     assert sleeper.returncode == -signal.SIGKILL
 
 
@@ -157,4 +158,4 @@ def test_an_engine_that_is_closed_while_it_loads_does_not_wait_for_it(
     finally:
         for name in [name for name in sys.modules if name.partition(".")[0] == "vllm"]:
             del sys.modules[name]
-    assert not keepers()
+    assert not watchdogs()

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import secrets
 import shlex
 import shutil
 import signal
@@ -23,7 +24,7 @@ import pytest
 
 from annotator.config.settings import VlmSettings
 from annotator.errors import CallError, NoEngine, UsageError
-from annotator.vlm.base import Reply
+from annotator.vlm.base import EngineContext, Reply
 from annotator.vlm.openai import client as openai_client
 from annotator.vlm.openai.engine import OpenAIEngine
 from annotator.vlm.registry import check_engine, choose_engine
@@ -31,7 +32,7 @@ from annotator.vlm.vllm_server import engine as serve_engine
 from annotator.vlm.vllm_server import process as serve_process
 from annotator.vlm.vllm_server.command import (
     ServerPlan,
-    can_serve,
+    availability,
     default_command,
     plan_servers,
     share_gpus,
@@ -62,10 +63,10 @@ def in_shell(script: str) -> tuple[str, ...]:
 
 @asynccontextmanager
 async def serving(
-    plans: list[ServerPlan], notes: list[str] | None = None, patience: StartupPolicy = QUICK, **asking: Any
+    plans: list[ServerPlan], notes: list[str] | None = None, policy: StartupPolicy = QUICK, **asking: Any
 ) -> AsyncGenerator[ServeEngine, None]:
     said: list[str] = [] if notes is None else notes
-    engine = await serve(plans, OpenAIEngine(api_base=(), **asking), "test-model", said.append, patience)
+    engine = await serve(plans, OpenAIEngine(api_base=(), **asking), "test-model", said.append, policy)
     try:
         yield engine
     finally:
@@ -85,12 +86,12 @@ def started(tmp_path: Path) -> list[psutil.Process]:
 
 
 def servers(tmp_path: Path) -> list[psutil.Process]:
-    """The model servers among them: neither keepers nor shells."""
-    return [p for p in started(tmp_path) if "serve_keeper.py" not in " ".join(p.cmdline()) and p.name() != "bash"]
+    """The model servers among them: neither watchdogs nor shells."""
+    return [p for p in started(tmp_path) if "watchdog.py" not in " ".join(p.cmdline()) and p.name() != "bash"]
 
 
-def wait_until(happened: Callable[[], object], patience_s: float = 20) -> None:
-    deadline = time.monotonic() + patience_s
+def wait_until(happened: Callable[[], object], timeout_s: float = 20) -> None:
+    deadline = time.monotonic() + timeout_s
     while not happened():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -98,7 +99,7 @@ def wait_until(happened: Callable[[], object], patience_s: float = 20) -> None:
 
 def all_gone(tmp_path: Path) -> None:
     """Check that nothing is left of what was started; the kernel takes a moment to end what was killed."""
-    wait_until(lambda: started(tmp_path) == [], patience_s=5)
+    wait_until(lambda: started(tmp_path) == [], timeout_s=5)
 
 
 def run(scenario: Any) -> Any:
@@ -143,16 +144,16 @@ def test_what_a_server_started_itself_goes_with_it_also_when_it_is_killed(tmp_pa
     run(scenario())
 
 
-def keepers(tmp_path: Path) -> list[psutil.Process]:
-    return [p for p in started(tmp_path) if "serve_keeper.py" in " ".join(p.cmdline())]
+def watchdogs(tmp_path: Path) -> list[psutil.Process]:
+    return [p for p in started(tmp_path) if "watchdog.py" in " ".join(p.cmdline())]
 
 
-def test_what_a_server_started_goes_also_when_its_keeper_is_killed(tmp_path: Path) -> None:
+def test_what_a_server_started_goes_also_when_its_watchdog_is_killed(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with serving([plan(tmp_path, in_shell("sleep 1000 & exec $SERVER"))]) as engine:
             before = [p for p in started(tmp_path) if p.name() == "sleep"]
-            (keeper,) = keepers(tmp_path)
-            keeper.send_signal(signal.SIGKILL)
+            (watchdog,) = watchdogs(tmp_path)
+            watchdog.send_signal(signal.SIGKILL)
             await asyncio.to_thread(wait_until, lambda: before[0] not in started(tmp_path))
             assert (await engine.generate(make_request())).text
         all_gone(tmp_path)
@@ -161,10 +162,10 @@ def test_what_a_server_started_goes_also_when_its_keeper_is_killed(tmp_path: Pat
 
 
 def test_a_server_that_does_not_stop_when_asked_is_killed(tmp_path: Path) -> None:
-    code = "from annotator.vlm import serve_keeper as k; import sys; k.GRACE_S = 0.3; sys.exit(k.main(sys.argv[1:]))"
-    keeper = [sys.executable, "-c", code, "bash", "-c", "trap '' TERM; echo ready; while true; do sleep 0.1; done"]
+    code = "from annotator.vlm import watchdog as w; import os, sys; w.GRACE_S = 0.3; os._exit(w.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "bash", "-c", "trap '' TERM; echo ready; while true; do sleep 0.1; done"]
     pipe = subprocess.PIPE
-    with subprocess.Popen(keeper, stdin=pipe, stdout=pipe, env=plan(tmp_path).environment, cwd=REPO) as process:
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=plan(tmp_path).environment, cwd=REPO) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
@@ -203,9 +204,9 @@ def test_no_server_outlives_a_run_however_it_ends(tmp_path: Path, number: signal
 # Starts that fail
 
 
-def no_engine(plans: list[ServerPlan], patience: StartupPolicy = QUICK) -> NoEngine:
+def no_engine(plans: list[ServerPlan], policy: StartupPolicy = QUICK) -> NoEngine:
     async def scenario() -> None:
-        async with serving(plans, patience=patience):
+        async with serving(plans, policy=policy):
             pass
 
     with pytest.raises(NoEngine) as caught:
@@ -314,7 +315,7 @@ def test_a_port_that_somebody_else_took_first_is_exchanged_for_another(
         monkeypatch.setattr(serve_process, "free_port", lambda: ports.pop() if ports else real())
 
         async def scenario() -> None:
-            async with serving([plan(tmp_path)], patience=StartupPolicy(ready_s=30)) as engine:
+            async with serving([plan(tmp_path)], policy=StartupPolicy(ready_s=30)) as engine:
                 assert (await engine.generate(make_request())).text
 
         run(scenario())
@@ -353,8 +354,8 @@ def test_a_killed_server_is_started_again_and_the_calls_it_had_are_answered(tmp_
 def test_a_server_that_runs_but_answers_no_more_is_stopped_and_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serve_engine, "_ASK_EVERY_S", 0.1)
-    monkeypatch.setattr(serve_engine, "_SILENT_BEFORE_ILL", 3)
+    monkeypatch.setattr(serve_engine, "_PROBE_EVERY_S", 0.1)
+    monkeypatch.setattr(serve_engine, "_HUNG_AFTER", 3)
     monkeypatch.setattr(openai_client, "SIDE_TIMEOUT_S", 0.5)
     notes: list[str] = []
 
@@ -500,12 +501,13 @@ def test_a_command_beside_the_interpreter_is_found_where_the_path_has_none(
     """As in a virtual environment whose python is called by its path."""
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     environment = {"PATH": str(tmp_path / "nothing"), "CUDA_VISIBLE_DEVICES": "0"}
-    assert not can_serve(VlmSettings(), environment)
+    context = EngineContext(vlm=VlmSettings(), environment=environment)
+    assert run(availability(context)).missing == ("no command vllm",)
     with pytest.raises(UsageError) as caught:
         plan_servers(VlmSettings(), environment, tmp_path)
     assert caught.value.hint.startswith("pip install 'episode-annotator[vllm]'")
     (tmp_path / "vllm").touch(0o755)
-    assert can_serve(VlmSettings(), environment)
+    assert run(availability(context)).reason == "there are vLLM and a GPU"
     (only,) = plan_servers(VlmSettings(), environment, tmp_path)
     assert only.command[:2] == (str(tmp_path / "vllm"), "serve")
 
@@ -596,8 +598,27 @@ def test_the_servers_of_a_run_answer_nobody_else_and_get_no_key_of_another_serve
     assert "key-that-costs-money" not in held + said
 
 
+def test_a_key_can_be_an_argument_of_a_server_whatever_its_bytes_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Base64 of these bytes begins with a hyphen, which argparse takes for an option."""
+    monkeypatch.setattr(secrets, "token_bytes", lambda count: b"\xf8" * count)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    vlm = VlmSettings(backend="serve", model_id="test-model", serve_command=KEYED)
+
+    async def asked() -> str:
+        engine = await choose_engine(vlm, lambda _: None, offline=False, logs=tmp_path / "serve")
+        try:
+            return (await engine.generate(make_request())).text
+        finally:
+            await engine.aclose()
+
+    assert secrets.token_urlsafe(32).startswith("-")
+    assert run(asked())
+
+
 def test_auto_starts_servers_only_where_it_may_and_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("annotator.vlm.registry.DEFAULT_API_BASE", "http://127.0.0.1:1/v1")
+    monkeypatch.setattr("annotator.vlm.openai.engine.DEFAULT_API_BASE", "http://127.0.0.1:1/v1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("ANNOTATOR_TEST", str(tmp_path))
     notes: list[str] = []

@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import constants
 
 from annotator.config.settings import VlmSettings
-from annotator.vlm.vllm_server.info import ServerInfo, commit_of, facts_of
+from annotator.vlm.vllm_server.info import ServerInfo, commit_of, read_server_info
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -35,17 +35,17 @@ def test_the_commit_the_hardware_and_batch_invariance_are_known(tmp_path: Path) 
     environment = with_gpus(tmp_path, r"NVIDIA H200\nNVIDIA H200\nNVIDIA L4\n")
     versions = {"hardware": "2 × NVIDIA H200, 1 × NVIDIA L4", "batch_invariant": "false"}
     vlm = VlmSettings(model_id="org/model")
-    assert facts_of(vlm, environment) == ServerInfo(model_revision=COMMIT, versions=versions)
-    same_text = facts_of(vlm, {**environment, "VLLM_BATCH_INVARIANT": "1"})
+    assert read_server_info(vlm, environment) == ServerInfo(model_revision=COMMIT, versions=versions)
+    same_text = read_server_info(vlm, {**environment, "VLLM_BATCH_INVARIANT": "1"})
     assert same_text.versions["batch_invariant"] == "true"
 
 
 def test_of_what_another_command_starts_only_the_hardware_is_known(tmp_path: Path) -> None:
     vlm = VlmSettings(model_id="org/model", serve_command="anything {port}")
-    facts = facts_of(vlm, {"PATH": str(tmp_path)})
-    assert facts.model_revision is None
-    assert list(facts.versions) == ["hardware"]
-    assert facts.versions["hardware"].startswith("cpu ")
+    info = read_server_info(vlm, {"PATH": str(tmp_path)})
+    assert info.model_revision is None
+    assert list(info.versions) == ["hardware"]
+    assert info.versions["hardware"].startswith("cpu ")
 
 
 @pytest.mark.usefixtures("cached")

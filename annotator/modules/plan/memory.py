@@ -10,7 +10,7 @@ from annotator.prompting.normalize import tidy_memory
 from annotator_store.log.events import AnnotatedRow
 
 
-async def memories(work: PlanContext, cuts: Sequence[Subtask]) -> list[AnnotatedRow]:
+async def memories(context: PlanContext, subtasks: Sequence[Subtask]) -> list[AnnotatedRow]:
     """Walk the chain: each memory is written from the one before it. A gap keeps the memory as it was.
 
     With a vocabulary memory is the list of its milestones that hold, and one without milestones leaves none to write.
@@ -18,48 +18,48 @@ async def memories(work: PlanContext, cuts: Sequence[Subtask]) -> list[Annotated
     Raises:
         CallError: something got no reply.
     """
-    if not work.settings.emit_memory:
+    if not context.settings.emit_memory:
         return []
-    if work.episode.vocabulary is None:
-        return await _freely(work, cuts)
-    return await _in_milestones(work, cuts) if work.milestones else []
+    if context.episode.vocabulary is None:
+        return await _freely(context, subtasks)
+    return await _in_milestones(context, subtasks) if context.milestones else []
 
 
-async def _freely(work: PlanContext, cuts: Sequence[Subtask]) -> list[AnnotatedRow]:
+async def _freely(context: PlanContext, subtasks: Sequence[Subtask]) -> list[AnnotatedRow]:
     rows: list[AnnotatedRow] = []
     memory = ""
-    for before, cut in pairwise(cuts):
-        inputs = _inputs(work, before, cut) | {"memory": memory}
-        asked = await work.gaps.optional(work.ask, "plan.memory", Memory, inputs)
-        if asked is None:
+    for before, subtask in pairwise(subtasks):
+        inputs = _inputs(context, before, subtask) | {"memory": memory}
+        answered = await context.gaps.optional(context.ask, "plan.memory", Memory, inputs)
+        if answered is None:
             continue
-        text = match_entry(asked.answer.memory, (), tidy_memory)
+        text = match_entry(answered.answer.memory, (), tidy_memory)
         if text.refusal:
-            work.refuse("plan.memory", [text.refusal], asked.key)
+            context.refuse("plan.memory", [text.refusal], answered.key)
         else:
             memory = text.text
-            rows.append(row_at(work.episode, "memory", memory, cut, asked.key))
+            rows.append(row_at(context.episode, "memory", memory, subtask, answered.key))
     return rows
 
 
-async def _in_milestones(work: PlanContext, cuts: Sequence[Subtask]) -> list[AnnotatedRow]:
+async def _in_milestones(context: PlanContext, subtasks: Sequence[Subtask]) -> list[AnnotatedRow]:
     """A row where the list changed. An empty list writes none: what stood before stays in force, and is shown next."""
     rows: list[AnnotatedRow] = []
     reached: list[str] = []
-    allowed = allowed_values("memories", work.milestones)
-    for before, cut in pairwise(cuts):
-        inputs = _inputs(work, before, cut) | {"memory": lines(reached), "milestones": lines(work.milestones)}
-        asked = await work.gaps.optional(work.ask, "plan.milestones", Milestones, inputs, allowed=allowed)
-        if asked is None:
+    allowed = allowed_values("memories", context.milestones)
+    for before, subtask in pairwise(subtasks):
+        inputs = _inputs(context, before, subtask) | {"memory": lines(reached), "milestones": lines(context.milestones)}
+        answered = await context.gaps.optional(context.ask, "plan.milestones", Milestones, inputs, allowed=allowed)
+        if answered is None:
             continue
-        texts = [match_entry(said, work.milestones, tidy_memory) for said in asked.answer.memories]
-        work.refuse("plan.milestones", [text.refusal for text in texts if text.refusal], asked.key)
+        texts = [match_entry(memory, context.milestones, tidy_memory) for memory in answered.answer.memories]
+        context.refuse("plan.milestones", [text.refusal for text in texts if text.refusal], answered.key)
         now = [text.text for text in texts if not text.refusal]
         if now and now != reached:
             reached = now
-            rows.append(row_at(work.episode, "memory", " ".join(now), cut, asked.key))
+            rows.append(row_at(context.episode, "memory", " ".join(now), subtask, answered.key))
     return rows
 
 
-def _inputs(work: PlanContext, before: Subtask, cut: Subtask) -> dict[str, str]:
-    return {"task": work.task, "completed": before.segment.text, "upcoming": cut.segment.text}
+def _inputs(context: PlanContext, before: Subtask, subtask: Subtask) -> dict[str, str]:
+    return {"task": context.task, "completed": before.segment.text, "upcoming": subtask.segment.text}

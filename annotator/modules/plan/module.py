@@ -5,13 +5,13 @@
 """
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 
-from annotator.config.settings import PlanSettings, SyncSettings
-from annotator.modules.base import Ask, Gaps, GripperTime, ModuleInput, ModuleOutput
+from annotator.config.settings import PlanSettings
+from annotator.modules.base import Ask, Gaps, Module, ModuleInput, ModuleOutput, gather_all
 from annotator.modules.plan.memory import memories
 from annotator.modules.plan.relabel import relabelled
-from annotator.modules.plan.segmentation import PlanContext, Subtask, cut, row_at
+from annotator.modules.plan.segmentation import PlanContext, Subtask, row_at, segmented
 from annotator.modules.plan.task_paraphrases import task_of, task_paraphrases
 from annotator.modules.plan.timeline import tidy
 from annotator_store.log.events import AnnotatedRow
@@ -32,52 +32,70 @@ STEPS = (
 STYLES = frozenset({"subtask", "plan", "memory", "task_aug"})
 
 
-async def annotate(episode: ModuleInput, ask: Ask, settings: SyncSettings) -> ModuleOutput:
-    """Annotate one episode. Rows come by time, style and role; of wordings the task itself is the first.
+async def annotate(episode: ModuleInput, ask: Ask, settings: PlanSettings) -> ModuleOutput:
+    """Annotate one episode. Rows come by time, style and role; of the paraphrases the task itself is the first.
 
     Raises:
         CallError, FootageError: something got no reply; what was answered is kept, the next run goes on from there.
         Rejected, Declined: there is no usable segmentation.
         DatasetError: the gripper's signals are wanted and cannot be read.
     """
-    plan, gaps = settings.plan, Gaps()
-    grippers = await _grippers(episode, plan)
-    task = await task_of(episode, ask, plan, gaps)
-    work = PlanContext(episode, ask, plan, task, gaps, grippers)
-    said, cuts = await _both(task_paraphrases(work), _subtasks(work))
-    rows = [*said, *_rows(work, cuts), *await memories(work, cuts)]
-    rows.sort(key=lambda one: (one.row.timestamp, one.row.style or "", one.row.role))
-    found = sorted(gaps.found, key=lambda gap: (gap.step, gap.call, gap.detail))
-    return ModuleOutput(rows=tuple(rows), gaps=tuple(found), task=None if task == tidy(episode.task) else task)
+    gaps = Gaps()
+    grippers = await asyncio.to_thread(episode.grippers) if settings.gripper_hints else ()
+    task = await task_of(episode, ask, settings, gaps)
+    context = PlanContext(episode, ask, settings, task, gaps, grippers)
+    paraphrases = asyncio.ensure_future(task_paraphrases(context))
+    subtasks = asyncio.ensure_future(_subtasks(context))
+    await gather_all([subtasks, paraphrases])
+    rows = [*paraphrases.result(), *_rows(context, subtasks.result()), *await memories(context, subtasks.result())]
+    rows.sort(key=lambda annotated: (annotated.row.timestamp, annotated.row.style or "", annotated.row.role))
+    return ModuleOutput(
+        rows=tuple(rows),
+        gaps=tuple(sorted(gaps.found, key=lambda gap: (gap.step, gap.call, gap.detail))),
+        task=None if task == tidy(episode.task) else task,
+    )
 
 
-async def _grippers(episode: ModuleInput, settings: PlanSettings) -> tuple[GripperTime, ...]:
-    return await asyncio.to_thread(episode.grippers) if settings.gripper_hints else ()
+async def _subtasks(context: PlanContext) -> list[Subtask]:
+    return await relabelled(context, await segmented(context))
 
 
-async def _subtasks(work: PlanContext) -> list[Subtask]:
-    return await relabelled(work, await cut(work))
-
-
-async def _both(
-    first: Awaitable[list[AnnotatedRow]], second: Awaitable[list[Subtask]]
-) -> tuple[list[AnnotatedRow], list[Subtask]]:
-    """Let both finish before the first error is raised, so that no answer under way is thrown away."""
-    one, two = await asyncio.gather(first, second, return_exceptions=True)
-    if isinstance(two, BaseException):
-        raise two
-    if isinstance(one, BaseException):
-        raise one
-    return one, two
-
-
-def _rows(work: PlanContext, cuts: Sequence[Subtask]) -> list[AnnotatedRow]:
-    rows = [row_at(work.episode, "subtask", cut.segment.text, cut, cut.call) for cut in cuts]
-    if work.settings.emit_plan:
-        rows += [row_at(work.episode, "plan", numbered(cuts[at:]), cut, None) for at, cut in enumerate(cuts)]
+def _rows(context: PlanContext, subtasks: Sequence[Subtask]) -> list[AnnotatedRow]:
+    rows = [row_at(context.episode, "subtask", subtask.segment.text, subtask, subtask.call) for subtask in subtasks]
+    if context.settings.emit_plan:
+        rows += [
+            row_at(context.episode, "plan", numbered(subtasks[place:]), subtask, None)
+            for place, subtask in enumerate(subtasks)
+        ]
     return rows
 
 
-def numbered(cuts: Sequence[Subtask]) -> str:
+def numbered(subtasks: Sequence[Subtask]) -> str:
     """Number the subtasks that are left, one a line."""
-    return "\n".join(f"{number}. {cut.segment.text}" for number, cut in enumerate(cuts, start=1))
+    return "\n".join(f"{number}. {subtask.segment.text}" for number, subtask in enumerate(subtasks, start=1))
+
+
+def estimate_calls(seconds: float, cameras: int, settings: PlanSettings) -> int:
+    """Estimate the calls of one episode: rather too many, since how many subtasks there are depends on the answers."""
+    shown = settings.max_frames_per_prompt if settings.view == "contact_sheets" else settings.max_video_frames
+    windows = 1 + int(seconds * settings.frames_per_second) // shown
+    subtasks = settings.plan_max_steps * windows
+    task_and_paraphrases = 2
+    return (
+        windows * (1 + settings.subtask_describe_first)
+        + subtasks * (settings.emit_memory + settings.subtask_seeded_relabel)
+        + task_and_paraphrases
+    )
+
+
+PLAN = Module(
+    name=NAME,
+    version=VERSION,
+    steps=STEPS,
+    styles=STYLES,
+    settings=PlanSettings,
+    annotate=annotate,
+    estimate_calls=estimate_calls,
+    uses_vocabulary=True,
+    uses_signals=lambda settings: settings.gripper_hints,
+)

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 import msgspec
 import numpy as np
 
-from annotator.modules.plan.segmentation import PlanContext, Subtask, gather_all, seconds
+from annotator.modules.base import gather_all
+from annotator.modules.plan.segmentation import PlanContext, Subtask, seconds
 from annotator.modules.plan.timeline import Segment, merge_equal, tidy
 from annotator.modules.views import name_of, sheet_render
 from annotator.modules.vocabulary.matching import allowed_values, lines, match_entry
@@ -25,66 +26,68 @@ class Shown(msgspec.Struct, frozen=True):
     view: str
 
 
-async def relabelled(work: PlanContext, cuts: Sequence[Subtask]) -> list[Subtask]:
-    """Correct the words of each cut where the settings want it and there is a camera.
+async def relabelled(context: PlanContext, subtasks: Sequence[Subtask]) -> list[Subtask]:
+    """Correct the words of each subtask where the settings want it and there is a camera.
 
-    A cut whose call is declined or rejected keeps its words, and that is a gap. Neighbours that read equal afterwards
-    become one: the same thing done on is one subtask.
+    A subtask whose call is declined or rejected keeps its words, and that is a gap. Neighbours that read equal
+    afterwards become one: the same thing done on is one subtask.
 
     Raises:
         CallError, FootageError: something got no reply.
     """
-    if not work.settings.subtask_seeded_relabel or not work.episode.watched:
-        return list(cuts)
-    corrected = await gather_all(_relabelled(work, cuts, at) for at in range(len(cuts)))
-    segments = [msgspec.structs.replace(cut.segment, source=at) for at, cut in enumerate(corrected)]
+    if not context.settings.subtask_seeded_relabel or not context.episode.cameras:
+        return list(subtasks)
+    corrected = await gather_all(_relabelled(context, subtasks, place) for place in range(len(subtasks)))
+    segments = [msgspec.structs.replace(subtask.segment, source=place) for place, subtask in enumerate(corrected)]
     return [Subtask(segment, corrected[segment.source].call) for segment in merge_equal(segments)]
 
 
-async def _relabelled(work: PlanContext, cuts: Sequence[Subtask], at: int) -> Subtask:
-    cut = cuts[at]
-    around = _around(cuts, at)
-    shown = _shown(work, around)
-    clock = work.episode.clock
+async def _relabelled(context: PlanContext, subtasks: Sequence[Subtask], place: int) -> Subtask:
+    subtask = subtasks[place]
+    around = _around(subtasks, place)
+    shown = _shown(context, around)
+    timestamps = context.episode.timestamps
     before, _, after = (segment.text if segment else "" for segment in around)
     inputs = {
         "view": shown.view,
-        "task": work.task,
-        "start_s": seconds(float(clock[cut.segment.first])),
-        "end_s": seconds(float(clock[min(cut.segment.stop, len(clock) - 1)])),
+        "task": context.task,
+        "start_s": seconds(float(timestamps[subtask.segment.first])),
+        "end_s": seconds(float(timestamps[min(subtask.segment.stop, len(timestamps) - 1)])),
         "previous": before,
-        "current": cut.segment.text,
+        "current": subtask.segment.text,
         "next": after,
-        "labels": lines(work.labels),
+        "labels": lines(context.labels),
     }
-    allowed = allowed_values("subtask", work.labels)
-    asked = await work.gaps.optional(work.ask, "plan.relabel", RelabelledSpan, inputs, shown.media, allowed=allowed)
-    if asked is None:
-        return cut
-    text = match_entry(asked.answer.subtask, work.labels, tidy)
+    allowed = allowed_values("subtask", context.labels)
+    answered = await context.gaps.optional(
+        context.ask, "plan.relabel", RelabelledSpan, inputs, shown.media, allowed=allowed
+    )
+    if answered is None:
+        return subtask
+    text = match_entry(answered.answer.subtask, context.labels, tidy)
     if text.refusal:
-        work.refuse("plan.relabel", [text.refusal], asked.key)
-        return cut
-    return Subtask(msgspec.structs.replace(cut.segment, text=text.text), asked.key)
+        context.refuse("plan.relabel", [text.refusal], answered.key)
+        return subtask
+    return Subtask(msgspec.structs.replace(subtask.segment, text=text.text), answered.key)
 
 
-def _around(cuts: Sequence[Subtask], at: int) -> tuple[Segment | None, Segment, Segment | None]:
-    before = cuts[at - 1].segment if at else None
-    after = cuts[at + 1].segment if at + 1 < len(cuts) else None
-    return before, cuts[at].segment, after
+def _around(subtasks: Sequence[Subtask], place: int) -> tuple[Segment | None, Segment, Segment | None]:
+    before = subtasks[place - 1].segment if place else None
+    after = subtasks[place + 1].segment if place + 1 < len(subtasks) else None
+    return before, subtasks[place].segment, after
 
 
-def _shown(work: PlanContext, around: Sequence[Segment | None]) -> Shown:
+def _shown(context: PlanContext, around: Sequence[Segment | None]) -> Shown:
     """One contact sheet for each subtask and camera: camera by camera, before, in question, after."""
-    render = sheet_render(work.settings)
-    several = len(work.episode.watched) > 1
+    render = sheet_render(context.settings)
+    several = len(context.episode.cameras) > 1
     media: list[MediaItem] = []
     listed: list[str] = []
-    for camera in work.episode.watched:
+    for camera in context.episode.cameras:
         for place, segment in zip(PLACES, around, strict=True):
             if segment is None:
                 continue
-            times = tuple(_times(work, segment))
+            times = tuple(_times(context, segment))
             media.append(MediaItem(footage=camera.footage, timestamps=times, render=render))
             by = f', by the camera "{name_of(camera)}"' if several else ""
             listed.append(f"{len(media)}. {place}{by}")
@@ -98,10 +101,10 @@ def _shown(work: PlanContext, around: Sequence[Segment | None]) -> Shown:
     return Shown(tuple(media), "\n".join([reading, *listed]))
 
 
-def _times(work: PlanContext, segment: Segment) -> Iterator[float]:
+def _times(context: PlanContext, segment: Segment) -> Iterator[float]:
     """Spread some frames over a subtask, its first and its last among them; a single one stands in its middle."""
-    count = min(work.settings.subtask_relabel_frames, segment.stop - segment.first)
+    count = min(context.settings.subtask_relabel_frames, segment.stop - segment.first)
     last = segment.stop - 1
     places = np.linspace(segment.first, last, count) if count > 1 else np.array([(segment.first + last) / 2])
     for index in np.unique(places.round().astype(np.int64)):
-        yield float(work.episode.clock[index])
+        yield float(context.episode.timestamps[index])

@@ -47,15 +47,15 @@ async def task_of(episode: ModuleInput, ask: Ask, settings: PlanSettings, gaps: 
     given = tidy(episode.task)
     mode = settings.derive_task_from_video
     wanted = mode == "always" or (mode == "if_short" and is_placeholder(given, settings.derive_task_min_words))
-    if not wanted or not episode.watched:
+    if not wanted or not episode.cameras:
         return given
     window = windows_of(episode, settings, whole=True)[0]
     inputs = {"view": window.view, "given": given}
-    found = await gaps.optional(ask, "plan.task", Task, inputs, window.media)
-    return (tidy(found.answer.task) if found else "") or given
+    answered = await gaps.optional(ask, "plan.task", Task, inputs, window.media)
+    return (tidy(answered.answer.task) if answered else "") or given
 
 
-async def task_paraphrases(work: PlanContext) -> list[AnnotatedRow]:
+async def task_paraphrases(context: PlanContext) -> list[AnnotatedRow]:
     """Ask for other wordings; the task itself comes first, since training picks among task_aug rows alone.
 
     Those along axes stand in the order of the axes. No wording stands twice, on whichever axes it came.
@@ -63,40 +63,41 @@ async def task_paraphrases(work: PlanContext) -> list[AnnotatedRow]:
     Raises:
         CallError: there was no reply.
     """
-    if not work.task:
+    if not context.task:
         return []
-    offer = await (_along_axes(work) if work.settings.task_aug_axes.enabled else _freely(work))
-    return [] if offer is None else [_wording(work.episode, text, call) for text, call in _taken(work.task, offer)]
+    paraphrases = await (_along_axes(context) if context.settings.task_aug_axes.enabled else _freely(context))
+    if paraphrases is None:
+        return []
+    timestamp = float(context.episode.timestamps[0])
+    return [
+        AnnotatedRow(row=Row(role="user", content=text, style="task_aug", timestamp=timestamp), call=call)
+        for text, call in _taken(context.task, paraphrases)
+    ]
 
 
-async def _freely(work: PlanContext) -> Paraphrases | None:
-    count = work.settings.n_task_rephrasings
+async def _freely(context: PlanContext) -> Paraphrases | None:
+    count = context.settings.n_task_rephrasings
     if count == 0:
         return None
-    inputs = {"task": work.task, "count": str(count)}
-    asked = await work.gaps.optional(work.ask, "plan.task_rephrasings", Rephrasings, inputs)
-    return asked and Paraphrases(asked.key, [(asked.answer.rephrasings, count)])
+    inputs = {"task": context.task, "count": str(count)}
+    answered = await context.gaps.optional(context.ask, "plan.task_rephrasings", Rephrasings, inputs)
+    return answered and Paraphrases(answered.key, [(answered.answer.rephrasings, count)])
 
 
-async def _along_axes(work: PlanContext) -> Paraphrases | None:
-    counts: dict[str, int] = {axis: getattr(work.settings.task_aug_axes, axis) for axis in AXES}
+async def _along_axes(context: PlanContext) -> Paraphrases | None:
+    counts: dict[str, int] = {axis: getattr(context.settings.task_aug_axes, axis) for axis in AXES}
     if not any(counts.values()):
         return None
-    inputs = {"task": work.task} | {axis: str(count) for axis, count in counts.items()}
-    asked = await work.gaps.optional(work.ask, "plan.task_aug_axes", AxisRephrasings, inputs)
-    return asked and Paraphrases(asked.key, [(getattr(asked.answer, axis), counts[axis]) for axis in AXES])
+    inputs = {"task": context.task} | {axis: str(count) for axis, count in counts.items()}
+    answered = await context.gaps.optional(context.ask, "plan.task_aug_axes", AxisRephrasings, inputs)
+    return answered and Paraphrases(answered.key, [(getattr(answered.answer, axis), counts[axis]) for axis in AXES])
 
 
-def _taken(task: str, offer: Paraphrases) -> Sequence[tuple[str, Digest | None]]:
+def _taken(task: str, paraphrases: Paraphrases) -> Sequence[tuple[str, Digest | None]]:
     taken: dict[str, tuple[str, Digest | None]] = {task.casefold(): (task, None)}
-    for texts, most in offer.groups:
+    for texts, most in paraphrases.groups:
         full = len(taken) + most
         for text in filter(None, map(tidy, texts)):
             if len(taken) < full:
-                taken.setdefault(text.casefold(), (text, offer.call))
+                taken.setdefault(text.casefold(), (text, paraphrases.call))
     return list(taken.values())
-
-
-def _wording(episode: ModuleInput, text: str, call: Digest | None) -> AnnotatedRow:
-    row = Row(role="user", content=text, style="task_aug", timestamp=float(episode.clock[0]))
-    return AnnotatedRow(row=row, call=call)

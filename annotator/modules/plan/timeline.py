@@ -35,18 +35,18 @@ def tidy(text: str) -> str:
     return tidy_subtask(text)
 
 
-def cover(spans: Iterable[Span], clock: npt.NDArray[np.float32], *, min_seconds: float) -> list[Segment]:
-    """Stitch spans into segments that cover every frame of `clock` ((T,) float32 seconds, ascending).
+def cover(spans: Iterable[Span], timestamps: npt.NDArray[np.float32], *, min_seconds: float) -> list[Segment]:
+    """Stitch spans into segments that cover every frame of `timestamps` ((T,) float32 seconds, ascending).
 
     Reversed spans are turned round; what lies outside is clipped; a gap goes to the span before it; where two overlap
     the later start wins; starts snap to the nearest frame and stay distinct; a segment shorter than `min_seconds`, or
     than `LEAST_SECONDS`, joins its longer neighbour; neighbours with equal text become one. Texts are kept as they
     are. Returns [] when no span is usable.
     """
-    usable = sorted(_usable(spans, float(clock[0]), float(clock[-1])), key=lambda s: (s[1].start, s[1].end))
-    segments = _distinct(usable, clock)
+    usable = sorted(_usable(spans, float(timestamps[0]), float(timestamps[-1])), key=lambda s: (s[1].start, s[1].end))
+    segments = _distinct(usable, timestamps)
     segments = merge_equal(segments)
-    segments = _merge_short(segments, clock, max(min_seconds, LEAST_SECONDS))
+    segments = _merge_short(segments, timestamps, max(min_seconds, LEAST_SECONDS))
     return merge_equal(segments)
 
 
@@ -71,11 +71,11 @@ def _usable(spans: Iterable[Span], begin: float, finish: float) -> Iterator[tupl
         yield source, Span(max(start, begin), min(end, finish), span.subtask)
 
 
-def _distinct(spans: Sequence[tuple[int, Span]], clock: npt.NDArray[np.float32]) -> list[Segment]:
+def _distinct(spans: Sequence[tuple[int, Span]], timestamps: npt.NDArray[np.float32]) -> list[Segment]:
     """Give each span a first frame of its own; of several on one frame the longest stays."""
     if not spans:
         return []
-    firsts = nearest(clock.astype(np.float64), np.array([span.start for _, span in spans]))
+    firsts = nearest(timestamps.astype(np.float64), np.array([span.start for _, span in spans]))
     firsts[0] = 0
     best: dict[int, tuple[int, Span]] = {}
     for first, (source, span) in zip(firsts.tolist(), spans, strict=True):
@@ -83,15 +83,15 @@ def _distinct(spans: Sequence[tuple[int, Span]], clock: npt.NDArray[np.float32])
         if held is None or span.end - span.start > held[1].end - held[1].start:
             best[first] = (source, span)
     order = sorted(best)
-    stops = [*order[1:], len(clock)]
+    stops = [*order[1:], len(timestamps)]
     return [Segment(a, b, best[a][1].subtask, best[a][0]) for a, b in zip(order, stops, strict=True)]
 
 
-def _merge_short(segments: Sequence[Segment], clock: npt.NDArray[np.float32], min_seconds: float) -> list[Segment]:
+def _merge_short(segments: Sequence[Segment], timestamps: npt.NDArray[np.float32], min_seconds: float) -> list[Segment]:
     """Merge the shortest segment into its longer neighbour until none is shorter than `min_seconds`."""
     kept = list(segments)
     while len(kept) > 1:
-        lengths = [_seconds(segment, clock) for segment in kept]
+        lengths = [_seconds(segment, timestamps) for segment in kept]
         at = int(np.argmin(lengths))
         if lengths[at] >= min_seconds:
             break
@@ -109,8 +109,9 @@ def _longer_neighbour(lengths: Sequence[float], at: int) -> int:
     return at + 1
 
 
-def _seconds(segment: Segment, clock: npt.NDArray[np.float32]) -> float:
+def _seconds(segment: Segment, timestamps: npt.NDArray[np.float32]) -> float:
     """How long a segment is in force: up to the next segment's first frame, or one frame past the last."""
-    last = segment.stop if segment.stop < len(clock) else len(clock) - 1
-    step = 0.0 if segment.stop < len(clock) or len(clock) < 2 else float(clock[-1]) - float(clock[-2])
-    return float(clock[last]) - float(clock[segment.first]) + step
+    frames = len(timestamps)
+    last = segment.stop if segment.stop < frames else frames - 1
+    step = 0.0 if segment.stop < frames or frames < 2 else float(timestamps[-1]) - float(timestamps[-2])
+    return float(timestamps[last]) - float(timestamps[segment.first]) + step

@@ -156,7 +156,7 @@ def _in_order(episodes: Iterable[ModuleInput], seed: int) -> list[ModuleInput]:
 
 
 def _watched(episode: ModuleInput) -> WatchedEpisode:
-    footage = tuple((camera.key, camera.footage) for camera in episode.watched)
+    footage = tuple((camera.key, camera.footage) for camera in episode.cameras)
     return WatchedEpisode(episode=episode.digest, task=_task(episode), footage=footage)
 
 

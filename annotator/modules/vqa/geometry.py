@@ -90,7 +90,7 @@ class CoordinateFrame(msgspec.Struct, frozen=True, kw_only=True):
         return (1000, 1000) if self.units == "relative_1000" else (self.width_px, self.height_px)
 
     @property
-    def told(self) -> str:
+    def prompt_text(self) -> str:
         """Say how coordinates are to be given, as prompts say it."""
         if self.units == "relative_1000":
             right, bottom = "1000 at the right edge", "1000 at the bottom edge"
@@ -115,25 +115,26 @@ class CoordinateFrame(msgspec.Struct, frozen=True, kw_only=True):
         return x * self.width_px / 1000, y * self.height_px / 1000
 
 
-def misfit(answer: VqaAnswer, axes: CoordinateFrame) -> str:
+def misfit(answer: VqaAnswer, frame: CoordinateFrame) -> str:
     """Say what is wrong with an answer beyond its schema, in the words of the prompt; "" where nothing is."""
-    return _blank(answer) or _ungrounded(answer, axes)
+    return _blank(answer) or _ungrounded(answer, frame)
 
 
-def content(answer: VqaAnswer, axes: CoordinateFrame) -> str:
+def content(answer: VqaAnswer, frame: CoordinateFrame) -> str:
     """Write an answer that is no misfit as compact JSON with sorted keys, numbers in pixels."""
-    return _encoder.encode(_content(answer, axes)).decode()
+    return _encoder.encode(_content(answer, frame)).decode()
 
 
-def _content(answer: VqaAnswer, axes: CoordinateFrame) -> AnyContent:
+def _content(answer: VqaAnswer, frame: CoordinateFrame) -> AnyContent:
     match answer:
         case BboxAnswer():
             boxes = [
-                Box(label=tidy(one.label), bbox=_edges(one.bbox, axes), bbox_format="xyxy") for one in answer.detections
+                Box(label=tidy(one.label), bbox=_edges(one.bbox, frame), bbox_format="xyxy")
+                for one in answer.detections
             ]
             return BboxContent(detections=tuple(dict.fromkeys(boxes)))  # a thing that is listed again is still one
         case KeypointAnswer():
-            return KeypointContent(label=tidy(answer.label), point=_pixel(answer.point, axes), point_format="xy")
+            return KeypointContent(label=tidy(answer.label), point=_pixel(answer.point, frame), point_format="xy")
         case CountAnswer():
             note = folded(answer.note) if tidy(answer.note).casefold() not in _NO_NOTE else msgspec.UNSET
             return CountContent(label=tidy(answer.label), count=answer.count, note=note)
@@ -173,38 +174,38 @@ def _texts(answer: VqaAnswer) -> Iterator[tuple[str, str]]:
             assert_never(answer)
 
 
-def _ungrounded(answer: VqaAnswer, axes: CoordinateFrame) -> str:
+def _ungrounded(answer: VqaAnswer, frame: CoordinateFrame) -> str:
     if isinstance(answer, KeypointAnswer):
-        wrong = axes.outside(answer.point)
+        wrong = frame.outside(answer.point)
         return f"point: {wrong}" if wrong else ""
     if isinstance(answer, BboxAnswer):
         for at, one in enumerate(answer.detections):
-            wrong = axes.outside(one.bbox[:2]) or axes.outside(one.bbox[2:]) or _flat(one.bbox, axes)
+            wrong = frame.outside(one.bbox[:2]) or frame.outside(one.bbox[2:]) or _flat(one.bbox, frame)
             if wrong:
                 return f"detections[{at}].bbox: {wrong}"
     return ""
 
 
-def _flat(bbox: Sequence[float], axes: CoordinateFrame) -> str:
-    left, top, right, bottom = _corners(bbox, axes)
+def _flat(bbox: Sequence[float], frame: CoordinateFrame) -> str:
+    left, top, right, bottom = _corners(bbox, frame)
     for name, extent in (("width", right - left), ("height", bottom - top)):
         if extent < 1:
             return f"its {name} is less than one pixel; the corners are [left, top, right, bottom]"
     return ""
 
 
-def _corners(bbox: Sequence[float], axes: CoordinateFrame) -> tuple[float, float, float, float]:
+def _corners(bbox: Sequence[float], frame: CoordinateFrame) -> tuple[float, float, float, float]:
     """The upper left and the lower right corner in pixels, whichever two opposite ones were given."""
-    one, other = axes.pixels(bbox[:2]), axes.pixels(bbox[2:])
+    one, other = frame.pixels(bbox[:2]), frame.pixels(bbox[2:])
     return min(one[0], other[0]), min(one[1], other[1]), max(one[0], other[0]), max(one[1], other[1])
 
 
-def _edges(bbox: Sequence[float], axes: CoordinateFrame) -> tuple[int, int, int, int]:
+def _edges(bbox: Sequence[float], frame: CoordinateFrame) -> tuple[int, int, int, int]:
     # Halves go up on both sides, so edges a pixel apart stay apart; rounding to even would join 1.5 and 2.5.
-    left, top, right, bottom = (math.floor(edge + 0.5) for edge in _corners(bbox, axes))
+    left, top, right, bottom = (math.floor(edge + 0.5) for edge in _corners(bbox, frame))
     return left, top, right, bottom
 
 
-def _pixel(point: Sequence[float], axes: CoordinateFrame) -> tuple[int, int]:
-    x, y = map(math.floor, axes.pixels(point))
-    return min(x, axes.width_px - 1), min(y, axes.height_px - 1)
+def _pixel(point: Sequence[float], frame: CoordinateFrame) -> tuple[int, int]:
+    x, y = map(math.floor, frame.pixels(point))
+    return min(x, frame.width_px - 1), min(y, frame.height_px - 1)

@@ -17,7 +17,7 @@ OBSTACLE = "something that could get in the robot's way"
 BACKGROUND = "something in the background or at the edge of the picture that has no part in the task"
 SCENE = "the scene as a whole"
 
-FOCI: Mapping[QuestionType, tuple[str, ...]] = {
+TOPICS: Mapping[QuestionType, tuple[str, ...]] = {
     "bbox": (HANDLED, GRIPPER, TARGET, PART, OBSTACLE, BACKGROUND, "all things of one kind"),
     "keypoint": (
         HANDLED,

@@ -104,7 +104,7 @@ class Client:
         connections: int = 1,
         video_times: bool = False,
     ) -> None:
-        self.endpoint = shown_endpoint(api_base)
+        self.url = shown_endpoint(api_base)
         self._base, self._api_key = _checked_base(api_base), _checked_key(api_key)
         wanted = -(-connections // _POOL_CONNECTIONS) if connections else _POOLS
         self._pools = [_Pool(self._base, self._api_key, timeout_s=timeout_s) for _ in range(min(wanted, _POOLS))]
@@ -120,7 +120,7 @@ class Client:
         """
         versions = await self._versions_once()
         body = request_body(request, pictures, video_times=self._video_times)
-        where = f"{request.step} at {self.endpoint}"
+        where = f"{request.step} at {self.url}"
         started = time.monotonic()
         response = await self._post(body, where)
         elapsed_s = time.monotonic() - started
@@ -128,7 +128,7 @@ class Client:
             said = read_completion(response.content)
         except BadReply as cause:
             error = bad_reply(cause, where=where, api_key=self._api_key)
-            error.endpoint = self.endpoint
+            error.endpoint = self.url
             raise error from cause
         fingerprint = {"fingerprint": said.fingerprint} if said.fingerprint else {}
         return Reply(
@@ -137,7 +137,7 @@ class Client:
             tokens_in=said.tokens_in,
             tokens_out=said.tokens_out,
             elapsed_s=elapsed_s,
-            endpoint=self.endpoint,
+            endpoint=self.url,
             versions={**versions, **fingerprint},
         )
 
@@ -150,7 +150,7 @@ class Client:
         served = await self._list_models()
         return msgspec.structs.replace(served, version=await self._server_version())
 
-    async def alive(self) -> bool:
+    async def is_healthy(self) -> bool:
         """Ask `/health`, which vLLM answers for its engine; a server without it is alive if it lists its models."""
         try:
             await self._get(self._beside("/health"))
@@ -190,7 +190,7 @@ class Client:
                 names = ", ".join((await self._list_models()).model_ids)
                 served = f"the server has {names or 'no model'}; name one with --vlm.model_id"
         error = call_error(cause, where=where, api_key=self._api_key, served=served)
-        error.endpoint = self.endpoint
+        error.endpoint = self.url
         error.retry_after_s = retry_after_s(cause)
         return error
 
@@ -204,7 +204,7 @@ class Client:
         return self._versions
 
     async def _list_models(self) -> Served:
-        where = f"{self.endpoint}/models"
+        where = f"{self.url}/models"
         try:
             response = await self._get("/models")
         except openai.APIError as cause:
@@ -215,7 +215,7 @@ class Client:
         except msgspec.DecodeError as cause:
             reason = BadReply(hide(f"no list of models: {response.text[:100]!r}", self._api_key))
             raise bad_reply(reason, where=where, api_key=self._api_key) from cause
-        return Served(api_base=self.endpoint, model_ids=tuple(card.id for card in models))
+        return Served(api_base=self.url, model_ids=tuple(card.id for card in models))
 
     async def _server_version(self) -> str | None:
         """Ask for `/version`, which vLLM answers beside `/v1`; else take what the response's `Server` header says."""

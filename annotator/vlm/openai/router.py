@@ -1,4 +1,4 @@
-"""Which of several endpoints gets a call: an episode keeps to one, for its prefix cache, while that one is well."""
+"""Which of several endpoints gets a call: an episode keeps to one, for its prefix cache, while that one is healthy."""
 
 import asyncio
 from collections import OrderedDict
@@ -9,82 +9,84 @@ from annotator.errors import CallError
 from annotator.vlm.openai.limiter import ConcurrencyLimiter
 from annotator_store.digests import Digest, digest_parts
 
-STRIKES = 3
-"""Failures in a row (5xx, silence) after which an endpoint counts as ill. A lost connection counts at once."""
+UNHEALTHY_AFTER = 3
+"""Failures in a row (5xx, time-outs) after which an endpoint is unhealthy. A lost connection is enough by itself."""
 LONGEST_WAIT_S = 120.0
-"""A server that wants to be left alone for longer gets no second request in this run for the same call."""
+"""A call is not sent again in this run to a server whose `Retry-After` is longer than this."""
 _PROBE_AFTER_S = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0)
-"""Pauses between the questions whether an endpoint is well again; the last one repeats."""
+"""Pauses between the probes of an unhealthy endpoint; the last one repeats."""
 _SHARE = 1.25
 """An endpoint takes a new episode as long as it has at most this many times its share of episodes and of open calls.
 Source: consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2016)."""
-_HOMES = 100_000
+_MOST_STICKY = 100_000
+"""Episodes whose endpoint is remembered, in memory."""
 
-State = Literal["up", "down", "awaited", "gone"]
+State = Literal["up", "down", "starting", "gone"]
 
 
 class Stopped(CallError):
     """The run asks nothing more, and this call had not been sent."""
 
 
-class Endpoint(Protocol):
-    """What a lane leads to."""
+class EndpointClient(Protocol):
+    """The connection to an endpoint. `url` is how it is shown."""
 
-    endpoint: str
+    url: str
 
-    async def alive(self) -> bool:
-        """Say whether it is there and well."""
+    async def is_healthy(self) -> bool:
+        """Whether the endpoint answers and can serve."""
         ...
 
     async def aclose(self) -> None:
-        """Let go of it."""
+        """Close the connection."""
         ...
 
 
-E = TypeVar("E", bound=Endpoint)
+C = TypeVar("C", bound=EndpointClient)
 
 
-class EndpointState(Generic[E]):
-    """The way to one endpoint. Its label is what episodes are assigned by, so that they find back to it.
+class EndpointState(Generic[C]):
+    """What the router knows of one endpoint. Episodes are assigned by its label, in every run alike.
 
-    `up`: it gets calls. `down`: it gets them only where no other is up. `awaited`: somebody is bringing it back, and
-    calls wait for that. `gone`: it does not come back.
+    `up`: it gets calls. `down`: it gets them only where no other is up. `starting`: it is being started, also again,
+    and calls wait for that. `gone`: it does not come back. `supervised`: it is started again when it is down.
     """
 
-    def __init__(self, label: str, window: ConcurrencyLimiter, endpoint: E | None, *, supervised: bool) -> None:
+    def __init__(self, label: str, limiter: ConcurrencyLimiter, client: C | None, *, supervised: bool) -> None:
         self.label = label
-        self.window = window
-        self.endpoint = endpoint
+        self.limiter = limiter
+        self.client = client
         self.supervised = supervised
-        self.state: State = "up" if endpoint else "awaited"
+        self.state: State = "up" if client else "starting"
         self.open_calls = self.episodes = 0
-        self.strikes = 0
-        self.relapses = 0
+        self.consecutive_failures = 0
+        self.outages = 0
+        """Times it went down since it last answered."""
 
 
-class Router(Generic[E]):
-    """The lanes of a run. On the event loop only."""
+class Router(Generic[C]):
+    """The endpoints of a run. On the event loop only."""
 
     def __init__(self, note: Callable[[str], None]) -> None:
-        self.lanes: list[EndpointState[E]] = []
+        self.endpoints: list[EndpointState[C]] = []
         self._note = note
-        self._homes: OrderedDict[Digest, EndpointState[E]] = OrderedDict()
+        self._sticky: OrderedDict[Digest, EndpointState[C]] = OrderedDict()
         self._changed = asyncio.Event()
         self._stopped = False
-        self._probes: dict[EndpointState[E], asyncio.Task[None]] = {}
+        self._probes: dict[EndpointState[C], asyncio.Task[None]] = {}
 
-    def add(self, label: str, limit: int, endpoint: E | None = None, *, supervised: bool = False) -> EndpointState[E]:
-        """Add a lane; without an endpoint it is awaited. `supervised`: somebody starts it again when it is down."""
-        lane = EndpointState(label, ConcurrencyLimiter(limit), endpoint, supervised=supervised)
-        self.lanes.append(lane)
-        return lane
+    def add(self, label: str, limit: int, client: C | None = None, *, supervised: bool = False) -> EndpointState[C]:
+        """Add an endpoint; without a client it is starting."""
+        endpoint = EndpointState(label, ConcurrencyLimiter(limit), client, supervised=supervised)
+        self.endpoints.append(endpoint)
+        return endpoint
 
     def any_up(self) -> bool:
-        """Say whether any lane is well."""
-        return any(lane.state == "up" for lane in self.lanes)
+        """Whether any endpoint is up."""
+        return any(endpoint.state == "up" for endpoint in self.endpoints)
 
-    async def enter(self, episode: Digest, where: str) -> EndpointState[E]:
-        """Choose a lane for an episode's next call and wait for a place on it. The caller must `leave`.
+    async def acquire(self, episode: Digest, where: str) -> EndpointState[C]:
+        """Choose an endpoint for an episode's next call and wait for a slot there, which the caller must `release`.
 
         Raises:
             CallError: every endpoint is gone.
@@ -94,159 +96,178 @@ class Router(Generic[E]):
             if self._stopped:
                 raise Stopped("the run asks nothing more", kind="stopped", retryable=True, where=where, attempts=0)
             changed = self._changed
-            lane = self._choose(episode)
-            if lane is None:
-                if all(one.state == "gone" for one in self.lanes):
+            endpoint = self._choose(episode)
+            if endpoint is None:
+                if all(other.state == "gone" for other in self.endpoints):
                     raise _all_gone(where)
                 await changed.wait()
                 continue
-            lane.open_calls += 1
+            endpoint.open_calls += 1
             try:
-                if await lane.window.enter():
+                if await endpoint.limiter.acquire():
                     if not self._stopped:
-                        return lane
-                    lane.window.leave()  # its turn came in the same moment in which the run stopped asking
+                        return endpoint
+                    endpoint.limiter.release()  # its turn came in the same moment in which the run stopped asking
             except asyncio.CancelledError:
-                lane.open_calls -= 1
+                endpoint.open_calls -= 1
                 raise
-            lane.open_calls -= 1
+            endpoint.open_calls -= 1
 
-    def leave(self, lane: EndpointState[E]) -> None:
-        """Give the place back."""
-        lane.open_calls -= 1
-        lane.window.leave()
+    def release(self, endpoint: EndpointState[C]) -> None:
+        """Return the slot."""
+        endpoint.open_calls -= 1
+        endpoint.limiter.release()
 
-    def succeeded(self, lane: EndpointState[E]) -> None:
-        """Take note that an endpoint answered: it is well."""
-        lane.strikes = lane.relapses = 0
-        lane.window.grow()
+    def succeeded(self, endpoint: EndpointState[C]) -> None:
+        """Count an answer: the endpoint is healthy."""
+        endpoint.consecutive_failures = endpoint.outages = 0
+        endpoint.limiter.grow()
 
-    def failed(self, lane: EndpointState[E], endpoint: E, error: CallError, sent_at: float) -> None:
-        """Take note of a failure, and of what it says about the endpoint."""
+    def failed(self, endpoint: EndpointState[C], client: C, error: CallError, sent_at: float) -> None:
+        """Count a failure of a call that was sent by `client` at `sent_at` (the loop's clock).
+
+        | failure | what follows |
+        | --- | --- |
+        | 429, 503 | fewer requests at once |
+        | with `Retry-After` | no request for that long |
+        | lost connection | down |
+        | time-out, 5xx but a 503 with `Retry-After` | down after `UNHEALTHY_AFTER` in a row |
+        | any, of a client that was replaced since | says nothing about the new server |
+        """
         busy = error.kind == "http_429" or (error.kind == "http_503" and error.retry_after_s is not None)
         if error.kind in ("http_429", "http_503"):
-            lane.window.shrink(sent_at)
+            endpoint.limiter.shrink(sent_at)
         if error.retry_after_s is not None and error.retry_after_s <= LONGEST_WAIT_S:
-            lane.window.close_for(error.retry_after_s)
-        if endpoint is not lane.endpoint or busy:
+            endpoint.limiter.pause_for(error.retry_after_s)
+        if client is not endpoint.client or busy:
             return
         if error.kind == "connection":
-            self._down(lane, error)
+            self._set_down(endpoint, error)
         elif error.kind == "timeout" or error.kind.startswith("http_5"):
-            lane.strikes += 1
-            if lane.strikes >= STRIKES:
-                self._down(lane, error)
+            endpoint.consecutive_failures += 1
+            if endpoint.consecutive_failures >= UNHEALTHY_AFTER:
+                self._set_down(endpoint, error)
 
-    def absent(self, lane: EndpointState[E], error: CallError) -> None:
-        """Take note that an endpoint did not answer before the first call. It joins when it does."""
-        self._down(lane, error, "starting without it")
+    def set_absent(self, endpoint: EndpointState[C], error: CallError) -> None:
+        """Mark an endpoint that did not answer before the first call. It joins when it does."""
+        self._set_down(endpoint, error, "starting without it")
 
-    def open(self, lane: EndpointState[E], endpoint: E) -> None:
-        """Open a lane, or open it again, perhaps to another address."""
-        self._stop_probe(lane)
-        lane.endpoint, lane.strikes = endpoint, 0
-        self._up(lane)
+    def set_ready(self, endpoint: EndpointState[C], client: C) -> None:
+        """Let calls in through a new client, which may lead to another address than the last."""
+        self._stop_probe(endpoint)
+        endpoint.client, endpoint.consecutive_failures = client, 0
+        self._set_up(endpoint)
 
-    def shut(self, lane: EndpointState[E], state: Literal["awaited", "gone"]) -> None:
-        """Close a lane: it is being brought back, or it does not come back."""
-        self._stop_probe(lane)
-        self._set(lane, state)
+    def set_unavailable(self, endpoint: EndpointState[C], state: Literal["starting", "gone"]) -> None:
+        """Let no calls in: the endpoint is being started again, or does not come back."""
+        self._stop_probe(endpoint)
+        self._set(endpoint, state)
 
     def stop(self) -> None:
-        """Let nobody in any more; who waits fails with `Stopped`."""
+        """Let no further call in; calls that wait fail with `Stopped`."""
         self._stopped = True
-        for lane in self.lanes:
-            lane.window.send_away()
+        for endpoint in self.endpoints:
+            endpoint.limiter.dismiss_waiting()
         self._changed.set()
 
     async def aclose(self) -> None:
-        """Stop looking after endpoints, and let go of them."""
+        """End all probes and close all clients."""
         for probe in list(self._probes.values()):
             probe.cancel()
         await asyncio.gather(*self._probes.values(), return_exceptions=True)
         self._probes.clear()
-        for lane in self.lanes:
-            if lane.endpoint is not None:
-                await lane.endpoint.aclose()
+        for endpoint in self.endpoints:
+            if endpoint.client is not None:
+                await endpoint.client.aclose()
 
-    def _choose(self, episode: Digest) -> EndpointState[E] | None:
-        """Its home if that is up, else the next by its own order, else one that is down; None: wait."""
-        up = [lane for lane in self.lanes if lane.state == "up"]
-        home = self._homes.get(episode)
-        if home is not None and home.state == "up":
-            self._homes.move_to_end(episode)
-            return home
+    def _choose(self, episode: Digest) -> EndpointState[C] | None:
+        """Return the endpoint for an episode's next call; None: wait until a state changes.
+
+        | sticky endpoint | others | chosen |
+        | --- | --- | --- |
+        | up | | the sticky one |
+        | down or starting | some up | the first of them in the episode's order, and the sticky one is kept |
+        | none, or gone | some up | the first with room in the episode's order, which becomes sticky |
+        | any | none up, some starting | wait |
+        | any | none up, some down | the first of them: a call is the quickest probe |
+        | any | all gone | None |
+        """
+        up = [endpoint for endpoint in self.endpoints if endpoint.state == "up"]
+        sticky = self._sticky.get(episode)
+        if sticky is not None and sticky.state == "up":
+            self._sticky.move_to_end(episode)
+            return sticky
         if not up:
-            awaited = any(lane.state == "awaited" for lane in self.lanes)
-            down = [lane for lane in self.lanes if lane.state == "down"]
-            return None if awaited or not down else _ranked(down, episode)[0]
-        if home is not None and home.state != "gone":
+            starting = any(endpoint.state == "starting" for endpoint in self.endpoints)
+            down = [endpoint for endpoint in self.endpoints if endpoint.state == "down"]
+            return None if starting or not down else _ranked(down, episode)[0]
+        if sticky is not None and sticky.state != "gone":
             return _ranked(up, episode)[0]
-        chosen = self._homes[episode] = _with_room(_ranked(up, episode))
+        chosen = self._sticky[episode] = _with_room(_ranked(up, episode))
         chosen.episodes += 1
-        if len(self._homes) > _HOMES:
-            self._homes.popitem(last=False)
+        if len(self._sticky) > _MOST_STICKY:
+            self._sticky.popitem(last=False)
         return chosen
 
-    def _down(self, lane: EndpointState[E], error: CallError, rest: str = "") -> None:
-        if lane.state != "up":
+    def _set_down(self, endpoint: EndpointState[C], error: CallError, consequence: str = "") -> None:
+        if endpoint.state != "up":
             return
-        self._set(lane, "awaited" if lane.supervised else "down")
-        if len(self.lanes) > 1 and lane.endpoint is not None and lane.relapses == 0:
-            rest = rest or ("going on with the others" if self.any_up() else "and no other is left")
-            self._note(f"{lane.endpoint.endpoint} does not answer ({error.kind}): {rest}")
-        self._probes[lane] = asyncio.create_task(self._probe(lane))
+        self._set(endpoint, "starting" if endpoint.supervised else "down")
+        if len(self.endpoints) > 1 and endpoint.client is not None and endpoint.outages == 0:
+            consequence = consequence or ("going on with the others" if self.any_up() else "and no other is left")
+            self._note(f"{endpoint.client.url} does not answer ({error.kind}): {consequence}")
+        self._probes[endpoint] = asyncio.create_task(self._probe(endpoint))
 
-    async def _probe(self, lane: EndpointState[E]) -> None:
-        """Ask until it is well again. One that falls ill again without having answered is asked later and later."""
-        tries = lane.relapses
-        lane.relapses += 1
+    async def _probe(self, endpoint: EndpointState[C]) -> None:
+        """Probe until the endpoint is healthy. The pauses go on growing over outages without an answer in between."""
+        tries = endpoint.outages
+        endpoint.outages += 1
         while True:
             await asyncio.sleep(_PROBE_AFTER_S[min(tries, len(_PROBE_AFTER_S) - 1)])
             tries += 1
-            if lane.endpoint is not None and await lane.endpoint.alive():
+            if endpoint.client is not None and await endpoint.client.is_healthy():
                 break
-        del self._probes[lane]
-        lane.strikes = 0
-        self._up(lane)
+        del self._probes[endpoint]
+        endpoint.consecutive_failures = 0
+        self._set_up(endpoint)
 
-    def _stop_probe(self, lane: EndpointState[E]) -> None:
-        probe = self._probes.pop(lane, None)
+    def _stop_probe(self, endpoint: EndpointState[C]) -> None:
+        probe = self._probes.pop(endpoint, None)
         if probe is not None:
             probe.cancel()
 
-    def _up(self, lane: EndpointState[E]) -> None:
-        """Let calls in. Where the others took its share while it was away, every episode chooses its home anew."""
-        self._set(lane, "up")
-        up = [one for one in self.lanes if one.state == "up"]
-        if lane.episodes * len(up) * _SHARE >= sum(one.episodes for one in up):
+    def _set_up(self, endpoint: EndpointState[C]) -> None:
+        """Let calls in. If the others took its share while it was away, all episodes are assigned anew."""
+        self._set(endpoint, "up")
+        up = [other for other in self.endpoints if other.state == "up"]
+        if endpoint.episodes * len(up) * _SHARE >= sum(other.episodes for other in up):
             return
-        self._homes.clear()
-        for one in up:
-            one.episodes = 0
-            one.window.send_away()
+        self._sticky.clear()
+        for other in up:
+            other.episodes = 0
+            other.limiter.dismiss_waiting()
 
-    def _set(self, lane: EndpointState[E], state: State) -> None:
-        """Change a lane's state; whoever waits where it is now pointless chooses again."""
-        lane.state = state
-        for one in self.lanes:
-            if one.state in ("awaited", "gone") or (one.state == "down" and self.any_up()):
-                one.window.send_away()
+    def _set(self, endpoint: EndpointState[C], state: State) -> None:
+        """Change a state; calls that wait where they can no longer be served choose again."""
+        endpoint.state = state
+        for other in self.endpoints:
+            if other.state in ("starting", "gone") or (other.state == "down" and self.any_up()):
+                other.limiter.dismiss_waiting()
         self._changed.set()
         self._changed = asyncio.Event()
 
 
-def _ranked(lanes: list[EndpointState[E]], episode: Digest) -> list[EndpointState[E]]:
-    """Order lanes by rendezvous hashing: an episode's order of any two depends on nothing but the two."""
-    return sorted(lanes, key=lambda lane: digest_parts("route.v1", [lane.label.encode(), episode.encode()]))
+def _ranked(endpoints: list[EndpointState[C]], episode: Digest) -> list[EndpointState[C]]:
+    """Order endpoints by rendezvous hashing: the order of any two depends on nothing but the episode and the two."""
+    return sorted(endpoints, key=lambda endpoint: digest_parts("route.v1", [endpoint.label.encode(), episode.encode()]))
 
 
-def _with_room(lanes: list[EndpointState[E]]) -> EndpointState[E]:
-    """Take the first that has no more than its share; where each has too much of something, the least busy."""
-    calls = _SHARE * (sum(lane.open_calls for lane in lanes) + 1) / len(lanes)
-    episodes = _SHARE * (sum(lane.episodes for lane in lanes) + 1) / len(lanes)
-    room = [lane for lane in lanes if lane.open_calls < calls and lane.episodes < episodes]
-    return room[0] if room else min(lanes, key=lambda lane: lane.open_calls)
+def _with_room(endpoints: list[EndpointState[C]]) -> EndpointState[C]:
+    """Return the first that has no more than its share of calls and episodes; the least busy where each has more."""
+    calls = _SHARE * (sum(endpoint.open_calls for endpoint in endpoints) + 1) / len(endpoints)
+    episodes = _SHARE * (sum(endpoint.episodes for endpoint in endpoints) + 1) / len(endpoints)
+    room = (endpoint for endpoint in endpoints if endpoint.open_calls < calls and endpoint.episodes < episodes)
+    return next(room, None) or min(endpoints, key=lambda endpoint: endpoint.open_calls)
 
 
 def _all_gone(where: str) -> CallError:

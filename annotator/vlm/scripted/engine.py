@@ -7,11 +7,9 @@ from typing import Any
 import msgspec
 
 from annotator.prompting.answers import Answer
-from annotator.vlm.base import Reply, Request
+from annotator.vlm.base import EngineContext, Reply, Request
 from annotator.vlm.scripted.schema_sampler import sample_text
 from annotator_store.keys import Text
-
-MODEL_ID = "scripted.v1"
 
 Scripted = Answer | Mapping[str, Any] | str | Exception
 """An answer, its JSON object, a raw reply text (which may be broken on purpose), or an error to raise."""
@@ -76,3 +74,9 @@ class ScriptedEngine:
             return self._script(request)
         answer = self._script.get(request.step)
         return answer(request) if callable(answer) else answer
+
+
+async def open_engine(context: EngineContext) -> ScriptedEngine:
+    """Return an engine that samples every answer, and note that none of them means anything."""
+    context.note("engine: scripted – made-up answers, for tests only")
+    return ScriptedEngine(record=False)

@@ -9,6 +9,7 @@ from annotator.prompting.normalize import sameness
 from annotator.vlm.signals.task_grammar import Transfer, parse_task
 
 LONGEST = 400
+"""Characters of a memory, as `Sentence` in annotator/prompting/answers.py allows."""
 _NOTHING_YET = "I have not started yet."
 _RESTING = re.compile(r"^(stay still|wait|hold still|keep )")
 _PASSING = re.compile(r"^I (reached|moved|opened|closed|brought) ")
@@ -19,7 +20,7 @@ _IRREGULAR = {
     "find": "found", "leave": "left", "come": "came", "swing": "swung", "spin": "spun", "slide": "slid",
     "open": "opened",
 }  # fmt: skip
-
+# What a subtask leaves, in the words that task_grammar.py gives to phases.
 _SENTENCES = {
     r"reach for (?P<thing>.+?)( again)?( with the (left|right) arm)?": "I reached {thing}.",
     r"close (the (left |right )?gripper|both grippers) on (?P<thing>.+)": "I grasped {thing}.",
@@ -32,52 +33,62 @@ _SENTENCES = {
 
 
 def remember(task: str, memory: str, completed: str) -> str:
-    """Compress the memory so far and the subtask just completed into at most `LONGEST` characters."""
+    """Return the memory after a subtask, from the memory before it: at most `LONGEST` characters, never empty."""
     kept = re.split(r"(?<=[.!?])\s+", memory.strip()) if memory.strip() else []
     fact, thing = _fact(completed.strip().rstrip("."), parse_task(task), kept)
     if fact:
         kept = [s for s in kept if s not in (fact, _NOTHING_YET) and not _PASSING.match(s) and not _about(s, thing)]
         kept.append(fact)
-    return _bounded(kept or [_NOTHING_YET])
+    kept = kept or [_NOTHING_YET]
+    while len(kept) > 1 and len(" ".join(kept)) > LONGEST:
+        kept.pop(0)  # the oldest is forgotten first
+    return " ".join(kept)[:LONGEST].strip()
 
 
 def recount(task: str, reached: list[str], completed: str, milestones: list[str], most: int) -> list[str]:
-    """Add the milestone that says what the subtask just completed leaves, where one does; at most `most` are kept.
+    """Return the milestones that hold after a subtask, in the order reached, at most `most`.
 
-    What was done before with the same object is left out from then on.
+    The one of `milestones` that says what the subtask leaves is added, where there is one; what was reached before
+    with the same object then no longer holds.
     """
     fact, thing = _fact(completed.strip().rstrip("."), parse_task(task), reached)
-    said = [one for one in milestones if fact and sameness(one) == sameness(fact)]
-    kept = [one for one in reached if not (said and _about(one, thing))]
-    return [*kept, *said[:1]][-most:]
+    new = [milestone for milestone in milestones if fact and sameness(milestone) == sameness(fact)]
+    kept = [milestone for milestone in reached if not (new and _about(milestone, thing))]
+    return [*kept, *new[:1]][-most:]
 
 
 def past_tense(imperative: str) -> str:
-    """Put the verb of an imperative into the past: "lift the cup" becomes "lifted the cup"."""
+    """Return an imperative with its verb in the past: "lift the cup" becomes "lifted the cup"."""
     verb, space, rest = imperative.partition(" ")
-    return _past(verb) + space + rest
+    if not verb or verb in _IRREGULAR:
+        past = _IRREGULAR.get(verb, verb)
+    elif verb.endswith("e"):
+        past = verb + "d"
+    elif re.search(r"[^aeiou]y$", verb):
+        past = verb[:-1] + "ied"
+    elif re.fullmatch(r"[^aeiou]*[aeiou][bdgmnprt]", verb):  # one short syllable doubles its last consonant
+        past = verb + verb[-1] + "ed"
+    else:
+        past = verb + "ed"
+    return past + space + rest
 
 
 def _fact(completed: str, transfers: tuple[Transfer, ...], kept: list[str]) -> tuple[str, str]:
-    """The sentence a completed subtask leaves, and the object that it is about; empty where it leaves none."""
+    """Return the sentence a completed subtask leaves, and the object that it is about; empty where it leaves none."""
     if not completed or _RESTING.match(completed):
         return "", ""
     for pattern, sentence in _SENTENCES.items():
-        found = re.fullmatch(pattern, completed)
-        if found:
-            parts = {key: value or "" for key, value in found.groupdict().items()}
-            verb = _past(parts.get("verb", ""))
+        match = re.fullmatch(pattern, completed)
+        if match:
+            parts = {key: value or "" for key, value in match.groupdict().items()}
+            verb = past_tense(parts.get("verb", ""))
             return sentence.format(thing=parts["thing"], verb=verb, where=parts.get("where", "")), parts["thing"]
-    return _release_or_other(completed, transfers, kept)
-
-
-def _release_or_other(completed: str, transfers: tuple[Transfer, ...], kept: list[str]) -> tuple[str, str]:
     released = re.fullmatch(r"open .+? to release (?P<thing>.+)", completed)
     if released:
         thing = released["thing"]
         placed = next((t for t in transfers if t.thing == thing and t.place), None)
-        brought = any(re.match(r"I (carried|lowered) ", s) and _about(s, thing) for s in kept)
-        if placed and brought:
+        # The task says where the object goes; that it went there takes an arm that carried it.
+        if placed and any(re.match(r"I (carried|lowered) ", s) and _about(s, thing) for s in kept):
             return f"I put {thing} {placed.relation} {placed.place}.", thing
         return f"I released {thing}.", thing
     leaves_none = completed in ("open the gripper again", "move the arm back") or completed.startswith("move the arm")
@@ -91,23 +102,3 @@ def _about(sentence: str, thing: str) -> bool:
     return bool(thing) and bool(
         re.match(rf"I (reached|grasped|lifted|carried|lowered|released|tried to grasp) {re.escape(thing)}\b", sentence)
     )
-
-
-def _past(verb: str) -> str:
-    if not verb or verb in _IRREGULAR:
-        return _IRREGULAR.get(verb, verb)
-    if verb.endswith("e"):
-        return verb + "d"
-    if re.search(r"[^aeiou]y$", verb):
-        return verb[:-1] + "ied"
-    if re.fullmatch(r"[^aeiou]*[aeiou][bdgmnprt]", verb):
-        return verb + verb[-1] + "ed"
-    return verb + "ed"
-
-
-def _bounded(sentences: list[str]) -> str:
-    """Forget the oldest sentences until the rest fit."""
-    kept = list(sentences)
-    while len(kept) > 1 and len(" ".join(kept)) > LONGEST:
-        kept.pop(0)
-    return " ".join(kept)[:LONGEST].strip()

@@ -1,4 +1,4 @@
-"""Motion and rest, read off the robot's own signals.
+"""Motion and rest, from the robot's own signals.
 
 Every threshold is relative to the episode itself, so units do not matter: each dimension is measured by its own
 range, and speeds by the speeds this episode reaches. Nothing here loops over frames.
@@ -32,8 +32,8 @@ _FAR = (4, 6, 9, 12)  # frames; several, so that no rhythm of wiping or shaking 
 class Motion(msgspec.Struct, frozen=True, kw_only=True):
     """How an episode of T frames moved.
 
-    `times`: (T,) seconds. `path`: (T, D) each dimension in units of its own range, D = 0 where no signal tells of
-    the arm. `speed`: (T,) path lengths a second. `moving`: (T,) debounced.
+    `times`: (T,) float64 seconds. `path`: (T, D) float64, each dimension in units of its own range, D = 0 where no
+    signal tells of the arm. `speed`: (T,) float64 path lengths a second. `moving`: (T,) bool, debounced.
     """
 
     times: Floats
@@ -48,14 +48,14 @@ class Motion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def runs(mask: Bools) -> npt.NDArray[np.int64]:
-    """Find the runs of True: (R, 2) half-open frame ranges, ascending."""
+    """Return the runs of True in a (T,) mask: (R, 2) int64 half-open frame ranges, ascending."""
     padded = np.concatenate(([False], mask, [False])).astype(np.int8)
     edges = np.flatnonzero(np.diff(padded))
     return edges.reshape(-1, 2).astype(np.int64)
 
 
 def fill_runs(mask: Bools, drop: npt.NDArray[np.int64], value: bool) -> Bools:
-    """Set the frames of the given runs to `value`, leaving `mask` as it is."""
+    """Return a copy of a (T,) mask with the frames of the (R, 2) runs `drop` set to `value`."""
     steps = np.zeros(len(mask) + 1, dtype=np.int64)
     np.add.at(steps, drop[:, 0], 1)
     np.add.at(steps, drop[:, 1], -1)
@@ -63,7 +63,10 @@ def fill_runs(mask: Bools, drop: npt.NDArray[np.int64], value: bool) -> Bools:
 
 
 def repair(values: npt.NDArray[np.float32]) -> Floats:
-    """Bridge NaN and infinite values in time; drop glitches of one frame. A dimension without values becomes 0."""
+    """Return (T, D) values as float64, NaN and infinity bridged in time, glitches of one frame dropped.
+
+    A dimension without any finite value becomes 0.
+    """
     whole = values.astype(np.float64)
     frames = np.arange(len(whole))
     for d in range(whole.shape[1]):
@@ -72,28 +75,30 @@ def repair(values: npt.NDArray[np.float32]) -> Floats:
             whole[:, d] = np.interp(frames, frames[good], whole[good, d]) if good.any() else 0.0
     if len(whole) < 3:
         return whole
+    # A median over three frames drops a glitch and keeps every corner of the path.
     around = np.pad(whole, ((1, 1), (0, 0)), mode="reflect")
     return np.median(np.stack((around[:-2], around[1:-1], around[2:])), axis=0)
 
 
 def own_range(column: Floats) -> Floats:
-    """The range of each dimension; 0 where it is constant up to float32 rounding."""
+    """Return the range of each dimension of (T, D) values, (D,); 0 where it is constant up to float32 rounding."""
     reach = np.ptp(column, axis=0)
     return np.where(reach > 1e-6 * np.abs(column).max(axis=0, initial=0.0), reach, 0.0)
 
 
 def names_of(names: tuple[str, ...], width: int) -> tuple[str, ...]:
-    """The names if there is one for each dimension, else none at all."""
+    """Return the names if there is one for each dimension, else none: which is which could only be guessed."""
     return names if len(names) == width else ()
 
 
 def analyse_motion(signals: Signals, grippers: frozenset[tuple[str, int]], side: str = "") -> Motion:
-    """Say when the arm moves. State tells, and where it has nothing to tell, the action.
+    """Return how the arm moved, by the state, or by the action where the state is missing or never changes.
 
     `grippers` are (source, dimension) pairs to leave out; with `side`, only dimensions named for that side count.
     """
     path = _path(signals, "state", grippers, side)
     if not path.shape[1] or not np.ptp(path, axis=0).any():
+        # A stuck sensor looks like an arm at rest; where the command moved, the arm did.
         commanded = _path(signals, "action", grippers, side)
         path = commanded if commanded.shape[1] else path
     speed = _speed(path, signals.timestamps)
@@ -101,9 +106,9 @@ def analyse_motion(signals: Signals, grippers: frozenset[tuple[str, int]], side:
 
 
 def side_of(name: str) -> str:
-    """`left`, `right`, or empty where the name names no side."""
-    found = re.search(r"(^|[^a-z])(left|right|l|r)([^a-z]|$)", name.lower())
-    return {"l": "left", "r": "right"}.get(found[2], found[2]) if found else ""
+    """Return `left`, `right`, or "" where the name names no side."""
+    match = re.search(r"(^|[^a-z])(left|right|l|r)([^a-z]|$)", name.lower())
+    return {"l": "left", "r": "right"}.get(match[2], match[2]) if match else ""
 
 
 def _path(signals: Signals, source: str, grippers: frozenset[tuple[str, int]], side: str) -> Floats:
@@ -117,7 +122,7 @@ def _path(signals: Signals, source: str, grippers: frozenset[tuple[str, int]], s
         keep = [d for d in keep if side_of(names[d]) == side]
     whole = repair(values[:, keep])
     if source == "action" and _is_rate(whole, tuple(names[d] for d in keep) if names else ()):
-        steps = np.diff(signals.timestamps, prepend=signals.timestamps[0])
+        steps = np.diff(signals.timestamps, prepend=signals.timestamps[0])  # velocities add up to a path
         return _in_own_range(np.cumsum(whole * steps[:, None], axis=0))
     posed = [i for i, d in enumerate(keep) if not (names and _NOT_POSE_NAME.search(names[d]))]
     return _in_own_range(whole[:, posed])
@@ -135,22 +140,18 @@ def _is_rate(action: Floats, names: tuple[str, ...]) -> bool:
     return float((size < 0.02 * top).mean()) > 0.1 and rough > 0.1
 
 
-def _in_own_range(whole: Floats) -> Floats:
-    """Scale each dimension by its range; leave out the constant ones and those that only jitter."""
-    reach = own_range(whole)
-    used = (reach > 0) & ~_jitters(whole)
-    kept = np.where(used, whole, 0.0)
+def _in_own_range(values: Floats) -> Floats:
+    """Scale each dimension of (T, D) values by its range; zero the constant ones and those that only jitter."""
+    reach = own_range(values)
+    used = reach > 0
+    if len(values) >= 2 * _FAR[-1]:
+        # What jitters gets no further in many frames than in one.
+        in_units = values / np.maximum(np.abs(values).max(axis=0, initial=0.0), 1e-300)
+        near, *far = (np.square(in_units[lag:] - in_units[:-lag]).mean(axis=0) for lag in (1, *_FAR))
+        used &= ~(np.max(far, axis=0) < _GAINS**2 * near)
+    kept = np.where(used, values, 0.0)
     scale = np.hypot(reach, _NEGLIGIBLE * np.where(used, reach, 0.0).max(initial=0.0))
     return (kept - kept[:1]) / np.where(used, scale, 1.0)
-
-
-def _jitters(whole: Floats) -> Bools:
-    """Whether a dimension gets no further in many frames than in one."""
-    if len(whole) < 2 * _FAR[-1]:
-        return np.zeros(whole.shape[1], dtype=np.bool_)
-    in_units = whole / np.maximum(np.abs(whole).max(axis=0, initial=0.0), 1e-300)
-    near, *far = (np.square(in_units[lag:] - in_units[:-lag]).mean(axis=0) for lag in (1, *_FAR))
-    return np.max(far, axis=0) < _GAINS**2 * near
 
 
 def _speed(path: Floats, times: Floats) -> Floats:
@@ -158,13 +159,16 @@ def _speed(path: Floats, times: Floats) -> Floats:
     if frames < 2 or not path.shape[1]:
         return np.zeros(frames)
     half = max(1, round(WINDOW_S / float(np.median(np.diff(times)))))
-    at = np.arange(frames)
-    before, after = np.maximum(at - half, 0), np.minimum(at + half, frames - 1)
+    frame = np.arange(frames)
+    before, after = np.maximum(frame - half, 0), np.minimum(frame + half, frames - 1)
     return np.linalg.norm(path[after] - path[before], axis=1) / (times[after] - times[before])
 
 
 def _moving(speed: Floats, times: Floats) -> Bools:
-    """Two thresholds: a movement has a frame above the upper one and lasts while above half of it; then debounce."""
+    """Return where the arm moves, (T,) bool, by a threshold with hysteresis, then debounced.
+
+    A movement has a frame above the threshold and lasts while the speed is above half of it.
+    """
     lively = speed[speed > 0.01 * speed.max(initial=0.0)]
     if not lively.size:
         return np.zeros(len(speed), dtype=np.bool_)
@@ -178,9 +182,9 @@ def _moving(speed: Floats, times: Floats) -> Bools:
 
 
 def _drop_short(mask: Bools, times: Floats, shortest_s: float, *, filled: bool) -> Bools:
-    """Turn interior rests (`filled`), or any movements, that are shorter than `shortest_s` into their opposite."""
-    found = runs(~mask if filled else mask)
+    """Turn rests between movements (`filled`), or any movements, shorter than `shortest_s` into their opposite."""
+    short = runs(~mask if filled else mask)
     if filled:
-        found = found[(found[:, 0] > 0) & (found[:, 1] < len(mask))]
-    lasted = times[np.minimum(found[:, 1], len(times) - 1)] - times[found[:, 0]]
-    return fill_runs(mask, found[lasted < shortest_s], filled)
+        short = short[(short[:, 0] > 0) & (short[:, 1] < len(mask))]
+    lasted = times[np.minimum(short[:, 1], len(times) - 1)] - times[short[:, 0]]
+    return fill_runs(mask, short[lasted < shortest_s], filled)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from annotator.dataset.signals import Signals
 from annotator.vlm.signals.gripper import GripperAct, find_grippers, gripper_acts, gripper_dims
-from annotator.vlm.signals.motion import Bools, Motion, analyse_motion, runs
+from annotator.vlm.signals.motion import Bools, Floats, Motion, analyse_motion, runs
 
 PhaseKind = Literal[
     "wait", "move", "reach", "grasp", "try", "shut", "ready", "lift", "carry", "lower", "keep", "back", "release",
@@ -22,7 +22,7 @@ PhaseKind = Literal[
 ]  # fmt: skip
 ACTS: frozenset[PhaseKind] = frozenset({"grasp", "try", "shut", "ready", "release", "reopen"})
 GRASPS: frozenset[PhaseKind] = frozenset({"grasp", "try"})
-_HOLDING: frozenset[PhaseKind] = frozenset({"carry", "keep", "back"})
+_HOLDING_KINDS: frozenset[PhaseKind] = frozenset({"carry", "keep", "back"})
 
 _PAUSE_S = 2.0  # a shorter rest inside a movement is part of it
 _BEFORE_ACT_S = 3.0  # an arm that rested longer than this before its gripper acted was waiting
@@ -84,32 +84,36 @@ def _place(acts: tuple[GripperAct, ...], arm: Motion) -> list[GripperAct]:
     if not acts or not arm.known or not len(rests):
         return list(acts)
     begin, end = arm.times[rests[:, 0]], arm.times[rests[:, 1] - 1]
-    at = np.array([arm.times[a.start] for a in acts])
-    shifted = at + _best_shift(at, begin, end)
-    return [_widen(act, arm, rests, when) for act, when in zip(acts, shifted.tolist(), strict=True)]
+    starts = np.array([arm.times[a.start] for a in acts])
+    shifted = starts + _best_shift(starts, begin, end)
+    return [_widen(act, arm, rests, time) for act, time in zip(acts, shifted.tolist(), strict=True)]
 
 
-def _best_shift(at: npt.NDArray[np.float64], begin: npt.NDArray[np.float64], end: npt.NDArray[np.float64]) -> float:
+def _best_shift(starts: Floats, begin: Floats, end: Floats) -> float:
+    """Return the shift, in seconds, for (A,) starts of acts and (R,) rests from `begin` to `end`."""
     tried = np.arange(-_SHIFT_S, _SHIFT_S + 0.05, 0.1)
     shifts = tried[np.argsort(np.abs(tried), kind="stable")]
-    moved = at[None, :] + shifts[:, None]
-    away = np.maximum(np.maximum(begin - moved[..., None], moved[..., None] - end), 0.0)
+    shifted = starts[None, :] + shifts[:, None]
+    # Seconds from each shifted act to each rest, (S, A, R), 0 inside it; then each act's rest, -1 where none is near.
+    away = np.maximum(np.maximum(begin - shifted[..., None], shifted[..., None] - end), 0.0)
     nearest = np.where(away.min(axis=2) <= _NEAR_S, away.argmin(axis=2), -1)
+    # Two acts in one rest count once.
     ranked = np.sort(nearest, axis=1)
     fresh = np.diff(ranked, axis=1, prepend=-1) != 0
     return float(shifts[int((fresh & (ranked >= 0)).sum(axis=1).argmax())])
 
 
-def _widen(act: GripperAct, arm: Motion, rests: npt.NDArray[np.int64], when: float) -> GripperAct:
-    """Let an act last as long as the rest around it, as far as that rest can be its own."""
+def _widen(act: GripperAct, arm: Motion, rests: npt.NDArray[np.int64], time: float) -> GripperAct:
+    """Let an act last as long as the rest around `time`, as far as that rest can be its own."""
     begin, end = arm.times[rests[:, 0]], arm.times[rests[:, 1] - 1]
-    away = np.maximum(np.maximum(begin - when, when - end), 0.0)
+    away = np.maximum(np.maximum(begin - time, time - end), 0.0)
     if away.min() > _STRAY_S:
         return act
     start, stop = (int(i) for i in rests[int(away.argmin())])
     lasts_s = arm.times[act.end - 1] - arm.times[act.start]
-    start = max(start, int(np.searchsorted(arm.times, when - _BEFORE_ACT_S)))
-    stop = min(stop, int(np.searchsorted(arm.times, when + lasts_s + _BEFORE_ACT_S)))
+    start = max(start, int(np.searchsorted(arm.times, time - _BEFORE_ACT_S)))
+    stop = min(stop, int(np.searchsorted(arm.times, time + lasts_s + _BEFORE_ACT_S)))
+    # An act that overlaps its rest keeps its own frames; one that only lies near it is moved there whole.
     if act.start < stop and act.end > start:
         start, stop = min(start, act.start), max(stop, act.end)
     return msgspec.structs.replace(act, start=start, end=max(stop, start + 1))
@@ -122,91 +126,96 @@ def _untangle(acts: list[GripperAct], motion: Motion) -> list[GripperAct]:
         last = kept[-1] if kept else None
         if last is None:
             kept.append(act)
-        elif last.side != act.side and last.kind == act.kind and _close_in_time(last, act, motion):
+        elif (
+            last.side != act.side
+            and last.kind == act.kind
+            and motion.times[act.start] - motion.times[last.start] <= _TOGETHER_S
+        ):
             kept[-1] = msgspec.structs.replace(last, end=max(last.end, act.end), side="both")
         elif act.end > last.end:
             kept.append(msgspec.structs.replace(act, start=max(act.start, last.end)))
     return kept
 
 
-def _close_in_time(one: GripperAct, other: GripperAct, motion: Motion) -> bool:
-    return bool(motion.times[other.start] - motion.times[one.start] <= _TOGETHER_S)
+class _Holding:
+    """What each gripper holds while acts are walked through in order: by side, the kind of grasp that took it."""
+
+    def __init__(self) -> None:
+        self._grasps: dict[str, PhaseKind] = {}
+
+    def grasps(self, side: str) -> list[PhaseKind]:
+        return [self._grasps[s] for s in self._sides(side) if s in self._grasps]
+
+    def follow(self, side: str, kind: PhaseKind) -> None:
+        """Note an act of `kind`: a grasp takes hold, any other act lets go."""
+        for s in self._sides(side):
+            self._grasps.pop(s, None)
+            if kind in GRASPS:
+                self._grasps[s] = kind
+
+    def arm_moves(self, acted: bool, to_come: list[PhaseKind]) -> PhaseKind:
+        """Return what the arm moves for while the grippers do nothing, before the acts `to_come`."""
+        if self._grasps:
+            if set(self._grasps.values()) == {"try"}:
+                return "back"
+            return "carry" if "release" in to_come else "keep"
+        if GRASPS & set(to_come):
+            return "reach"
+        return "retract" if acted else "move"
+
+    def _sides(self, side: str) -> tuple[str, ...]:
+        return ("left", "right") if side == "both" else (side,)
 
 
 def _phases(acts: list[GripperAct], motion: Motion) -> list[Phase]:
-    """Walk the acts once, filling what lies between them."""
+    """Walk through the acts once, filling what lies between them."""
     kinds = _act_kinds(acts, motion)
-    found: list[Phase] = []
-    held: dict[str, PhaseKind] = {}
-    so_far = Phase(kind="move", start=0, end=0)
+    phases: list[Phase] = []
+    holding = _Holding()
+    gap = Phase(kind="move", start=0, end=0)
     for i, (act, kind) in enumerate(zip(acts, kinds, strict=True)):
-        base = _between(held, i > 0, kinds[i:])
-        found += _fill(msgspec.structs.replace(so_far, kind=base, end=act.start, side=_arm(base, acts[i:])), motion)
-        found.append(msgspec.structs.replace(so_far, kind=kind, start=act.start, end=act.end, side=act.side))
-        held = _now_held(held, act.side, kind)
-        transfer = so_far.transfer + (kind == "release")
-        so_far = Phase(kind="move", start=act.end, end=0, again=kind == "reopen", transfer=transfer)
-    base = _between(held, bool(acts), [])
-    return found + _fill(msgspec.structs.replace(so_far, kind=base, end=len(motion.times)), motion)
-
-
-def _sides(side: str) -> frozenset[str]:
-    return frozenset(("left", "right")) if side == "both" else frozenset((side,))
-
-
-def _arm(base: PhaseKind, to_come: list[GripperAct]) -> str:
-    """The side that a reach is for: the one that closes next."""
-    return next((a.side for a in to_come if a.kind == "close"), "") if base == "reach" else ""
-
-
-def _now_held(held: dict[str, PhaseKind], side: str, kind: PhaseKind) -> dict[str, PhaseKind]:
-    now: dict[str, PhaseKind] = {s: k for s, k in held.items() if s not in _sides(side)}
-    if kind in GRASPS:
-        for grasping in sorted(_sides(side)):
-            now[grasping] = kind
-    return now
+        moves = holding.arm_moves(i > 0, kinds[i:])
+        # A reach is made by the arm whose gripper closes next.
+        side = next((a.side for a in acts[i:] if a.kind == "close"), "") if moves == "reach" else ""
+        phases += _fill(msgspec.structs.replace(gap, kind=moves, end=act.start, side=side), motion)
+        phases.append(msgspec.structs.replace(gap, kind=kind, start=act.start, end=act.end, side=act.side))
+        holding.follow(act.side, kind)
+        transfer = gap.transfer + (kind == "release")
+        gap = Phase(kind="move", start=act.end, end=0, again=kind == "reopen", transfer=transfer)
+    moves = holding.arm_moves(bool(acts), [])
+    return phases + _fill(msgspec.structs.replace(gap, kind=moves, end=len(motion.times)), motion)
 
 
 def _act_kinds(acts: list[GripperAct], motion: Motion) -> list[PhaseKind]:
-    """Name each act by what came before and after it on the same side."""
+    """Return the kind of each act, by what came before and after it on the same side."""
     kinds: list[PhaseKind] = []
-    held: dict[str, PhaseKind] = {}
+    holding = _Holding()
     for i, act in enumerate(acts):
-        grasped = [held[side] for side in sorted(_sides(act.side)) if side in held]
+        grasps = holding.grasps(act.side)
         if act.kind == "open":
-            kinds.append("ready" if not grasped else "reopen" if grasped == ["try"] else "release")
+            kinds.append("ready" if not grasps else "reopen" if grasps == ["try"] else "release")
         elif act.empty and not any(a.kind == "close" and a.side == act.side for a in acts[i + 1 :]):
             kinds.append("shut")
         else:
             kinds.append("try" if act.empty or _given_up(acts, i, motion) else "grasp")
-        held = _now_held(held, act.side, kinds[-1])
+        holding.follow(act.side, kinds[-1])
     return kinds
 
 
 def _given_up(acts: list[GripperAct], i: int, motion: Motion) -> bool:
     """Whether the gripper opened again and came back to the same place, and that is not where things are put."""
     own = [a for a in acts[i:] if a.side == acts[i].side]
-    opened = [a for a in own if a.kind == "open"]
     if not motion.known or len(own) < 3 or own[2].kind != "close" or own[1].kind != "open":
         return False
-    put_down = len(opened) > 1 and _apart(own[1], opened[-1], motion) < _SAME_PLACE
-    return _apart(own[0], own[2], motion) < _SAME_PLACE and not put_down
+    grasped, opened, closed, put = (
+        motion.path[(a.start + a.end) // 2] for a in (*own[:3], [a for a in own if a.kind == "open"][-1])
+    )
+    put_down = sum(a.kind == "open" for a in own) > 1 and _distance(opened, put) < _SAME_PLACE
+    return _distance(grasped, closed) < _SAME_PLACE and not put_down
 
 
-def _apart(one: GripperAct, other: GripperAct, motion: Motion) -> float:
-    step = motion.path[(one.start + one.end) // 2] - motion.path[(other.start + other.end) // 2]
-    return float(np.sqrt(np.mean(step**2)))
-
-
-def _between(held: dict[str, PhaseKind], acted: bool, to_come: list[PhaseKind]) -> PhaseKind:
-    """What the arm is about while the grippers do nothing."""
-    if held:
-        if set(held.values()) == {"try"}:
-            return "back"
-        return "carry" if "release" in to_come else "keep"
-    if GRASPS & set(to_come):
-        return "reach"
-    return "retract" if acted else "move"
+def _distance(pose: Floats, other: Floats) -> float:
+    return float(np.sqrt(np.mean((pose - other) ** 2)))
 
 
 def _fill(gap: Phase, motion: Motion) -> list[Phase]:
@@ -214,18 +223,22 @@ def _fill(gap: Phase, motion: Motion) -> list[Phase]:
     if gap.start >= gap.end:
         return []
     if not motion.known:
-        return [msgspec.structs.replace(gap, kind="kept_closed" if gap.kind in _HOLDING else "kept_open")]
+        return [msgspec.structs.replace(gap, kind="kept_closed" if gap.kind in _HOLDING_KINDS else "kept_open")]
     moving = _without_short_rests(motion.moving[gap.start : gap.end], motion, gap.start)
-    found: list[Phase] = []
-    for first, last, moves in _pieces(moving):
-        kind = gap.kind if moves else "wait"
+    phases: list[Phase] = []
+    cuts = [0, *(np.flatnonzero(np.diff(moving.astype(np.int8))) + 1).tolist(), len(moving)]
+    for first, last in pairwise(cuts):
+        kind = gap.kind if moving[first] else "wait"
         piece = msgspec.structs.replace(gap, kind=kind, start=gap.start + first, end=gap.start + last)
-        found += _legs(piece, motion) if kind == "carry" else [piece]
-    return found
+        phases += _legs(piece, motion) if kind == "carry" else [piece]
+    return phases
 
 
 def _without_short_rests(moving: Bools, motion: Motion, start: int) -> Bools:
-    """Count rests shorter than `_PAUSE_S` as movement, except at the episode's ends."""
+    """Count rests shorter than `_PAUSE_S` as movement, except at the episode's ends. `moving` begins at frame `start`.
+
+    A gap of nothing but rest stays one, however short it is.
+    """
     filled = moving.copy()
     if not moving.any():
         return filled
@@ -237,25 +250,21 @@ def _without_short_rests(moving: Bools, motion: Motion, start: int) -> Bools:
     return filled
 
 
-def _pieces(moving: Bools) -> list[tuple[int, int, bool]]:
-    edges = np.flatnonzero(np.diff(moving.astype(np.int8))) + 1
-    cuts = [0, *edges.tolist(), len(moving)]
-    return [(a, b, bool(moving[a])) for a, b in pairwise(cuts)]
-
-
 def _legs(carry: Phase, motion: Motion) -> list[Phase]:
     """Cut a transfer at the two corners that make the longest three-chord line through its path."""
-    at = np.unique(np.linspace(carry.start, carry.end - 1, _CORNER_POINTS).astype(np.int64))
-    path = motion.path[at]
+    # All pairs of corners are tried, so the path is thinned to a fixed number of points.
+    frames = np.unique(np.linspace(carry.start, carry.end - 1, _CORNER_POINTS).astype(np.int64))
+    path = motion.path[frames]
     squares = (path**2).sum(axis=1)
     apart = np.sqrt(np.maximum(squares[:, None] + squares[None, :] - 2 * path @ path.T, 0.0))
     length = apart[0][:, None] + apart + apart[-1][None, :]
     ordered = np.where(np.triu(np.ones_like(apart), 1) > 0, length, -1.0)
     first, second = np.unravel_index(int(ordered.argmax()), ordered.shape)
     longest = float(ordered[first, second])
-    if len(at) < 4 or longest <= 0 or 1 - apart[0, -1] / longest < _BEND:
+    # A path that hardly bends has no lifting and lowering to tell apart: a push, or a slide.
+    if len(frames) < 4 or longest <= 0 or 1 - apart[0, -1] / longest < _BEND:
         return [carry]
-    cuts = [carry.start, int(at[first]), int(at[second]), carry.end]
+    cuts = [carry.start, int(frames[first]), int(frames[second]), carry.end]
     kinds: tuple[PhaseKind, ...] = ("lift", "carry", "lower")
     return [
         msgspec.structs.replace(carry, kind=kind, start=a, end=b)

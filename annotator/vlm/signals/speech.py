@@ -1,6 +1,6 @@
 """What the robot says before it begins, and what a user might say before a subtask: the words given, framed as speech.
 
-Nothing is added to them, so nothing said can disagree with what is done. What cannot be said in one line is not said.
+Nothing is added to them, so no speech can disagree with what is done. What does not fit on one line is not spoken.
 """
 
 import re
@@ -11,6 +11,7 @@ import msgspec
 from annotator.vlm.signals.task_grammar import is_imperative, plain_task
 
 LONGEST = 200
+"""Characters of one line, as `Line` in annotator/prompting/answers.py allows."""
 _OWN_PARTS = re.compile(r"\byour (?=((left|right|other) )?(arms?|hands?|grippers?)\b)")
 
 
@@ -23,23 +24,23 @@ class Exchange(msgspec.Struct, frozen=True):
 
 
 def announce(task: str) -> str:
-    """Say what the robot is about to do, in the task's words; "" where the task has none."""
-    doing = _first_person(_one_line(plain_task(task)))
-    if not _has_words(doing):
+    """Return what the robot says before it begins, in the task's words; "" where the task has none."""
+    doing = _OWN_PARTS.sub("my ", _one_line(task))
+    if not doing:
         return ""
-    said = f"Okay, I will {doing}." if is_imperative(task) else f"Okay, I will start on this: {doing}."
-    return said if len(said) <= LONGEST else "Okay, I will start now."
+    speech = f"Okay, I will {doing}." if is_imperative(task) else f"Okay, I will start on this: {doing}."
+    return speech if len(speech) <= LONGEST else "Okay, I will start now."
 
 
 def interject(upcoming: str, scenario: str) -> Exchange | None:
-    """Let the user ask for the subtask that comes next; None where it has no words, or too many for one line.
+    """Return how the user asks for the subtask that comes next; None where it has no words, or too many for one line.
 
     Words alone tell only what is wanted now, or what is liked: the other kinds speak of what is to be seen.
     """
-    doing = _one_line(plain_task(upcoming))
-    if not _has_words(doing):
+    doing = _one_line(upcoming)
+    if not doing:
         return None
-    reply = f"Sure, I will {_first_person(doing)}."
+    reply = f"Sure, I will {_OWN_PARTS.sub('my ', doing)}."
     if scenario == "preference":
         exchange = Exchange("preference", f"I would like you to {doing} now.", reply)
     else:
@@ -48,12 +49,6 @@ def interject(upcoming: str, scenario: str) -> Exchange | None:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _first_person(doing: str) -> str:
-    return _OWN_PARTS.sub("my ", doing)
-
-
-def _has_words(text: str) -> bool:
-    return any(letter.isalnum() for letter in text)
+    """Return the bare imperative on one line; "" where it holds no letter and no digit."""
+    line = " ".join(plain_task(text).split())
+    return line if any(letter.isalnum() for letter in line) else ""

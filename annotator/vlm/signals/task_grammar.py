@@ -1,7 +1,7 @@
-"""The task's words, and what each phase is called in them.
+"""Tasks read by rules, and the text of each phase in the task's words.
 
-A task is read by rules: a verb that moves things, an object, and perhaps a place. What the rules cannot read is
-worded neutrally ("close the gripper"), never guessed.
+A task is a verb that moves things, an object, and perhaps a place. What the rules cannot read is worded neutrally
+("close the gripper"), never guessed.
 """
 
 import re
@@ -36,6 +36,9 @@ _DETERMINED = re.compile(
     r"six|several|\d+)\b"
 )
 _NOT_OBJECTS = frozenset({"it", "them", "this", "that", "up", "down", "place", "arm", "gripper", "robot", "something"})
+# Relations in which a carried object arrives "to" its place, and those that a lowered object enters with a motion.
+_ARRIVES = frozenset({"on", "onto", "on to", "on top of", "in", "into", "inside", "to", "at"})
+_ONTO = {"on": "onto", "on to": "onto", "in": "into", "inside": "into", "to": "at"}
 
 
 class Transfer(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,42 +59,55 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_task(task: str) -> tuple[Transfer, ...]:
-    """Read a task; empty if the rules cannot."""
-    plain = _WITH_ARM.sub("", plain_task(task))
-    found: list[Transfer] = []
-    for clause in _clauses(plain):
-        verb, rest = _verb_of(clause)
+    """Return what a task asks for, in order; empty if the rules cannot read all of it."""
+    transfers: list[Transfer] = []
+    for clause in _clauses(_WITH_ARM.sub("", plain_task(task))):
+        verb, rest = split_verb(clause)
         thing, relation, place = _split_place(rest, verb)
-        if found and thing in ("it", "them", ""):
-            if found[-1].place or not place:
+        # "Pick up the cup and put it in the sink" is one transfer: the second clause says where the cup goes.
+        if transfers and thing in ("it", "them", ""):
+            if transfers[-1].place or not place:
                 continue
-            found[-1] = msgspec.structs.replace(found[-1], verb=verb, relation=relation, place=place)
+            transfers[-1] = msgspec.structs.replace(transfers[-1], verb=verb, relation=relation, place=place)
         elif verb and _names_a_thing(thing):
-            found.append(Transfer(verb=verb, thing=_determined(thing), relation=relation, place=place))
+            transfers.append(Transfer(verb=verb, thing=_with_article(thing), relation=relation, place=place))
         else:
             return ()
-    return tuple(found)
+    return tuple(transfers)
 
 
 def is_imperative(task: str) -> bool:
-    """Whether a task starts with a verb that is known here."""
-    return leading_verb(plain_task(task)) != ""
+    """Whether a task starts with a verb of `VERBS`."""
+    return split_verb(plain_task(task))[0] != ""
 
 
-def leading_verb(plain: str) -> str:
-    """The known verb that a plain task starts with, or empty."""
-    return _verb_of(plain)[0]
+def split_verb(clause: str) -> tuple[str, str]:
+    """Return the verb of `VERBS` that a plain clause starts with, and the rest; "" and the clause where there is none.
+
+    The verb is in lower case, and the longest that fits: "pick up", not "pick".
+    """
+    for verb in sorted(VERBS, key=len, reverse=True):
+        if f"{clause} ".lower().startswith(f"{verb} "):
+            return verb, clause[len(verb) :].strip()
+    return "", clause
 
 
 def phase_texts(phases: tuple[Phase, ...], task: str) -> list[str]:
-    """Word every phase of an episode, in the task's words where they can be read."""
+    """Return the text of every phase of an episode, in the task's words where they can be read."""
     transfers = parse_task(task)
-    grasped = len({p.transfer for p in phases if p.kind in ("grasp", "keep")})
-    return [_text(p, _which(transfers, p, grasped)) for p in phases]
+    grasps = len({p.transfer for p in phases if p.kind in ("grasp", "keep")})
+    texts: list[str] = []
+    for phase in phases:
+        # One object serves all grasps; several serve them in order, if there are as many grasps as objects.
+        transfer = transfers[0] if len(transfers) == 1 else None
+        if len(transfers) > 1 and len(transfers) == grasps and phase.transfer < grasps:
+            transfer = transfers[phase.transfer]
+        texts.append(_phase_text(phase, transfer))
+    return texts
 
 
 def plain_task(task: str) -> str:
-    """The bare imperative: no courtesy, no full stop; case kept where it says something."""
+    """Return the bare imperative: no courtesy, no full stop; case kept where it says something."""
     text = re.sub(r"[_\s]+", " ", task).strip().strip("\"'").rstrip(".!?; ")
     text = text.lower() if text.istitle() or text.isupper() else text[:1].lower() + text[1:]
     while (shorter := _POLITE.sub("", text)) != text:
@@ -104,17 +120,10 @@ def _clauses(plain: str) -> list[str]:
     parts: list[str] = []
     cursor = 0
     for joint in _JOINT.finditer(plain):
-        if _verb_of(plain[joint.end() :])[0]:
+        if split_verb(plain[joint.end() :])[0]:
             parts.append(plain[cursor : joint.start()])
             cursor = joint.end()
     return [*parts, plain[cursor:]]
-
-
-def _verb_of(clause: str) -> tuple[str, str]:
-    for verb in sorted(VERBS, key=len, reverse=True):
-        if f"{clause} ".lower().startswith(f"{verb} "):
-            return verb, clause[len(verb) :].strip()
-    return "", clause
 
 
 def _split_place(rest: str, verb: str) -> tuple[str, str, str]:
@@ -122,23 +131,24 @@ def _split_place(rest: str, verb: str) -> tuple[str, str, str]:
     rest = re.sub(r"\s+(back|up|down|carefully|gently|slowly|away)$", "", rest)
     thing, _, source = rest.partition(" from ")
     if source:
-        landing = _first_relation(source)
-        return (thing, *landing[1:]) if landing and verb in _TRANSFER_VERBS else (thing, "", "")
-    cut = _first_relation(rest)
-    if cut is None:
+        goal = _first_relation(source)
+        return (thing, *goal[1:]) if goal and verb in _TRANSFER_VERBS else (thing, "", "")
+    parts = _first_relation(rest)
+    if parts is None:
         return rest, "", ""
     if verb in _TAKE_VERBS:
-        return cut[0], "", ""  # "the cup on the table": where it is, not where it goes
-    return cut
+        return parts[0], "", ""  # "the cup on the table": where it is, not where it goes
+    return parts
 
 
 def _first_relation(text: str) -> tuple[str, str, str] | None:
+    """Return what stands before the first relation, the relation, and the place after it."""
     words = "|".join(re.escape(word) for word in _PLACE_WORDS)
-    found = re.search(rf"(?:^|\s)({words})\s+(?=\S)", text)
-    if found is None:
+    match = re.search(rf"(?:^|\s)({words})\s+(?=\S)", text)
+    if match is None:
         return None
-    place = text[found.end() :]
-    return text[: found.start()].strip(), found[1], place if place == "it" else _determined(place)
+    place = text[match.end() :]
+    return text[: match.start()].strip(), match[1], place if place == "it" else _with_article(place)
 
 
 def _names_a_thing(thing: str) -> bool:
@@ -148,24 +158,14 @@ def _names_a_thing(thing: str) -> bool:
     return bool(words) and len(words) <= 8 and plain and words[-1] not in _NOT_OBJECTS and words[0] not in _NOT_OBJECTS
 
 
-def _determined(thing: str) -> str:
+def _with_article(thing: str) -> str:
     bare = re.sub(r"^(a|an)\s+", "", thing)
     return bare if _DETERMINED.match(bare) else f"the {bare}"
 
 
-def _which(transfers: tuple[Transfer, ...], phase: Phase, grasped: int) -> Transfer | None:
-    """One object serves all grasps; several serve them in order, if there are as many grasps as objects."""
-    if len(transfers) == 1:
-        return transfers[0]
-    if len(transfers) == grasped and phase.transfer < grasped:
-        return transfers[phase.transfer]
-    return None
-
-
-def _text(phase: Phase, transfer: Transfer | None) -> str:
+def _phase_text(phase: Phase, transfer: Transfer | None) -> str:
     arm = f"the {phase.side} arm" if phase.side in ("left", "right") else "the arm"
     gripper = {"": "the gripper", "both": "both grippers"}.get(phase.side, f"the {phase.side} gripper")
-    again = " again" if phase.again else ""
     neutral = {
         "wait": "stay still", "move": f"move {arm}", "reach": f"move {arm} into place", "grasp": f"close {gripper}",
         "try": f"close {gripper}", "shut": f"close {gripper}", "ready": f"open {gripper}", "release": f"open {gripper}",
@@ -176,37 +176,25 @@ def _text(phase: Phase, transfer: Transfer | None) -> str:
     }  # fmt: skip
     if transfer is None:
         return neutral[phase.kind]
-    thing = transfer.thing
-    named = {"reach": f"reach for {thing}{again}"}
-    if transfer.moves:
-        named |= _moving_texts(transfer, gripper)
-    else:
-        named |= {kind: _bare(transfer) for kind in ("lift", "carry", "lower", "keep")}
-    if phase.kind == "reach" and phase.side in ("left", "right"):
-        named["reach"] += f" with {arm}"
+    reach = f"reach for {transfer.thing}{' again' if phase.again else ''}"
+    if phase.side in ("left", "right"):
+        reach += f" with {arm}"
+    named = {"reach": reach} | _transfer_texts(transfer, gripper)
     return named.get(phase.kind, neutral[phase.kind])[:200].strip()
 
 
-def _moving_texts(transfer: Transfer, gripper: str) -> dict[str, str]:
-    thing = transfer.thing
+def _transfer_texts(transfer: Transfer, gripper: str) -> dict[str, str]:
+    """Return the text of each kind of phase that the task's words tell of, but for the reach."""
+    thing, relation, place = transfer.thing, transfer.relation, transfer.place
+    if not transfer.moves:
+        task = " ".join(part for part in (transfer.verb, thing, relation, place) if part)
+        return dict.fromkeys(("lift", "carry", "lower", "keep"), task)
     carry, lower = f"carry {thing}", f"lower {thing}"
-    if transfer.place:
-        carry += f" {_towards(transfer.relation)} {transfer.place}"
-        lower += f" {_down(transfer.relation)} {transfer.place}"
+    if place:
+        carry += f" {'to' if relation in _ARRIVES else relation} {place}"
+        lower += f" {_ONTO.get(relation, relation)} {place}"
     return {
         "grasp": f"close {gripper} on {thing}", "try": f"try to grasp {thing}",
-        "lift": f"lift {thing}", "carry": carry, "lower": lower, "keep": carry if transfer.place else f"lift {thing}",
+        "lift": f"lift {thing}", "carry": carry, "lower": lower, "keep": carry if place else f"lift {thing}",
         "release": f"open {gripper} to release {thing}",
     }  # fmt: skip
-
-
-def _towards(relation: str) -> str:
-    return "to" if relation in ("on", "onto", "on to", "on top of", "in", "into", "inside", "to", "at") else relation
-
-
-def _down(relation: str) -> str:
-    return {"on": "onto", "on to": "onto", "in": "into", "inside": "into", "to": "at"}.get(relation, relation)
-
-
-def _bare(transfer: Transfer) -> str:
-    return " ".join(part for part in (transfer.verb, transfer.thing, transfer.relation, transfer.place) if part)

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from annotator.vlm.base import Reply, Request
+from annotator.vlm.base import EngineContext, Reply, Request
 from annotator.vlm.openai.router import Stopped
 from annotator.vlm.transformers.model import LoadedModel
 
@@ -82,3 +82,20 @@ class TransformersEngine:
 
     def _load(self) -> LoadedModel:
         return LoadedModel(self._model_id, revision=self._revision, max_model_len=self._max_model_len)
+
+
+async def open_engine(context: EngineContext) -> TransformersEngine:
+    """Load the model before the first call, so that what is wrong with it is said once.
+
+    Raises:
+        NoEngine: it cannot be loaded.
+    """
+    vlm = context.vlm
+    engine = TransformersEngine(model_id=vlm.model_id, revision=vlm.model_revision, max_model_len=vlm.max_model_len)
+    context.note(f"engine: transformers – loading {vlm.model_id} for this run")
+    try:
+        await engine.start()
+    except BaseException:
+        await engine.aclose()
+        raise
+    return engine

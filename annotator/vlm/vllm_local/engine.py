@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from annotator.errors import CallError
-from annotator.vlm.base import Reply, Request
+from annotator.vlm.base import EngineContext, Reply, Request
 from annotator.vlm.openai.router import Stopped
 from annotator.vlm.vllm_local.messages import rendered, sampling
 from annotator.vlm.vllm_local.processes import EngineProcesses
 from annotator.vlm.vllm_local.startup import boot
+from annotator.vlm.vllm_server.command import visible_gpus
 
 _SHUTDOWN_S = 30.0
 
@@ -52,7 +53,7 @@ class VllmEngine:
             "gpu_memory_utilization": gpu_memory_utilization,
             "more": dict(engine_kwargs or {}),
         }
-        self._lanes = asyncio.Semaphore(client_concurrency) if client_concurrency else contextlib.nullcontext()
+        self._slots = asyncio.Semaphore(client_concurrency) if client_concurrency else contextlib.nullcontext()
         self._starting: asyncio.Task[Any] | None = None
         self._processes: EngineProcesses | None = None
         self._stopped = False
@@ -86,7 +87,7 @@ class VllmEngine:
         from vllm.exceptions import VLLMClientError, VLLMError
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        async with self._lanes:
+        async with self._slots:
             self._refuse_stopped(request)
             started = time.monotonic()
             try:
@@ -192,6 +193,37 @@ class VllmEngine:
             got=" ".join(str(cause).split())[:400],
             hint="what vLLM printed says why; the next run asks again",
         )
+
+
+async def open_engine(context: EngineContext) -> VllmEngine:
+    """Load vLLM before the first call, so that what is wrong with it is said once.
+
+    Raises:
+        NoEngine: vLLM does not start.
+    """
+    vlm = context.vlm
+    engine = VllmEngine(
+        model_id=vlm.model_id,
+        revision=vlm.model_revision,
+        tensor_parallel_size=vlm.tensor_parallel_size,
+        max_model_len=vlm.max_model_len,
+        gpu_memory_utilization=vlm.gpu_memory_utilization,
+        client_concurrency=vlm.client_concurrency,
+        engine_kwargs=vlm.engine_kwargs,
+    )
+    context.note(f"engine: vllm – loading {vlm.model_id} for this run")
+    # One engine takes as many GPUs as it is told to, however many there are.
+    visible, used = len(visible_gpus(context.environment)), vlm.tensor_parallel_size
+    if visible > used and not any(name.endswith("parallel_size") for name in vlm.engine_kwargs):
+        context.note(
+            f"note: vllm uses {used} of {visible} GPUs, the others stay idle; --vlm.backend serve uses them all"
+        )
+    try:
+        await engine.start()
+    except BaseException:
+        await engine.aclose()
+        raise
+    return engine
 
 
 def _nothing(timeout: float | None = None) -> None:

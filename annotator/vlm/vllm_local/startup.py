@@ -1,11 +1,14 @@
 # pyright: reportMissingImports=false
 """Start vLLM's engine beside this process: its arguments, and what to say when it does not come up."""
 
+import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from annotator.errors import NoEngine
+from annotator.vlm.base import Availability, EngineContext
+from annotator.vlm.vllm_server.command import visible_gpus
 
 _SURROUNDINGS = {
     # stdout is for data.
@@ -33,6 +36,15 @@ _UNKNOWN = (
     "what vLLM printed above says why; most often the model needs more memory (lower --vlm.max_model_len, raise"
     " --vlm.gpu_memory_utilization) or more GPUs (--vlm.tensor_parallel_size)"
 )
+
+
+async def availability(context: EngineContext) -> Availability:
+    """Whether vLLM can be loaded here. Not looked at where servers may be started, which is the better choice."""
+    if context.vlm.auto_serve:
+        return Availability()
+    missing = [] if visible_gpus(context.environment) else ["no GPU"]
+    missing += [] if importlib.util.find_spec("vllm") is not None else ["no vLLM"]
+    return Availability(missing=tuple(missing)) if missing else Availability(reason="there are vLLM and a GPU")
 
 
 def boot(

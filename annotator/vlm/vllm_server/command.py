@@ -12,6 +12,7 @@ import msgspec
 
 from annotator.config.settings import VlmSettings
 from annotator.errors import UsageError
+from annotator.vlm.base import Availability, EngineContext
 from annotator.vlm.redact import shown_command
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -55,11 +56,28 @@ def plan_servers(vlm: VlmSettings, environment: Mapping[str, str], folder: Path)
     )
 
 
-def can_serve(vlm: VlmSettings, environment: Mapping[str, str]) -> bool:
-    """Say whether servers can be started unasked: a command is named, or there are `vllm` and a GPU."""
+async def check(context: EngineContext) -> None:
+    """Find out whether servers could be started.
+
+    Raises:
+        UsageError: there is no such command, or too few GPUs.
+    """
+    plan_servers(context.vlm, context.environment, context.logs)
+
+
+async def availability(context: EngineContext) -> Availability:
+    """Whether servers can be started: a command is named, or there are `vllm` and a GPU."""
+    vlm = context.vlm
+    if not vlm.auto_serve:
+        return Availability(missing=("none is to be started",))
     if vlm.serve_command is not None:
-        return True
-    return _found("vllm", environment) is not None and bool(visible_gpus(environment))
+        return Availability(reason="--vlm.serve_command starts one")
+    missing = [] if visible_gpus(context.environment) else ["no GPU"]
+    try:
+        serve_command(vlm, context.environment)
+    except UsageError as error:
+        missing.append(f"no command {error.got}")
+    return Availability(missing=tuple(missing)) if missing else Availability(reason="there are vLLM and a GPU")
 
 
 def serve_command(vlm: VlmSettings, environment: Mapping[str, str]) -> tuple[str, ...]:

@@ -21,8 +21,8 @@ class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str] = {}
 
 
-def facts_of(vlm: VlmSettings, environment: Mapping[str, str]) -> ServerInfo:
-    """Gather what is known once a server has loaded its model. Of another command's model nothing is known."""
+def read_server_info(vlm: VlmSettings, environment: Mapping[str, str]) -> ServerInfo:
+    """Return what is known once a server has loaded its model; of the model of another command nothing is."""
     versions = {"hardware": hardware(environment)}
     if vlm.serve_command is not None:
         return ServerInfo(versions=versions)

@@ -4,6 +4,7 @@
 import asyncio
 import threading
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,8 +14,9 @@ from annotator.errors import CallError, NoEngine
 from annotator.prompting.answers import Task
 from annotator.vlm.base import Engine, Reply, Stoppable
 from annotator.vlm.transformers.engine import TransformersEngine
+from annotator.vlm.transformers.guided_json import JsonConstraint
 from annotator_store.keys import Model
-from tests.contracts.engine_contract import ModelContract, make_picture, make_request
+from tests.contracts.engine_contract import ModelContract, make_picture, make_request, wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -23,9 +25,27 @@ def _model(request: pytest.FixtureRequest, tiny_model: Path) -> None:
         request.instance.folder = str(tiny_model)
 
 
+@pytest.fixture(autouse=True)
+def _tokens(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Count the tokens of all replies: each is masked by the schema once."""
+    mask = JsonConstraint.__call__
+
+    def count(self: JsonConstraint, input_ids: Any, scores: Any) -> Any:
+        if request.instance is not None:
+            request.instance.tokens += 1
+        return mask(self, input_ids, scores)
+
+    monkeypatch.setattr(JsonConstraint, "__call__", count)
+
+
 class TestTransformers(ModelContract):
     refused = "bad_request"
     folder = ""
+    tokens = 0
+
+    async def wait_until_answering(self) -> None:
+        before = self.tokens
+        await wait_until(lambda: self.tokens > before + 2)
 
     def make_engine(self) -> Engine:
         return TransformersEngine(model_id=self.folder, max_model_len=8192)
@@ -55,7 +75,7 @@ class TestTransformers(ModelContract):
             endless = msgspec.structs.replace(make_request(), schema={"type": "string", "minLength": 6000})
             long = msgspec.structs.replace(endless, model=msgspec.structs.replace(self.model(), max_new_tokens=6000))
             tasks = [asyncio.create_task(engine.generate(long)) for _ in range(3)]
-            await asyncio.sleep(0.5)
+            await self.wait_until_answering()
             started = asyncio.get_running_loop().time()
             await engine.aclose()
             ended = await asyncio.gather(*tasks, return_exceptions=True)

@@ -18,7 +18,7 @@ from annotator.vlm.base import Engine, Reply, Stoppable
 from annotator.vlm.vllm_local.engine import VllmEngine
 from annotator.vlm.vllm_local.messages import rendered
 from annotator_store.keys import Model
-from tests.contracts.engine_contract import ModelContract, make_picture, make_request
+from tests.contracts.engine_contract import ModelContract, make_picture, make_request, wait_until
 from tests.vlm.real.conftest import CONTEXT, ON_A_CPU, KeptEngine
 
 T = TypeVar("T")
@@ -72,6 +72,10 @@ class TestVllm(ModelContract):
     def model(self) -> Model:
         return Model(model_id="tiny", temperature=0.7, max_new_tokens=2048)
 
+    async def wait_until_answering(self) -> None:
+        llm = await self.started.start()
+        await wait_until(llm.get_num_unfinished_requests)
+
     def run(self, scenario: Coroutine[Any, Any, T]) -> T:
         return self.loop.run(_within(scenario, 120))
 
@@ -82,7 +86,7 @@ class TestVllm(ModelContract):
         assert {"vllm", "torch"} <= versions.keys()
 
     def test_stopping_lets_what_is_in_the_batch_end_and_begins_no_other(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(self.started, "_lanes", asyncio.Semaphore(2))
+        monkeypatch.setattr(self.started, "_slots", asyncio.Semaphore(2))
         monkeypatch.setattr(self.started, "_stopped", False)  # again after the test, for those that share the engine
         assert isinstance(self.started, Stoppable)
 

@@ -20,7 +20,7 @@ from annotator.vlm.openai.wire import PictureParts, request_body
 from annotator.vlm.vllm_server.command import ServerPlan, default_command
 from annotator.vlm.vllm_server.engine import ServeEngine, serve
 from annotator_store.keys import Model
-from tests.contracts.engine_contract import ModelContract, make_picture, make_request
+from tests.contracts.engine_contract import ModelContract, make_picture, make_request, wait_until
 from tests.vlm.real.conftest import KeptEngine, server_options
 
 T = TypeVar("T")
@@ -80,13 +80,30 @@ def _server(request: pytest.FixtureRequest, serving: ServeEngine, api_base: str,
         request.instance.api_base = api_base
 
 
+async def wait_until_running(api_base: str) -> None:
+    """Return once the server says in its metrics that it runs a request."""
+
+    def running() -> float:
+        with urllib.request.urlopen(f"{api_base.removesuffix('/v1')}/metrics", timeout=60) as metrics:
+            lines = metrics.read().decode().splitlines()
+        gauge = "vllm:num_requests_running{"
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(gauge))
+
+    await wait_until(running)
+
+
 class TestServe(ModelContract):
     refused = "http_400"
     serving: ServeEngine
     server_loop: asyncio.Runner
 
+    api_base: str
+
     def make_engine(self) -> Engine:
         return KeptEngine(self.serving)
+
+    async def wait_until_answering(self) -> None:
+        await wait_until_running(self.api_base)
 
     def model(self) -> Model:
         return Model(model_id="tiny", temperature=0.7, max_new_tokens=2048)
@@ -101,6 +118,9 @@ class TestOpenAIAtVllm(ModelContract):
 
     def make_engine(self) -> Engine:
         return OpenAIEngine(api_base=self.api_base, request_timeout_s=100, video_times=True)
+
+    async def wait_until_answering(self) -> None:
+        await wait_until_running(self.api_base)
 
     def model(self) -> Model:
         return Model(model_id="tiny", temperature=0.7, max_new_tokens=2048)

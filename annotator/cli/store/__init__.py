@@ -1,0 +1,1 @@
+"""Commands that check or copy out what was written: verify, validate, export."""
