@@ -25,8 +25,7 @@ from annotator_store.log.dataset_names import alike_at, name_in_log
 from annotator_store.log.events import EpisodeAnnotated, EpisodeSeen, ShardWritten, decode_event, event_type
 from annotator_store.log.folds import LatestAnnotation, as_utc, current_of, fold_current
 from annotator_store.log.lines import Entry
-from annotator_store.log.query import JOURNAL
-from annotator_store.log.segments import read_journal
+from annotator_store.log.segments import JOURNAL, read_journal
 from annotator_store.log.shard_history import ShardRecord, fold_shards
 from annotator_store.parquet.files import opened_shard
 from annotator_store.parquet.frame_times import read_frame_times

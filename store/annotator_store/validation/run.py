@@ -18,7 +18,7 @@ import msgspec
 import pyarrow as pa
 
 from annotator_store.errors import RuleError
-from annotator_store.log.cache import NO_EXTENSIONS, Config
+from annotator_store.log.cache import SANDBOXED
 from annotator_store.log.events import AnnotatedRow
 from annotator_store.rows import styles
 from annotator_store.validation.report import (
@@ -38,13 +38,6 @@ ALL = 1 << 62
 THREADS = 2
 
 T = TypeVar("T")
-
-_CLOSED_IN: Config = {
-    **NO_EXTENSIONS,
-    "enable_external_access": False,
-    "python_enable_replacements": False,
-    "temp_directory": "",
-}
 
 
 class CameraSize(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,7 +181,7 @@ def _tables(
         "vocabulary": _texts(("kind", "entry"), entries),
         "tools": _texts(("name",), [(name,) for name in known.tools]),
     }
-    connection = duckdb.connect(":memory:", config=_CLOSED_IN)
+    connection = duckdb.connect(":memory:", config=SANDBOXED)
     try:
         for name, table in given.items():
             connection.register(f"given_{name}", table)
