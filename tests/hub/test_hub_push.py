@@ -192,8 +192,8 @@ def test_of_a_log_inside_the_dataset_only_segments_are_pushed_wherever_it_lies(
     ("path", "status", "answer", "said"),
     [
         ("POST /api/validate-yaml", 400, '{"errors": [{"message": "license is a number"}]}', "license is a number"),
-        ("GET /api/datasets/{repo}$", 200, "<html>come back later</html>", "no JSON"),
-        ("POST /api/validate-yaml", 502, "<html>come back later</html>", "no JSON"),
+        ("GET /api/datasets/{repo}$", 200, "<html>come back later</html>", "not JSON"),
+        ("POST /api/validate-yaml", 502, "<html>come back later</html>", "not JSON"),
     ],
 )
 def test_an_answer_that_the_client_cannot_take_is_said_and_no_traceback(
