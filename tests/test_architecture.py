@@ -20,7 +20,7 @@ MOST_FILES = 15
 # One line a layer, lowest first. A folder imports from its own and from lower lines; folders on one line are siblings
 # that do not know each other. `errors` and a package's own `__version__` belong to everybody.
 STORE_LAYERS = (
-    ("digests", "keys", "rows", "errors", "atomic_files", "sql"),
+    ("digests", "keys", "rows", "errors", "atomic_files", "memory_budget", "sql"),
     ("parquet", "log"),
     ("validation",),
     ("verify",),
@@ -38,7 +38,7 @@ ANNOTATOR_LAYERS = (
     ("api",),
     ("cli",),
 )
-BASE = {"digests", "keys", "rows", "errors", "atomic_files", "sql"}
+BASE = {"digests", "keys", "rows", "errors", "atomic_files", "memory_budget", "sql"}
 """Files of the store, not folders: they import each other."""
 
 HOMES: dict[str, tuple[str, ...]] = {

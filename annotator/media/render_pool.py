@@ -2,10 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from threading import Condition
 from types import TracebackType
 from typing import Self
 
@@ -16,6 +14,7 @@ from annotator.media.decode import DecodeCounter, frame_size
 from annotator.media.picture import Picture
 from annotator_store.digests import Digest
 from annotator_store.keys import MediaItem
+from annotator_store.memory_budget import MemoryBudget
 
 DEFAULT_BYTES = 512 * 1024 * 1024
 
@@ -28,8 +27,7 @@ class RenderPool:
 
     def __init__(self, threads: int = 0, max_bytes: int = DEFAULT_BYTES) -> None:
         self.executor = ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="render")
-        self._free = self._max_bytes = max_bytes
-        self._changed = Condition()
+        self.memory = MemoryBudget(max_bytes)
 
     def open(
         self, clips: Mapping[Digest, Clip | ImageClip], on_decoded: Callable[[int], None] = lambda frames: None
@@ -51,23 +49,6 @@ class RenderPool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    @contextmanager
-    def memory(self, needed_bytes: int) -> Generator[None]:
-        """Wait for this much memory to be free; what needs more than there is has it all to itself.
-
-        A thread reserves once at a time, so waiting cannot deadlock.
-        """
-        reserved = min(needed_bytes, self._max_bytes)
-        with self._changed:
-            self._changed.wait_for(lambda: self._free >= reserved)
-            self._free -= reserved
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free += reserved
-                self._changed.notify_all()
 
 
 class EpisodeMedia:
@@ -157,7 +138,7 @@ class EpisodeMedia:
             size = frame_size(clip)
         except FootageError as error:
             return [error] * len(items)
-        with self._pool.memory(sum(render_bytes(item, size) for item in items)):
+        with self._pool.memory.reserve(sum(render_bytes(item, size) for item in items)):
             return _render_each(items, clip, counter)
 
 

@@ -9,6 +9,7 @@ from annotator.config.load import spell_episodes
 from annotator.config.settings import SyncSettings
 from annotator.dataset.metadata import Dataset
 from annotator.errors import RulesBroken, UsageError
+from annotator.modules.registry import all_modules
 from annotator.modules.vocabulary.entries import Vocabulary
 from annotator_store.digests import Digest, canonical, digest_parts
 from annotator_store.errors import RuleError
@@ -113,8 +114,9 @@ def load_usable_rules(folder: Path | None) -> tuple[Rule, ...]:
     """Load the shipped rules and those in `folder`, and try these out before anything depends on them.
 
     Raises:
-        UsageError: a rule cannot be read or cannot run.
+        UsageError: a rule cannot be read or cannot run, or a third-party module cannot be used.
     """
+    all_modules()  # rules know the styles of third-party modules from then on
     try:
         rules = load_rules(folder)
         if folder is not None:

@@ -25,13 +25,12 @@ from annotator_store.log.dataset_names import alike_at, name_in_log
 from annotator_store.log.events import EpisodeAnnotated, EpisodeSeen, ShardWritten, decode_event, event_type
 from annotator_store.log.folds import LatestAnnotation, as_utc, current_of, fold_current
 from annotator_store.log.lines import Entry
-from annotator_store.log.query import JOURNAL
-from annotator_store.log.segments import read_journal
+from annotator_store.log.segments import JOURNAL, read_journal
 from annotator_store.log.shard_history import ShardRecord, fold_shards
 from annotator_store.parquet.files import opened_shard
 from annotator_store.parquet.frame_times import read_frame_times
 from annotator_store.parquet.rewrite import language_digest_or_none
-from annotator_store.rows import PERSISTENT_STYLES, Row, order_key
+from annotator_store.rows import Row, is_persistent, order_key
 
 MARK = ".annotator-export"
 """The file that marks a folder as an export's own, so that it may be replaced."""
@@ -195,7 +194,7 @@ def _by_file(annotations: Mapping[str, EpisodeAnnotated]) -> dict[str, list[Row]
     """Merge an episode's rows as for its shard, and split them by the files that LeRobot expects them in."""
     files: dict[str, list[Row]] = {module: [] for module in sorted(annotations)}
     for one in merge_rows((), {module: annotation.rows for module, annotation in annotations.items()}):
-        file = _PERSISTENT_FILE if one.row.style in PERSISTENT_STYLES else one.module
+        file = _PERSISTENT_FILE if is_persistent(one.row.style) else one.module
         assert file is not None, "rows that are written anew are some module's"
         files.setdefault(file, []).append(one.row)
     return files

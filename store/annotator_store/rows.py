@@ -1,4 +1,4 @@
-"""The language row, and which column, role and camera each style takes (FORMAT: LeRobot's language columns)."""
+"""The language row, and the styles: which column, roles and camera the rows of each take."""
 
 from typing import Literal
 
@@ -8,9 +8,55 @@ PERSISTENT = "language_persistent"
 EVENTS = "language_events"
 Column = Literal["language_persistent", "language_events"]
 
-PERSISTENT_STYLES = frozenset({"subtask", "plan", "memory", "motion", "task_aug"})
-EVENT_STYLES = frozenset({"interjection", "vqa", "trace"})
-VIEW_DEPENDENT_STYLES = frozenset({"vqa", "trace"})
+
+class Style(msgspec.Struct, frozen=True, kw_only=True):
+    """What is true of every row of one style, whichever module writes it.
+
+    `name`: None for speech. `roles`: those that may have it; any role where it is empty. `has_camera`: its rows name
+    a camera of the dataset; rows of other styles name none. `one_at_a_time`: readers expect at most one row of it at
+    one timestamp of an episode.
+    """
+
+    name: str | None
+    column: Column
+    roles: tuple[str, ...] = ()
+    has_camera: bool = False
+    one_at_a_time: bool = False
+
+
+# The only list of styles. Source: FORMAT (LeRobot's language columns).
+_styles: dict[str | None, Style] = {
+    style.name: style
+    for style in (
+        Style(name="subtask", column=PERSISTENT, roles=("assistant",), one_at_a_time=True),
+        Style(name="plan", column=PERSISTENT, roles=("assistant",), one_at_a_time=True),
+        Style(name="memory", column=PERSISTENT, roles=("assistant",), one_at_a_time=True),
+        Style(name="motion", column=PERSISTENT, roles=("assistant",), one_at_a_time=True),
+        Style(name="task_aug", column=PERSISTENT, roles=("user",)),
+        Style(name="interjection", column=EVENTS, roles=("user",), one_at_a_time=True),
+        Style(name="vqa", column=EVENTS, roles=("user", "assistant"), has_camera=True),
+        Style(name="trace", column=EVENTS, has_camera=True),
+        Style(name=None, column=EVENTS, roles=("assistant",)),
+    )
+}
+
+
+def styles() -> tuple[Style, ...]:
+    """Return every known style by name, speech first."""
+    return tuple(_styles[name] for name in sorted(_styles, key=lambda name: name or ""))
+
+
+def register_style(style: Style) -> None:
+    """Make a style of another package known to columns, rules and digests of rules. Registering it again is no harm.
+
+    Raises:
+        ValueError: the name is empty or taken by another style, or a persistent style names a camera.
+    """
+    if not style.name or _styles.get(style.name, style) != style:
+        raise ValueError(f"a style needs a name of its own, got {style.name!r}")
+    if style.has_camera and style.column == PERSISTENT:
+        raise ValueError(f"style {style.name!r} is persistent, and persistent rows name no camera")
+    _styles[style.name] = style
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,16 +75,24 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def column_for_style(style: str | None) -> Column:
-    """The column a row of this style lives in; speech (`None`) is an event.
+    """Return the column that rows of a style stand in; speech (`None`) is an event.
 
     Raises:
-        ValueError: the style is not one LeRobot knows.
+        ValueError: nobody registered the style.
     """
-    if style in PERSISTENT_STYLES:
-        return PERSISTENT
-    if style is None or style in EVENT_STYLES:
-        return EVENTS
-    raise ValueError(f"unknown style {style!r}; known: {sorted(PERSISTENT_STYLES | EVENT_STYLES)}")
+    if style not in _styles:
+        raise ValueError(f"unknown style {style!r}; known: {sorted(name for name in _styles if name)}")
+    return _styles[style].column
+
+
+def is_persistent(style: str | None) -> bool:
+    """Whether a style is known, and its rows stand on every frame of their episode."""
+    return style in _styles and _styles[style].column == PERSISTENT
+
+
+def names_camera(style: str | None) -> bool:
+    """Whether rows of a style name a camera."""
+    return style in _styles and _styles[style].has_camera
 
 
 def order_key(row: Row) -> tuple[float, str, str, str, str, tuple[str, ...]]:

@@ -194,7 +194,7 @@ def test_no_more_memory_is_given_out_than_there_is() -> None:
 
         def draw(size: int) -> None:
             nonlocal reserved, most
-            with pool.memory(size):
+            with pool.memory.reserve(size):
                 with lock:
                     reserved += min(size, 100)
                     most = max(most, reserved)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from annotator_store.log.events import AnnotatedRow
 from annotator_store.parquet.columns import language_field
-from annotator_store.rows import EVENTS, PERSISTENT, PERSISTENT_STYLES, Column, Row
+from annotator_store.rows import EVENTS, PERSISTENT, Column, Row, is_persistent
 from annotator_store.validation.run import CameraSize, RuleContext
 
 TOP, WRIST = "observation.images.top", "observation.images.wrist"
@@ -150,4 +150,4 @@ def _list(column: Column, placed: Iterable[Placed], frame: int) -> list[dict[str
 
 def routed(row: Row) -> Placed:
     """A row in the column of its style."""
-    return (PERSISTENT if row.style in PERSISTENT_STYLES else EVENTS), row
+    return (PERSISTENT if is_persistent(row.style) else EVENTS), row

@@ -113,7 +113,7 @@ def forbid_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def forbid_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(query_module, "_free_cache", lambda _folder: None)  # pyright: ignore[reportUnknownLambdaType]
+    monkeypatch.setattr(query_module, "open_up_to_date", lambda _folder, _config: None)  # pyright: ignore[reportUnknownLambdaType]
 
 
 @pytest.mark.parametrize("view", VIEWS)

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from annotator_store.errors import StoreError
-from annotator_store.log.log import CACHE, Log
+from annotator_store.log.cache import CACHE
+from annotator_store.log.log import Log
 from annotator_store.log.read_only import ReadingLog
 from tests.store import facts
 

@@ -475,7 +475,7 @@ def test_the_page_lists_the_tables_that_rules_can_read(tmp_path: Path) -> None:
     verdict = check_rows([(shard, {1: []})], load_rules(own(tmp_path / "rules", HEAD + select)), KNOWN)
     listed = re.findall(r"^\| `(\w+)` \| (\w+ [A-Z]+.*) \|$", PAGE.read_text(), re.M)
     assert [f"{name}: {columns}" for name, columns in listed] == [finding.detail for finding in verdict.findings]
-    assert len(listed) == 9
+    assert len(listed) == 10
 
 
 def test_the_rule_on_the_page_is_one(tmp_path: Path) -> None:

@@ -24,11 +24,21 @@ from annotator_store.sql import read_statements
 if TYPE_CHECKING:
     import pyarrow as pa
 
+CACHE = "cache.duckdb"
+"""The file of the cache inside a store."""
 FORMAT = 2
 """Raise it whenever a table, or how one is filled, changes: every cache is then rebuilt on opening."""
 
 Config = dict[str, str | bool | int | float | list[str]]
 NO_EXTENSIONS: Config = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
+SANDBOXED: Config = {
+    **NO_EXTENSIONS,
+    "enable_external_access": False,
+    "python_enable_replacements": False,
+    "temp_directory": "",
+}
+"""For SQL that others wrote: no files, no network, no extensions, no Python objects."""
+
 # At the default of 16 MB, checkpoints take more than half of the time of ingesting.
 _WRITING: Config = {**NO_EXTENSIONS, "wal_autocheckpoint": "64MB"}
 _BUSY_PATIENCE_S = 5.0

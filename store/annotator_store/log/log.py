@@ -15,7 +15,7 @@ from msgspec import json
 
 from annotator_store.digests import Digest
 from annotator_store.errors import StoreError
-from annotator_store.log.cache import Cache, CacheDamaged
+from annotator_store.log.cache import CACHE, Cache, CacheDamaged
 from annotator_store.log.events import (
     AnyEvent,
     CallAnswered,
@@ -40,14 +40,13 @@ from annotator_store.log.folds import (
 from annotator_store.log.journal import Journal, Recorded
 from annotator_store.log.pending import PendingEvents
 from annotator_store.log.rebuild import open_or_rebuild, rebuild
+from annotator_store.log.segments import JOURNAL
 from annotator_store.log.writer_lock import recovered, writer_lock
 
 T = TypeVar("T")
 
 __all__ = ["Answered", "CachedAnnotation", "DeclinedBefore", "Known", "LatestAnnotation", "Log"]
 
-JOURNAL = "journal"
-CACHE = "cache.duckdb"
 _READ_AT_ONCE = 128
 
 

@@ -11,22 +11,14 @@ from typing import TYPE_CHECKING, Any, Union
 import duckdb
 
 from annotator_store.errors import QueryRefused
-from annotator_store.log.cache import (
-    NO_EXTENSIONS,
-    Cache,
-    CacheBusy,
-    CacheDamaged,
-    Config,
-)
-from annotator_store.log.rebuild import fill
-from annotator_store.log.segments import list_actives, list_segments
+from annotator_store.log.cache import SANDBOXED, Cache
+from annotator_store.log.rebuild import fill, open_up_to_date
+from annotator_store.log.segments import JOURNAL
 from annotator_store.sql import read_statements
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-JOURNAL = "journal"
-CACHE = "cache.duckdb"
 VIEWS = ("episodes", "rows", "calls", "failures", "prompts", "runs", "vocabulary")
 """In the order in which they are made: a view may read those before it."""
 
@@ -38,12 +30,6 @@ Parameters = Sequence[object] | Mapping[str, object]
 Frames = Union["pa.Table", Iterable[Union["pa.Table", "pa.RecordBatch"]]]
 Columns = Callable[[], Frames | None]
 
-_CLOSED_IN: Config = {
-    **NO_EXTENSIONS,
-    "enable_external_access": False,
-    "python_enable_replacements": False,
-    "temp_directory": "",
-}
 # What is wrong with a query. All else that DuckDB raises may be the file: damage comes even as a bare `duckdb.Error`.
 _WRONG_QUERY = (duckdb.ProgrammingError, duckdb.DataError, duckdb.NotSupportedError, duckdb.PermissionException)
 _UNKNOWN_NAME = (duckdb.CatalogException, duckdb.BinderException)
@@ -62,7 +48,7 @@ def run_query(
         JournalDamaged, NewerEvent: the journal cannot be read.
     """
     _refuse_all_but_select(sql)
-    cache = _free_cache(folder) if folder is not None else None
+    cache = open_up_to_date(folder, SANDBOXED) if folder is not None else None
     if cache is not None:
         try:
             return _answer(cache, sql, parameters, columns)
@@ -92,7 +78,7 @@ def columns_query(
         QueryRefused: the SQL is wrong or asks for more than reading, or a column is missing.
     """
     _refuse_all_but_select(sql)
-    connection = duckdb.connect(":memory:", config=_CLOSED_IN)
+    connection = duckdb.connect(":memory:", config=SANDBOXED)
     try:
         _add_rows(connection, frames, dataset)
         with _refusals_named(("rows",)):
@@ -101,30 +87,9 @@ def columns_query(
         connection.close()
 
 
-def _free_cache(folder: Path) -> Cache | None:
-    path = folder / CACHE
-    if not path.exists():
-        return None
-    try:
-        cache = Cache.open_read_only(path, _CLOSED_IN)
-    except (CacheBusy, CacheDamaged):
-        return None
-    if _is_up_to_date(cache, folder / JOURNAL):
-        return cache
-    cache.discard()
-    return None
-
-
-def _is_up_to_date(cache: Cache, journal: Path) -> bool:
-    try:
-        return not list_actives(journal) and cache.ingested() == set(list_segments(journal))
-    except CacheDamaged:
-        return False
-
-
 @contextmanager
 def _in_memory(folder: Path | None) -> Generator[Cache]:
-    cache = Cache.in_memory(_CLOSED_IN)
+    cache = Cache.in_memory(SANDBOXED)
     try:
         if folder is not None:
             fill(cache, folder / JOURNAL)

@@ -11,12 +11,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from annotator_store.errors import StoreError
-from annotator_store.log.cache import NO_EXTENSIONS, Cache, CacheBusy, CacheDamaged
+from annotator_store.log.cache import CACHE
 from annotator_store.log.events import AnyEvent
-from annotator_store.log.log import CACHE, JOURNAL, Log
+from annotator_store.log.log import Log
 from annotator_store.log.pending import PendingEvents
-from annotator_store.log.rebuild import rebuild
-from annotator_store.log.segments import list_actives, list_segments
+from annotator_store.log.rebuild import open_up_to_date, rebuild
+from annotator_store.log.segments import JOURNAL
 
 
 class ReadingLog(Log):
@@ -28,7 +28,7 @@ class ReadingLog(Log):
         with ExitStack() as undo:
             self._path = Path(undo.enter_context(TemporaryDirectory(prefix="annotator-"))) / CACHE
             self._ingesting = undo.enter_context(ThreadPoolExecutor(1, "store-ingest"))
-            self._cache = _up_to_date(folder) or rebuild(self._path, self._folder)
+            self._cache = open_up_to_date(folder) or rebuild(self._path, self._folder)
             self._last = undo.pop_all()
 
     def record(self, *events: AnyEvent) -> "Future[None]":
@@ -61,21 +61,3 @@ class ReadingLog(Log):
             self._closed = True
             self._cache.discard()
             self._last.close()
-
-
-def _up_to_date(folder: Path) -> Cache | None:
-    """Open the store's own cache to read, where it is there, free, and has all that the journal has."""
-    path, journal = folder / CACHE, folder / JOURNAL
-    if not path.exists():
-        return None
-    try:
-        cache = Cache.open_read_only(path, NO_EXTENSIONS)
-    except (CacheBusy, CacheDamaged):
-        return None
-    try:
-        if not list_actives(journal) and cache.ingested() == set(list_segments(journal)):
-            return cache
-    except CacheDamaged:
-        pass
-    cache.discard()
-    return None

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from annotator_store.log.cache import Cache, CacheBusy, CacheDamaged
-from annotator_store.log.segments import list_segments, read_journal, read_segment
+from annotator_store.log.cache import CACHE, NO_EXTENSIONS, Cache, CacheBusy, CacheDamaged, Config
+from annotator_store.log.segments import JOURNAL, list_actives, list_segments, read_journal, read_segment
 
 
 def open_or_rebuild(path: Path, journal: Path, recovered: Sequence[str] = ()) -> Cache:
@@ -24,6 +24,31 @@ def open_or_rebuild(path: Path, journal: Path, recovered: Sequence[str] = ()) ->
             undo.pop_all()
             return cache
     return rebuild(path, journal)
+
+
+def open_up_to_date(folder: Path, config: Config = NO_EXTENSIONS) -> Cache | None:
+    """Open a store's cache to read; None where it is missing, in use, damaged or behind the journal."""
+    path = folder / CACHE
+    if not path.exists():
+        return None
+    try:
+        cache = Cache.open_read_only(path, config)
+    except (CacheBusy, CacheDamaged):
+        return None
+    with suppress(CacheDamaged):
+        if is_up_to_date(cache, folder / JOURNAL):
+            return cache
+    cache.discard()
+    return None
+
+
+def is_up_to_date(cache: Cache, journal: Path) -> bool:
+    """Whether a cache holds just what a journal holds that nobody is writing.
+
+    Raises:
+        CacheDamaged: DuckDB cannot tell.
+    """
+    return not list_actives(journal) and cache.ingested() == set(list_segments(journal))
 
 
 def rebuild(path: Path, journal: Path) -> Cache:

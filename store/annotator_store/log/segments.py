@@ -21,6 +21,9 @@ from annotator_store.log.lines import Entry, parse_lines
 if TYPE_CHECKING:
     import pyarrow as pa
 
+JOURNAL = "journal"
+"""The folder of the journal inside a store."""
+
 BATCH_ROWS = 2048
 
 

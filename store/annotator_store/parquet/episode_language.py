@@ -14,7 +14,7 @@ import msgspec
 
 from annotator_store.digests import Digest, Keyed, digest_parts
 from annotator_store.errors import ShardError
-from annotator_store.rows import PERSISTENT, VIEW_DEPENDENT_STYLES, Row, column_for_style, order_key
+from annotator_store.rows import PERSISTENT, Row, column_for_style, names_camera, order_key
 
 
 class EpisodeRows(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,7 +145,7 @@ def _broken_rule(row: Row) -> str:
 
 
 def _broken_camera(row: Row) -> str:
-    if row.style in VIEW_DEPENDENT_STYLES:
+    if names_camera(row.style):
         return "" if row.camera else f"of style {row.style!r} has no camera"
     return f"of style {row.style!r} has a camera" if row.camera is not None else ""
 

@@ -53,7 +53,7 @@ def shard_writer(path: Path, layout: Layout) -> Generator[pq.ParquetWriter]:
             sink.close()
 
 
-def file_stamp(path: Path) -> tuple[int, ...] | None:
+def file_identity(path: Path) -> tuple[int, ...] | None:
     """What changes when a file does: device, inode, size, mtime in ns; None where there is no file."""
     try:
         found = path.stat()

@@ -1,13 +1,13 @@
 """Prepare several shards at once, all or none, within a cap on memory. Arrow does its work outside Python's lock."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from pathlib import Path
-from threading import Condition, Event
+from threading import Event
 
 import msgspec
 
+from annotator_store.memory_budget import MemoryBudget
 from annotator_store.parquet.episode_language import EpisodeRows
 from annotator_store.parquet.files import opened_shard
 from annotator_store.parquet.rewrite import PreparedShard, prepare_shard
@@ -37,10 +37,10 @@ def prepare_shards(
     Raises:
         ShardError: the first that failed, in the order of `jobs`. No target was touched.
     """
-    budget, stopped = _Budget(memory_bytes), Event()
+    budget, stopped = MemoryBudget(memory_bytes), Event()
 
     def prepare(job: ShardJob) -> PreparedShard | None:
-        with budget.holding(estimated_bytes(job.source)):
+        with budget.reserve(estimated_bytes(job.source)):
             return None if stopped.is_set() else prepare_shard(job.source, job.target, job.episodes)
 
     pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="shards")
@@ -74,24 +74,3 @@ def _discard(prepared: Sequence[PreparedShard | None]) -> None:
     for shard in prepared:
         if shard is not None:
             shard.discard()
-
-
-class _Budget:
-    """Bytes that may be in use together."""
-
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._used = 0
-        self._changed = Condition()
-
-    @contextmanager
-    def holding(self, wanted: int) -> Generator[None]:
-        with self._changed:
-            self._changed.wait_for(lambda: not self._used or self._used + wanted <= self._total)
-            self._used += wanted
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._used -= wanted
-                self._changed.notify_all()

@@ -18,7 +18,7 @@ from annotator_store.digests import Digest
 from annotator_store.errors import ShardError
 from annotator_store.parquet.columns import LANGUAGE_COLUMNS, PlacedEpisode, build_columns
 from annotator_store.parquet.episode_language import EpisodeRows, shard_digest, silent
-from annotator_store.parquet.files import file_stamp, opened_shard, shard_writer, writing
+from annotator_store.parquet.files import file_identity, opened_shard, shard_writer, writing
 from annotator_store.parquet.frame_times import FrameTimes, read_frame_times
 from annotator_store.parquet.layout import read_layout
 from annotator_store.parquet.placement import bounds, gaps_between, place_episodes, wanted
@@ -49,7 +49,7 @@ class PreparedShard(msgspec.Struct, frozen=True, kw_only=True):
             ShardError: the target changed meanwhile, or cannot be replaced; it is as it was.
         """
         try:
-            if file_stamp(self.target) != self.target_was:
+            if file_identity(self.target) != self.target_was:
                 raise _changed(self.target)
             with writing(self.target):
                 replace_durably(self.temporary, self.target)
@@ -71,7 +71,7 @@ def prepare_shard(source: Path, target: Path, episodes: Sequence[EpisodeRows]) -
         ShardError: a row breaks the format or names no frame, the source cannot be read or changed meanwhile,
             the disk is full, or the file does not read back as it was meant. The temporary file is gone.
     """
-    source_was, target_was = file_stamp(source), file_stamp(target)
+    source_was, target_was = file_identity(source), file_identity(target)
     temporary = temporary_beside(target)
     finished = False
     try:
@@ -79,7 +79,7 @@ def prepare_shard(source: Path, target: Path, episodes: Sequence[EpisodeRows]) -
         with writing(target):
             shutil.copymode(source, temporary)
             fsync_file(temporary)
-        if file_stamp(source) != source_was:
+        if file_identity(source) != source_was:
             raise _changed(source)
         finished = True
     finally:

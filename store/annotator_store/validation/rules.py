@@ -17,6 +17,7 @@ import msgspec
 
 from annotator_store.digests import Digest, digest_parts
 from annotator_store.errors import RuleError
+from annotator_store.rows import styles
 from annotator_store.sql import read_statements
 
 Severity = Literal["error", "warning"]
@@ -61,9 +62,10 @@ def load_rules(folder: Path | None = None) -> tuple[Rule, ...]:
 def digest_rules(rules: Iterable[Rule]) -> Digest:
     """Digest what rules ask and how much they weigh; their files' places and their meanings do not count.
 
-    The tables that they read, and how those are made, count too.
+    The tables that they read, how those are made, and the known styles count too.
     """
     parts = [part for rule in rules for part in (rule.name, rule.severity, rule.select)]
+    parts.append(msgspec.json.encode(styles()).decode())
     tables = [TABLES["create_rule_tables"], TABLES["create_rule_answers"]]
     return digest_parts("rules.v1", [part.encode() for part in (*tables, *parts)])
 

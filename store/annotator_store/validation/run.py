@@ -18,8 +18,9 @@ import msgspec
 import pyarrow as pa
 
 from annotator_store.errors import RuleError
-from annotator_store.log.cache import NO_EXTENSIONS, Config
+from annotator_store.log.cache import SANDBOXED
 from annotator_store.log.events import AnnotatedRow
+from annotator_store.rows import styles
 from annotator_store.validation.report import (
     FINDINGS,
     Finding,
@@ -37,13 +38,6 @@ ALL = 1 << 62
 THREADS = 2
 
 T = TypeVar("T")
-
-_CLOSED_IN: Config = {
-    **NO_EXTENSIONS,
-    "enable_external_access": False,
-    "python_enable_replacements": False,
-    "temp_directory": "",
-}
 
 
 class CameraSize(msgspec.Struct, frozen=True, kw_only=True):
@@ -183,10 +177,11 @@ def _tables(
         "rows": evidence.rows,
         "persistent_changes": evidence.changes,
         "cameras": _texts(("camera", "width_px", "height_px"), [msgspec.structs.astuple(one) for one in known.cameras]),
+        "styles": _style_table(),
         "vocabulary": _texts(("kind", "entry"), entries),
         "tools": _texts(("name",), [(name,) for name in known.tools]),
     }
-    connection = duckdb.connect(":memory:", config=_CLOSED_IN)
+    connection = duckdb.connect(":memory:", config=SANDBOXED)
     try:
         for name, table in given.items():
             connection.register(f"given_{name}", table)
@@ -203,6 +198,19 @@ def _tables(
         yield connection
     finally:
         connection.close()
+
+
+def _style_table() -> pa.Table:
+    known = styles()
+    return pa.table(
+        {
+            "style": pa.array([style.name for style in known], pa.string()),
+            "column": pa.array([style.column for style in known], pa.string()),
+            "roles": pa.array([style.roles for style in known], pa.list_(pa.string())),
+            "has_camera": pa.array([style.has_camera for style in known], pa.bool_()),
+            "one_at_a_time": pa.array([style.one_at_a_time for style in known], pa.bool_()),
+        }
+    )
 
 
 def _texts(names: Sequence[str], lines: Sequence[tuple[object, ...]]) -> pa.Table:

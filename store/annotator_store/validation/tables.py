@@ -20,7 +20,7 @@ from annotator_store.parquet.columns import LANGUAGE_COLUMNS
 from annotator_store.parquet.files import opened_shard
 from annotator_store.parquet.foreign import as_lists, tool_call_texts
 from annotator_store.parquet.read import language_batches
-from annotator_store.rows import EVENTS, PERSISTENT, PERSISTENT_STYLES, Column
+from annotator_store.rows import EVENTS, PERSISTENT, is_persistent
 
 FRAMES = pa.schema({"episode_index": pa.int64(), "frame_index": pa.int64(), "timestamp": pa.float32()})
 ROWS = pa.schema(
@@ -132,7 +132,8 @@ def _table_of(episodes: Mapping[int, Sequence[AnnotatedRow]]) -> pa.Table:
     rows = [one.row for one in annotated]
     columns = {
         "episode_index": np.repeat(np.array(list(episodes), np.int64), lengths),
-        "column": [_column(row.style) for row in rows],
+        # Where the row will be written; a style that nobody knows breaks a rule of its own.
+        "column": [PERSISTENT if is_persistent(row.style) else EVENTS for row in rows],
         "role": [row.role for row in rows],
         "content": [row.content for row in rows],
         "style": [row.style for row in rows],
@@ -144,11 +145,6 @@ def _table_of(episodes: Mapping[int, Sequence[AnnotatedRow]]) -> pa.Table:
         "kept": [isinstance(one, CandidateRow) and one.kept for one in annotated],
     }
     return pa.table({name: pa.array(values, ROWS.field(name).type) for name, values in columns.items()}, schema=ROWS)
-
-
-def _column(style: str | None) -> Column:
-    """Where the row will be written; a style that nobody knows is found by its own rule."""
-    return PERSISTENT if style in PERSISTENT_STYLES else EVENTS
 
 
 class _Held:

@@ -12,11 +12,10 @@ from typing import Any, cast
 import msgspec
 
 from annotator_store.digests import Digest
-from annotator_store.log.cache import NO_EXTENSIONS, Cache, CacheBusy, CacheDamaged, CacheOutdated
+from annotator_store.log.cache import CACHE, NO_EXTENSIONS, Cache, CacheBusy, CacheDamaged, CacheOutdated
 from annotator_store.log.events import event_id
 from annotator_store.log.folds import LatestAnnotation, as_utc
-from annotator_store.log.rebuild import rebuild
-from annotator_store.log.segments import list_actives, list_segments
+from annotator_store.log.rebuild import is_up_to_date, rebuild
 from annotator_store.verify.events import Counted, Index
 from annotator_store.verify.findings import Audit, shortened
 
@@ -31,7 +30,7 @@ def check_cache(path: Path, journal: Path, index: Index, audit: Audit) -> None:
         return
     try:
         _name_fields(cache, audit)
-        if list_actives(journal) or cache.ingested() != set(list_segments(journal)):
+        if not is_up_to_date(cache, journal):
             audit.note("the cache is behind the journal; the next command that opens the store brings it up")
         else:
             _compare(cache, index, audit, path.name)
@@ -47,7 +46,7 @@ def check_rebuilt(journal: Path, index: Index, audit: Audit) -> None:
         audit.note("no cache was rebuilt: it cannot be, from a journal that is damaged")
         return
     with tempfile.TemporaryDirectory(prefix="annotator-verify-") as folder:
-        cache = rebuild(Path(folder) / "cache.duckdb", journal)
+        cache = rebuild(Path(folder) / CACHE, journal)
         try:
             _compare(cache, index, audit, "a cache made anew")
         finally:

@@ -12,9 +12,10 @@ import msgspec
 
 from annotator_store.digests import Digest
 from annotator_store.errors import JournalDamaged, NewerEvent
+from annotator_store.log.cache import CACHE
 from annotator_store.log.dataset_names import alike_at, name_in_log
 from annotator_store.log.events import EpisodeAnnotated, decode_event
-from annotator_store.log.query import CACHE, JOURNAL
+from annotator_store.log.segments import JOURNAL
 from annotator_store.log.shard_history import ShardRecord, fold_shards
 from annotator_store.parquet.rewrite import language_digest_or_none
 from annotator_store.verify.cache import check_cache, check_rebuilt

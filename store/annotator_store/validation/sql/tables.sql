@@ -26,6 +26,14 @@ FROM frames
 GROUP BY episode_index;
 CREATE TEMP TABLE cameras AS
 SELECT camera::VARCHAR AS camera, width_px::BIGINT AS width_px, height_px::BIGINT AS height_px FROM given_cameras;
+CREATE TEMP TABLE styles AS
+SELECT
+    style::VARCHAR AS style,
+    "column"::VARCHAR AS "column",
+    roles::VARCHAR[] AS roles,
+    has_camera::BOOLEAN AS has_camera,
+    one_at_a_time::BOOLEAN AS one_at_a_time
+FROM given_styles;
 CREATE TEMP TABLE vocabulary AS
 SELECT kind::VARCHAR AS kind, entry::VARCHAR AS entry FROM given_vocabulary;
 CREATE TEMP TABLE tools AS

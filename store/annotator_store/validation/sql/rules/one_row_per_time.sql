@@ -3,7 +3,7 @@
 WITH doubled AS (
     SELECT episode_index, "timestamp", style
     FROM rows
-    WHERE style IN ('subtask', 'plan', 'memory', 'motion', 'interjection')
+    WHERE style IN (SELECT style FROM styles WHERE one_at_a_time)
     GROUP BY ALL
     HAVING count(*) > 1
 )

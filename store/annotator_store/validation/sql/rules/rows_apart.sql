@@ -3,7 +3,7 @@
 WITH times AS (
     SELECT DISTINCT ON (episode_index, style, "timestamp") episode_index, style, "timestamp", call
     FROM rows
-    WHERE style IN ('subtask', 'plan', 'memory', 'motion')
+    WHERE style IN (SELECT style FROM styles WHERE one_at_a_time AND "column" = 'language_persistent')
     ORDER BY episode_index, style, "timestamp", call
 ), spaced AS (
     SELECT *, "timestamp" - lag("timestamp") OVER (PARTITION BY episode_index, style ORDER BY "timestamp") AS gap_s
