@@ -15,7 +15,13 @@ from annotator_store.digests import Digest, canonical, digest_parts
 from annotator_store.errors import RuleError
 from annotator_store.parquet.info_json import declare_language
 from annotator_store.validation.dataset_rules import tool_names
-from annotator_store.validation.report import RuleViolations, ValidationReport, merged, render_report, summary_line
+from annotator_store.validation.report import (
+    RuleViolations,
+    ValidationReport,
+    merge_reports,
+    render_report,
+    summary_line,
+)
 from annotator_store.validation.rules import Rule, digest_rules, load_rules
 from annotator_store.validation.run import CameraSize, RuleContext, check_rows, try_rules
 from annotator_store.validation.tables import CandidateRow
@@ -47,7 +53,7 @@ class ValidationGate:
     @property
     def report(self) -> ValidationReport:
         """All that was found so far."""
-        return merged(self._reports)
+        return merge_reports(self._reports)
 
     def check(self, shards: Mapping[str, tuple[Path, Mapping[int, Sequence[CandidateRow]]]]) -> None:
         """Validate the rows of a few shards: of each the file that has its frames, and the rows by episode index.
@@ -70,11 +76,11 @@ class ValidationGate:
             self.shards |= {shard for shard, (_, rows) in changed.items() if not bad.isdisjoint(rows)}
 
     def _errors(self) -> tuple[RuleViolations, ...]:
-        return tuple(violations for violations in self.report.breaches if violations.rule.severity == "error")
+        return tuple(violations for violations in self.report.violations if violations.rule.severity == "error")
 
     def violations(self) -> dict[str, int]:
         """Count what was found against the rules that are errors, by rule."""
-        return {violations.rule.name: violations.found for violations in self._errors()}
+        return {violations.rule.name: violations.count for violations in self._errors()}
 
     def violations_by_episode(self) -> dict[int, tuple[str, ...]]:
         """Return the rules that each episode broke which must not be written, by episode index."""
@@ -88,11 +94,11 @@ class ValidationGate:
         """Note what is wrong, where anything is: a table of errors, or one line for warnings."""
         report, errors = self.report, self._errors()
         if errors:
-            note(render_report(msgspec.structs.replace(report, breaches=errors)))
-        elif report.breaches:
+            note(render_report(msgspec.structs.replace(report, violations=errors)))
+        elif report.violations:
             note(f"{summary_line(report)}\nhint: annotator validate shows them")
-        if report.before:
-            counts = ", ".join(f"{violations.rule.name} {violations.found:,}" for violations in report.before)
+        if report.preexisting:
+            counts = ", ".join(f"{violations.rule.name} {violations.count:,}" for violations in report.preexisting)
             note(f"rows that were there before break rules: {counts}\nhint: annotator validate shows them")
         if self.quarantined:
             had = "keeps the rows it had" if len(self.quarantined) == 1 else "keep the rows they had"

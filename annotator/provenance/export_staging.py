@@ -23,10 +23,10 @@ from annotator_store.digests import Digest
 from annotator_store.errors import JournalDamaged, StoreError
 from annotator_store.log.dataset_names import alike_at, name_in_log
 from annotator_store.log.events import EpisodeAnnotated, EpisodeSeen, ShardWritten, decode_event, event_type
-from annotator_store.log.folds import LatestAnnotation, as_utc, current_of, fold_current
+from annotator_store.log.folds import LatestAnnotation, annotation_of, as_utc, fold_current
 from annotator_store.log.lines import Entry
 from annotator_store.log.segments import JOURNAL, read_journal
-from annotator_store.log.shard_history import ShardRecord, fold_shards
+from annotator_store.log.shard_history import WrittenShard, fold_shards
 from annotator_store.parquet.files import opened_shard
 from annotator_store.parquet.frame_times import read_frame_times
 from annotator_store.parquet.rewrite import language_digest_or_none
@@ -124,7 +124,7 @@ def _list_episodes(dataset: Dataset, store: Path) -> list[StagedEpisode]:
         elif isinstance(event, EpisodeSeen):
             seen.append(event)
         elif isinstance(event, EpisodeAnnotated):
-            candidates.append(current_of(entry.id, event))
+            candidates.append(annotation_of(entry.id, event))
     names = {event.dataset for _, event in written} | {event.dataset for event in seen}
     alike = alike_at(
         dataset.root, dataset.shards, written, lambda: pinned_shards(dataset.root), language_digest_or_none
@@ -141,7 +141,7 @@ def _list_episodes(dataset: Dataset, store: Path) -> list[StagedEpisode]:
     return sorted(episodes, key=lambda episode: episode.index)
 
 
-def _of_shard(root: Path, record: ShardRecord) -> Iterator[StagedEpisode]:
+def _of_shard(root: Path, record: WrittenShard) -> Iterator[StagedEpisode]:
     with opened_shard(root / record.path) as file:
         indices = read_frame_times(file, str(root / record.path)).episode_index
     total = 0 if indices is None else len(indices)

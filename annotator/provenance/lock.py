@@ -20,7 +20,7 @@ from annotator_store.errors import StoreError
 from annotator_store.log.events import EpisodeAnnotated, VocabularyDiscovered
 from annotator_store.log.folds import rows_digest
 from annotator_store.log.log import Log
-from annotator_store.log.shard_history import ShardRecord, fold_shards
+from annotator_store.log.shard_history import WrittenShard, fold_shards
 from annotator_store.verify.events import reply_digest
 
 FILE = Path("meta") / "annotations.lock.json"
@@ -131,7 +131,7 @@ class LockBuilder:
         """The number of rows in use by style, sorted; speech has no style and is `speech`."""
         return dict(sorted(self._rows.items()))
 
-    def add(self, record: ShardRecord, annotations: Mapping[Digest, EpisodeAnnotated]) -> None:
+    def add(self, record: WrittenShard, annotations: Mapping[Digest, EpisodeAnnotated]) -> None:
         """Add one shard and the annotations that it was written from, by event id; missing ones are left out."""
         self._shards[record.path] = record.language
         used = {event_id: annotations[event_id] for event_id in record.annotations if event_id in annotations}

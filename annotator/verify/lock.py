@@ -12,22 +12,22 @@ import msgspec
 from annotator.provenance.lock import FILE, Lock, lock_digest, render_lock
 from annotator.provenance.setups import PinnedModel
 from annotator_store.keys import Model
-from annotator_store.verify.findings import Audit
+from annotator_store.verify.findings import VerifyReport
 
 
-def check_lock(content: bytes, lock: Lock | str, derived: Lock, audit: Audit) -> Lock | None:
+def check_lock(content: bytes, lock: Lock | str, derived: Lock, report: VerifyReport) -> Lock | None:
     """Report the differences between a lock and what it pins; return what is pinned, None where that is unknown.
 
     `lock` is what `content` was decoded to, or why it cannot be. `derived` comes from log and shards.
     """
-    damaged = bool(audit.findings) or audit.gone
+    damaged = bool(report.findings) or report.events_missing
     if isinstance(lock, str):
         where = next((line for line, _, _ in _unequal_lines(content, derived)), FILE.as_posix())
-        audit.report("lock", where, "a lock that can be read", lock)
+        report.add("lock", where, "a lock that can be read", lock)
         return None if damaged else derived
     if damaged:
         if (lock.log, lock.shards) != (derived.log, derived.shards):
-            audit.withheld += 1
+            report.withheld += 1
         # Beside other findings, what is in use is unknown: check only that the lock's own model has its digest.
         model = as_model(lock.model) if lock.model and lock.model.settings else None
         derived = msgspec.structs.replace(lock, model=lock.model if model is None else PinnedModel.of(model))
@@ -35,11 +35,11 @@ def check_lock(content: bytes, lock: Lock | str, derived: Lock, audit: Audit) ->
         paths = _paths(content.decode(errors="replace").splitlines())
         for field, expected, got in _unequal_fields(lock, derived):
             number = f", line {paths.index(field) + 1}" if field in paths else ""
-            audit.report("lock", f"{FILE.as_posix()}{number}, {field}", expected, got)
+            report.add("lock", f"{FILE.as_posix()}{number}, {field}", expected, got)
         return derived
     derived = msgspec.structs.replace(derived, digest=lock_digest(derived))
     for where, expected, got in _unequal_lines(content, derived):
-        audit.report("lock", where, expected, got)
+        report.add("lock", where, expected, got)
     return None if damaged else derived
 
 

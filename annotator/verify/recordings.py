@@ -16,17 +16,17 @@ from annotator.dataset.metadata import Dataset
 from annotator.dataset.shard_scan import EpisodeScan, scan_shard
 from annotator.errors import DatasetError, FootageError
 from annotator_store.digests import Digest
-from annotator_store.verify.findings import Audit
+from annotator_store.verify.findings import VerifyReport
 from annotator_store.verify.store import Verified
 
 
-def check_recordings(dataset: Dataset, verified: Verified, audit: Audit) -> None:
+def check_recordings(dataset: Dataset, verified: Verified, report: VerifyReport) -> None:
     """Report each episode whose signals its rows were not made from, or whose footage is not what was last seen.
 
     A run sees footage before it asks: where it was replaced and the run then failed, the rows are older than what it
     saw, and `sync --locked` says that they are out of date.
     """
-    scans = dict(_scan_shards(dataset, verified, audit))
+    scans = dict(_scan_shards(dataset, verified, report))
     metadata = {episode.index: episode for episode in dataset.episodes}
     records = [
         join_record(dataset, metadata[scan.index], scan)
@@ -34,7 +34,7 @@ def check_recordings(dataset: Dataset, verified: Verified, audit: Audit) -> None
         for scan in shard_scans
         if scan.index in metadata
     ]
-    footage = _digest_footage(dataset, verified, records, audit)
+    footage = _digest_footage(dataset, verified, records, report)
     cameras = sorted(camera.key for camera in color_cameras(dataset))
     for path, shard_scans in scans.items():
         for scan, written in zip(shard_scans, verified.records[path].episodes, strict=True):
@@ -42,16 +42,16 @@ def check_recordings(dataset: Dataset, verified: Verified, audit: Audit) -> None
             digests, seen = footage.get(scan.index, {}), verified.footage(scan.index, written.episode)
             others = [camera for camera, digest in seen.items() if digests.get(camera, digest) != digest]
             for camera in others:
-                audit.report("footage", f"{where}, camera {camera}", seen[camera], digests[camera])
+                report.add("footage", f"{where}, camera {camera}", seen[camera], digests[camera])
             identity = scan.motion_digest
             if identity is None and digests.keys() >= set(cameras):  # nothing moves: its footage identifies it
                 identity = scan.identity({camera: digests[camera] for camera in cameras})
             # Footage that was replaced has been reported already, and makes such an identity another one.
             if identity not in (None, written.episode) and not (others and scan.motion_digest is None):
-                audit.report("recording", f"{where}, timestamps and signals", written.episode, identity)
+                report.add("recording", f"{where}, timestamps and signals", written.episode, identity)
 
 
-def _scan_shards(dataset: Dataset, verified: Verified, audit: Audit) -> Iterator[tuple[str, list[EpisodeScan]]]:
+def _scan_shards(dataset: Dataset, verified: Verified, report: VerifyReport) -> Iterator[tuple[str, list[EpisodeScan]]]:
     """Scan each shard whose episodes are where they were when it was written; any other was reported before."""
     for path, record in verified.records.items():
         if path not in verified.languages:
@@ -59,14 +59,14 @@ def _scan_shards(dataset: Dataset, verified: Verified, audit: Audit) -> Iterator
         try:
             scans = scan_shard(dataset, path)
         except DatasetError as error:
-            audit.report("recording", error.where, "frames that can be read", error.got or error.what)
+            report.add("recording", error.where, "frames that can be read", error.got or error.what)
             continue
         if [(e.start, e.stop) for e in record.episodes] == [(scan.start, scan.stop) for scan in scans]:
             yield path, scans
 
 
 def _digest_footage(
-    dataset: Dataset, verified: Verified, records: Sequence[EpisodeRecord], audit: Audit
+    dataset: Dataset, verified: Verified, records: Sequence[EpisodeRecord], report: VerifyReport
 ) -> dict[int, dict[str, Digest]]:
     """Digest the footage that the log knows, and that of episodes which nothing else identifies.
 
@@ -80,7 +80,7 @@ def _digest_footage(
             by_file[key, footage_file(dataset, cameras[key], record)].append(record)
     absent = sorted({str(path) for _, path in by_file if not path.is_file()})
     if absent:
-        audit.note(f"footage that is not here was not compared: {len(absent)} files, the first {absent[0]}")
+        report.note(f"footage that is not here was not compared: {len(absent)} files, the first {absent[0]}")
     digests: dict[int, dict[str, Digest]] = defaultdict(dict)
     for (key, path), in_file in by_file.items():
         if not path.is_file():
@@ -88,7 +88,7 @@ def _digest_footage(
         try:
             digested = digest_file(dataset, cameras[key], in_file)
         except ImportError as cause:
-            audit.note(f"no footage was compared, since PyAV cannot be loaded: {cause}")
+            report.note(f"no footage was compared, since PyAV cannot be loaded: {cause}")
             return digests
         unread: dict[str, FootageError] = {}
         for index, digest in digested.items():
@@ -98,5 +98,5 @@ def _digest_footage(
                 digests[index][key] = digest
         for error in unread.values():
             where = f"{error.where}, camera {key}"
-            audit.report("footage", where, "footage that can be read", error.got or error.what)
+            report.add("footage", where, "footage that can be read", error.got or error.what)
     return digests

@@ -7,7 +7,6 @@ import msgspec
 
 from annotator.dataset.metadata import Dataset
 from annotator.modules.merge_rows import merge_rows
-from annotator.modules.vocabulary.entries import Vocabulary
 from annotator.provenance.lock import FILE, CallReply, Lock, LockBuilder
 from annotator.provenance.setups import AskedCall
 from annotator.verify.lock import check_lock
@@ -16,11 +15,13 @@ from annotator.verify.sources import check_sources
 from annotator_store.digests import Digest
 from annotator_store.log.events import VocabularyDiscovered
 from annotator_store.verify.events import Index
-from annotator_store.verify.findings import Audit
+from annotator_store.verify.findings import VerifyReport
 from annotator_store.verify.store import Verified, verify_store
 
 
-def verify_dataset(dataset: Dataset, store: Path, *, prompts: Path | None = None, rebuild: bool = False) -> Audit:
+def verify_dataset(
+    dataset: Dataset, store: Path, *, prompts: Path | None = None, rebuild: bool = False
+) -> VerifyReport:
     """Verify everything that a dataset's rows came from, without writing anything and without a model.
 
     `prompts`: the folder of own prompts; by default those that the dataset's runs were given. `rebuild`: compare the
@@ -39,29 +40,28 @@ def verify_dataset(dataset: Dataset, store: Path, *, prompts: Path | None = None
         store,
         shards=dataset.shards,
         pinned=lock.shards if isinstance(lock, Lock) else {},
-        compose=merge_rows,
-        vocabulary_digest=lambda subtasks, memories: Vocabulary(subtasks=subtasks, memories=memories).digest,
+        merge=merge_rows,
         visit=builder.add,
         rebuild_cache=rebuild,
     )
-    audit, index = verified.audit, verified.index
+    report, index = verified.report, verified.index
     if verified.dataset is None and (index.shards_written or index.seen):
-        return audit  # the log is another dataset's
-    if not verified.records and isinstance(lock, Lock) and lock.shards and not audit.gone:
+        return report  # the log is another dataset's
+    if not verified.records and isinstance(lock, Lock) and lock.shards and not report.events_missing:
         shards = f"{len(lock.shards)} shard{'s' * (len(lock.shards) > 1)}"
-        audit.report("log", str(store), f"the log of the {shards} that {FILE.as_posix()} pins", "none of them")
-        return audit
+        report.add("log", str(store), f"the log of the {shards} that {FILE.as_posix()} pins", "none of them")
+        return report
     derived = _derive_lock(verified, builder, lock)
     if lock is None:
-        audit.note(f"there is no {FILE.as_posix()}; annotator sync writes it")
-        pinned: Lock | None = None if audit.findings or audit.gone else derived
+        report.note(f"there is no {FILE.as_posix()}; annotator sync writes it")
+        pinned: Lock | None = None if report.findings or report.events_missing else derived
     else:
-        pinned = check_lock(path.read_bytes(), lock, derived, audit)
+        pinned = check_lock(path.read_bytes(), lock, derived, report)
     if pinned is not None:
         folders = [prompts] if prompts is not None else _prompt_folders(index, verified.dataset)
-        check_sources(dataset.root, pinned, folders, audit)
-    check_recordings(dataset, verified, audit)  # last: what differs here is no fault of log, lock or rows
-    return audit
+        check_sources(dataset.root, pinned, folders, report)
+    check_recordings(dataset, verified, report)  # last: what differs here is no fault of log, lock or rows
+    return report
 
 
 def _prompt_folders(index: Index, dataset: str | None) -> list[Path | None]:

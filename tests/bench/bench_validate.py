@@ -219,7 +219,7 @@ def report(rounds: Sequence[Mapping[str, Cost]], *, quick: bool) -> int:
         ratio = median(costs[name].cpu_s / costs[floors.get(name, name)].cpu_s for costs in rounds)
         peak = max(costs[name].peak_mb for costs in rounds)
         print(f"{name:22}{min(walls):14.2f}{median(walls):8.2f}{cpu:8.2f}{ratio:9.1f}{peak:9.0f}")
-    clean = all(not verdict.breaches and verdict.rows == first.rows for verdict in verdicts)
+    clean = all(not verdict.violations and verdict.rows == first.rows for verdict in verdicts)
     if not clean:
         print("BROKEN the rows are clean, and a rule found something")
     if quick:

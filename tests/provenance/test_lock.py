@@ -34,7 +34,7 @@ from annotator_store.errors import StoreError
 from annotator_store.keys import Model
 from annotator_store.log.events import CallAnswered, RunFinished, utc_now
 from annotator_store.log.log import Log
-from annotator_store.verify.findings import Audit, Finding
+from annotator_store.verify.findings import Finding, VerifyReport
 from tests.datasets import Recording, shard_path, write_dataset
 from tests.store import facts
 
@@ -60,13 +60,13 @@ def root(template: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(template, tmp_path / "tiny"))
 
 
-def verify(root: Path, **options: Any) -> Audit:
+def verify(root: Path, **options: Any) -> VerifyReport:
     return verify_dataset(open_dataset(root), root / ".annotator", **options)
 
 
-def only(audit: Audit) -> Finding:
-    assert len(audit.findings) == 1, audit.findings
-    return audit.findings[0]
+def only(report: VerifyReport) -> Finding:
+    assert len(report.findings) == 1, report.findings
+    return report.findings[0]
 
 
 def computed(root: Path, basis: PublishedFrom = BASIS) -> Lock:
@@ -275,9 +275,9 @@ def test_own_prompts_are_looked_for_where_the_run_found_them_from_wherever_it_is
     sync(root, *SIGNALS, "--prompts", own_prompts(tmp_path / "other"))
     shutil.rmtree(folder)
     shutil.rmtree(tmp_path / "other")
-    audit = verify(root)
-    assert audit.findings == []
-    assert f"own prompts at {tmp_path / 'other'} not found" in audit.notes[0]
+    report = verify(root)
+    assert report.findings == []
+    assert f"own prompts at {tmp_path / 'other'} not found" in report.notes[0]
 
 
 def test_prompts_of_another_datasets_runs_are_no_matter(root: Path, tmp_path: Path) -> None:
@@ -306,9 +306,9 @@ def test_a_lock_of_another_model_than_any_run_had_is_named(root: Path) -> None:
 
 def test_no_lock_is_noted_and_no_fault(root: Path) -> None:
     (root / FILE).unlink()
-    audit = verify(root)
-    assert audit.findings == []
-    assert "annotations.lock.json" in audit.notes[0]
+    report = verify(root)
+    assert report.findings == []
+    assert "annotations.lock.json" in report.notes[0]
 
 
 def test_a_log_without_annotations_still_gives_a_lock(tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from annotator_store.log.folds import (
     DeclinedBefore,
     Known,
     LatestAnnotation,
+    annotation_of,
     as_utc,
-    current_of,
     fold_current,
     fold_discovered,
     fold_known,
@@ -64,7 +64,7 @@ def known(events: Sequence[AnyEvent]) -> dict[Digest, Known]:
 
 
 def current(events: Sequence[AnyEvent]) -> dict[tuple[Digest, str], LatestAnnotation]:
-    found = (current_of(entry_of(event).id, event) for event in events if isinstance(event, EpisodeAnnotated))
+    found = (annotation_of(entry_of(event).id, event) for event in events if isinstance(event, EpisodeAnnotated))
     return fold_current(found)
 
 

@@ -215,7 +215,7 @@ def faulty(name: str, number: int) -> Episodes:
 
 
 def assert_only(verdict: ValidationReport, name: str) -> None:
-    assert {breach.rule.name for breach in verdict.breaches} == {name}
+    assert {breach.rule.name for breach in verdict.violations} == {name}
     assert {finding.episode_index for finding in verdict.findings} == {7}
 
 
@@ -227,7 +227,7 @@ def test_every_rule_has_a_fault_of_its_own() -> None:
 def test_clean_rows_break_no_rule(tmp_path: Path) -> None:
     shard = write_shard(tmp_path / "shard.parquet", clean_episodes())
     verdict = check_shards([shard], load_rules(), KNOWN)
-    assert (verdict.breaches, verdict.rules, verdict.episodes) == ((), len(NAMES), 2)
+    assert (verdict.violations, verdict.rules, verdict.episodes) == ((), len(NAMES), 2)
     assert (verdict.frames, verdict.rows) == (2 * FRAMES, 2 * len(clean_rows()))
     assert check_rows([(shard, annotated(clean_episodes()))], load_rules(), KNOWN) == verdict
 
@@ -300,7 +300,7 @@ def test_a_style_that_an_episode_does_not_have_is_not_missed(tmp_path: Path) -> 
     only_vqa = [placed for placed in clean_rows() if placed[1].style == "vqa"]
     only_subtasks = [placed for placed in clean_rows() if placed[1].style == "subtask"]
     shard = write_shard(tmp_path / "shard.parquet", {1: only_vqa, 2: only_subtasks, 3: []})
-    assert not check_shards([shard], load_rules(), KNOWN).breaches
+    assert not check_shards([shard], load_rules(), KNOWN).violations
 
 
 def test_a_memory_may_hold_several_entries_in_any_order_and_one_of_them_again(tmp_path: Path) -> None:
@@ -309,12 +309,12 @@ def test_a_memory_may_hold_several_entries_in_any_order_and_one_of_them_again(tm
     known = msgspec.structs.replace(KNOWN, memories=entries)
     rows = changed("memory", 15, content=" ".join([*entries, entries[0], *reversed(entries)]))(clean_rows())
     shard = write_shard(tmp_path / "shard.parquet", {7: rows})
-    assert not check_shards([shard], load_rules(), known).breaches
+    assert not check_shards([shard], load_rules(), known).violations
 
 
 def test_without_a_vocabulary_words_are_free(tmp_path: Path) -> None:
     shard = write_shard(tmp_path / "shard.parquet", faulty("vocabulary_subtasks", 0))
-    assert not check_shards([shard], load_rules(), msgspec.structs.replace(KNOWN, subtasks=())).breaches
+    assert not check_shards([shard], load_rules(), msgspec.structs.replace(KNOWN, subtasks=())).violations
 
 
 def test_a_declared_tool_may_be_called_anywhere_and_more_than_once(tmp_path: Path) -> None:
@@ -322,7 +322,7 @@ def test_a_declared_tool_may_be_called_anywhere_and_more_than_once(tmp_path: Pat
     waves = [json.dumps(call(name="wave", arguments={"times": 2})), json.dumps(call(name="wave", arguments={}))]
     shard = write_shard(tmp_path / "shard.parquet", {7: [*clean_rows(), speech(20, *waves), speech(21, *waves)]})
     waving = msgspec.structs.replace(KNOWN, tools=("say", "wave"))
-    assert not check_shards([shard], load_rules(), waving).breaches
+    assert not check_shards([shard], load_rules(), waving).violations
     assert_only(check_shards([shard], load_rules(), KNOWN), "tool_declared")
 
 
@@ -339,7 +339,7 @@ def test_interjections_are_free_where_there_are_no_subtasks_and_a_count_may_have
     )
     rows = [*without("vqa", 5)(rows), *pair(5, TOP, {"label": "cube", "count": 2, "note": None})]
     shard = write_shard(tmp_path / "shard.parquet", {7: rows})
-    assert not check_shards([shard], load_rules(), KNOWN).breaches
+    assert not check_shards([shard], load_rules(), KNOWN).violations
 
 
 def test_rows_two_tenths_of_a_second_apart_are_far_enough(tmp_path: Path) -> None:
@@ -348,7 +348,7 @@ def test_rows_two_tenths_of_a_second_apart_are_far_enough(tmp_path: Path) -> Non
         frame: [persistent("plan", frame, "1. this"), persistent("plan", frame + 2, "1. that")] for frame in starts
     }
     shard = write_frames(tmp_path / "shard.parquet", starts)
-    assert not check_rows([(shard, annotated(episodes))], load_rules(), KNOWN).breaches
+    assert not check_rows([(shard, annotated(episodes))], load_rules(), KNOWN).violations
 
 
 # --- rules of one's own ------------------------------------------------------------------------------------------

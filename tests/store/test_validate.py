@@ -18,10 +18,10 @@ from annotator_store.parquet.episode_language import EpisodeRows
 from annotator_store.parquet.rewrite import prepare_shard
 from annotator_store.rows import EVENTS, PERSISTENT
 from annotator_store.validation import run as validate
-from annotator_store.validation.report import ValidationReport, merged
+from annotator_store.validation.report import ValidationReport, merge_reports
 from annotator_store.validation.rules import load_rules
 from annotator_store.validation.run import check_rows, check_shards
-from annotator_store.validation.tables import CandidateRow, evidence_of_shard, first_change
+from annotator_store.validation.tables import CandidateRow, first_change, tables_of_shard
 from tests.store.annotated import (
     FRAMES,
     KNOWN,
@@ -41,7 +41,7 @@ RULES = load_rules()
 
 
 def names(verdict: ValidationReport) -> list[str]:
-    return [breach.rule.name for breach in verdict.breaches]
+    return [breach.rule.name for breach in verdict.violations]
 
 
 def spoiled(*episodes: int) -> Episodes:
@@ -71,7 +71,7 @@ def test_all_findings_are_counted_and_the_first_are_kept(tmp_path: Path) -> None
     verdict = check_shards([shard], RULES, KNOWN, limit=4)
     assert names(verdict) == ["interjection_replans", "memory_on_boundary"]
     assert (verdict.count("error"), verdict.count("warning")) == (30, 30)
-    assert [[one.episode_index for one in breach.findings] for breach in verdict.breaches] == [[0, 1, 2, 3]] * 2
+    assert [[one.episode_index for one in breach.findings] for breach in verdict.violations] == [[0, 1, 2, 3]] * 2
     assert verdict.bad_episodes == frozenset(range(30)), "also those that are not shown"
 
 
@@ -118,13 +118,13 @@ def test_what_kept_rows_break_by_themselves_was_there_before(tmp_path: Path) -> 
     wrong = [*clean_rows(), persistent("subtask", 20, "wait"), persistent("motion", 25, " ")]
     rows = {3: drafted(wrong, "subtask", "motion"), 7: drafted(wrong, "subtask")}
     verdict = check_rows([(shard, rows)], RULES, KNOWN, limit=1)
-    assert [(one.rule.name, one.found, one.episodes) for one in verdict.before] == [
+    assert [(one.rule.name, one.count, one.episodes) for one in verdict.preexisting] == [
         ("no_empty_text", 1, {3}),
         ("vocabulary_subtasks", 2, {3, 7}),
     ]
-    assert [(one.rule.name, one.found, one.episodes) for one in verdict.breaches] == [("no_empty_text", 1, {7})]
+    assert [(one.rule.name, one.count, one.episodes) for one in verdict.violations] == [("no_empty_text", 1, {7})]
     assert verdict.bad_episodes == {7}
-    assert [len(one.findings) for one in (*verdict.before, *verdict.breaches)] == [1, 1, 1]
+    assert [len(one.findings) for one in (*verdict.preexisting, *verdict.violations)] == [1, 1, 1]
 
 
 def test_what_kept_and_new_rows_break_together_is_new(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_what_kept_and_new_rows_break_together_is_new(tmp_path: Path) -> None:
     both = [CandidateRow(row=row, kept=True) for _, row in clean_rows()]
     doubled = [*both, CandidateRow(row=persistent("subtask", 15, "grip the cube")[1])]
     found = check_rows([(shard, {3: doubled})], RULES, KNOWN)
-    assert (names(found), found.before) == (["one_row_per_time"], ())
+    assert (names(found), found.preexisting) == (["one_row_per_time"], ())
     kept = drafted(spoiled(3)[3], "plan", "subtask", "memory")
     assert names(check_rows([(shard, {3: kept})], RULES, KNOWN)) == ["interjection_replans", "memory_on_boundary"]
 
@@ -143,7 +143,7 @@ def test_a_new_row_that_repeats_an_old_fault_is_new_once(tmp_path: Path) -> None
     blank = persistent("motion", 25, " ")[1]
     rows = [*drafted(clean_rows()), CandidateRow(row=blank, kept=True), CandidateRow(row=blank)]
     verdict = check_rows([(shard, {3: rows})], [rule for rule in RULES if rule.name == "no_empty_text"], KNOWN)
-    assert [one.found for one in (*verdict.breaches, *verdict.before)] == [1, 1]
+    assert [one.count for one in (*verdict.violations, *verdict.preexisting)] == [1, 1]
 
 
 def test_own_rules_see_who_writes_a_row_and_whether_it_is_kept(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ SELECT episode_index, "timestamp", concat(module, ' ', kept) AS detail FROM rows
     shard = write_frames(tmp_path / "shard.parquet", [3])
     mine = [CandidateRow(row=row, module="plan"), CandidateRow(row=row, kept=True)]
     verdict = check_rows([(shard, {3: mine})], [rule], KNOWN)
-    assert [one.detail for breach in (*verdict.breaches, *verdict.before) for one in breach.findings] == [
+    assert [one.detail for breach in (*verdict.violations, *verdict.preexisting) for one in breach.findings] == [
         "plan false",
         " true",
     ]
@@ -171,7 +171,7 @@ def test_a_dataset_in_parts_gets_the_verdict_of_the_whole(tmp_path: Path, monkey
     monkeypatch.setattr(validate, "FRAMES_AT_ONCE", 1)
     assert check_shards(shards, RULES, KNOWN, limit=3) == whole
     apart = [check_shards([shard], RULES, KNOWN, limit=3) for shard in shards]
-    assert merged(apart, limit=3) == whole
+    assert merge_reports(apart, limit=3) == whole
     assert (whole.episodes, whole.count("error"), len(whole.findings)) == (15, 10, 6)
 
 
@@ -187,20 +187,20 @@ def test_rows_are_made_shard_by_shard_as_they_are_needed(tmp_path: Path, monkeyp
             assert len(made) - len(judged) <= 2 * validate.THREADS
             yield write_frames(tmp_path / f"{number}.parquet", [number]), annotated({number: clean_rows()})
 
-    really = validate._judge  # pyright: ignore[reportPrivateUsage]
+    really = validate._check  # pyright: ignore[reportPrivateUsage]
 
     def judge(*arguments: Any) -> ValidationReport:
         judged.extend(range(validate.THREADS))
         return really(*arguments)
 
-    monkeypatch.setattr(validate, "_judge", judge)
+    monkeypatch.setattr(validate, "_check", judge)
     assert check_rows(shards(), RULES, KNOWN).episodes == 6
     assert (len(made), len(judged)) == (6, 6)
 
 
 def test_no_shards_are_clean() -> None:
     verdict = check_shards([], RULES, KNOWN)
-    assert (verdict.breaches, verdict.rules, verdict.episodes) == ((), len(RULES), 0)
+    assert (verdict.violations, verdict.rules, verdict.episodes) == ((), len(RULES), 0)
 
 
 # --- columns of whoever wrote them -------------------------------------------------------------------------------
@@ -212,8 +212,8 @@ def test_what_our_writer_writes_is_read_as_it_was_given(tmp_path: Path) -> None:
     episodes = [EpisodeRows(start=start, stop=start + FRAMES, rows=tuple(rows)) for start in (0, FRAMES)]
     prepare_shard(source, tmp_path / "shard.parquet", episodes).commit()
     verdict = check_shards([tmp_path / "shard.parquet"], RULES, KNOWN)
-    assert (verdict.breaches, verdict.rows) == ((), 2 * len(rows))
-    table = evidence_of_shard(tmp_path / "shard.parquet", [7]).rows
+    assert (verdict.violations, verdict.rows) == ((), 2 * len(rows))
+    table = tables_of_shard(tmp_path / "shard.parquet", [7]).rows
     assert sorted(table["content"].to_pylist(), key=str) == sorted((row.content for row in rows), key=str)
     assert set(table["episode_index"].to_pylist()) == {7}
 
@@ -245,7 +245,7 @@ def large(table: pa.Table) -> pa.Table:
 @pytest.mark.parametrize("change", [inferred, large])
 def test_columns_of_other_types_are_judged_alike(change: Any, tmp_path: Path) -> None:
     clean = write_shard(tmp_path / "clean.parquet", clean_episodes(), change=change)
-    assert check_shards([clean], RULES, KNOWN).breaches == ()
+    assert check_shards([clean], RULES, KNOWN).violations == ()
     episodes = clean_episodes() | spoiled(8)
     ours = check_shards([write_shard(tmp_path / "ours.parquet", episodes)], RULES, KNOWN)
     theirs = check_shards([write_shard(tmp_path / "theirs.parquet", episodes, change=change)], RULES, KNOWN)
@@ -264,7 +264,7 @@ def test_a_shard_in_which_nothing_was_ever_said_is_clean(tmp_path: Path) -> None
     shard = write_shard(tmp_path / "shard.parquet", {1: [], 2: []}, change=inferred)
     assert pa.types.is_null(pq.read_schema(shard).field(EVENTS).type.value_type)
     verdict = check_shards([shard], RULES, KNOWN)
-    assert (verdict.breaches, verdict.rows, verdict.frames) == ((), 0, 2 * FRAMES)
+    assert (verdict.violations, verdict.rows, verdict.frames) == ((), 0, 2 * FRAMES)
 
 
 @pytest.mark.parametrize("column", [PERSISTENT, EVENTS, "frame_index", "timestamp", "episode_index"])
@@ -310,7 +310,7 @@ def test_a_row_off_a_shard_is_traced_to_its_call(tmp_path: Path) -> None:
     wrong = [persistent("task_aug", 0, content, role="assistant") for content in ("lift it", "raise it")]
     shard = write_shard(tmp_path / "shard.parquet", {3: [*clean_rows(), *wrong], 7: [*clean_rows(), *wrong]})
     line = {"episode_index": 3, "call": "c0ffee"} | msgspec.structs.asdict(wrong[1][1])
-    calls = pa.Table.from_pylist([line], evidence_of_shard(shard).rows.schema.remove(1))
+    calls = pa.Table.from_pylist([line], tables_of_shard(shard).rows.schema.remove(1))
     found = check_shards([shard], RULES, KNOWN, calls=calls)
     assert names(found) == ["style_role"]
     assert sorted((one.episode_index or 0, one.call or "") for one in found.findings) == [

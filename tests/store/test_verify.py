@@ -35,7 +35,7 @@ from annotator_store.parquet.columns import language_field
 from annotator_store.parquet.episode_language import EpisodeRows
 from annotator_store.parquet.rewrite import language_digest, prepare_shard, read_rows
 from annotator_store.rows import Row
-from annotator_store.verify.findings import Audit, Finding
+from annotator_store.verify.findings import Finding, VerifyReport
 from tests.datasets import Recording, shard_path, write_dataset
 from tests.store import facts
 
@@ -60,13 +60,13 @@ def root(template: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(template, tmp_path / "tiny"))
 
 
-def verify(root: Path, **options: Any) -> Audit:
+def verify(root: Path, **options: Any) -> VerifyReport:
     return verify_dataset(open_dataset(root), root / ".annotator", **options)
 
 
-def only(audit: Audit) -> Finding:
-    assert len(audit.findings) == 1, audit.findings
-    return audit.findings[0]
+def only(report: VerifyReport) -> Finding:
+    assert len(report.findings) == 1, report.findings
+    return report.findings[0]
 
 
 def journal(root: Path) -> Path:
@@ -134,14 +134,14 @@ def flipped(text: str, at: int = 0) -> str:
 
 
 def test_what_sync_wrote_is_right(root: Path) -> None:
-    audit = verify(root, rebuild=True)
-    assert audit.findings == []
-    assert audit.withheld == 0
-    assert audit.notes == []
-    assert audit.counts["shards"] == 2
-    assert audit.counts["episodes"] == 3
-    assert audit.counts["events"] == len(entries(root))
-    assert audit.counts["rows"] == sum(len(found) for found in read_rows(root / SHARD, BOUNDS)) + len(
+    report = verify(root, rebuild=True)
+    assert report.findings == []
+    assert report.withheld == 0
+    assert report.notes == []
+    assert report.counts["shards"] == 2
+    assert report.counts["episodes"] == 3
+    assert report.counts["events"] == len(entries(root))
+    assert report.counts["rows"] == sum(len(found) for found in read_rows(root / SHARD, BOUNDS)) + len(
         read_rows(root / shard_path(1), [(0, 24)])[0]
     )
 
@@ -266,9 +266,9 @@ def test_a_segment_that_lacks_an_event_does_not_fit_its_name(root: Path) -> None
     kept = entries(root)[:-1]
     (journal(root) / name).unlink()
     (journal(root) / write_segment(journal(root), kept)).rename(journal(root) / name)
-    audit = verify(root)
-    assert only(audit).kind == "segment"
-    assert only(audit).expected.endswith(name.removesuffix(".parquet"))
+    report = verify(root)
+    assert only(report).kind == "segment"
+    assert only(report).expected.endswith(name.removesuffix(".parquet"))
 
 
 def test_a_flipped_byte_of_an_annotated_row_is_named_and_nothing_that_follows_from_it(root: Path) -> None:
@@ -277,10 +277,10 @@ def test_a_flipped_byte_of_an_annotated_row_is_named_and_nothing_that_follows_fr
     changed = entry.body.replace(json.dumps(text).encode(), json.dumps(flipped(text)).encode())
     assert changed != entry.body
     bodies_changed(root, lambda body: changed if body == entry.body else body)
-    audit = verify(root)
-    assert f"episode_annotated.v1 {found.module}" in only(audit).where
-    assert only(audit).where.endswith("field rows")
-    assert audit.withheld > 0
+    report = verify(root)
+    assert f"episode_annotated.v1 {found.module}" in only(report).where
+    assert only(report).where.endswith("field rows")
+    assert report.withheld > 0
 
 
 @pytest.mark.parametrize("part", ["episode", "prompt", "model", "seed", "frames", "key"])
@@ -405,9 +405,9 @@ def test_rows_of_other_tools_are_counted_and_their_change_is_named_by_the_shard(
 
     (root / FILE).unlink()
     note_as_written(root)
-    audit = verify(root)
-    assert audit.findings == []
-    assert audit.counts["rows of others"] == 1
+    report = verify(root)
+    assert report.findings == []
+    assert report.counts["rows of others"] == 1
 
 
 def note_as_written(root: Path) -> ShardWritten:
@@ -435,9 +435,9 @@ def test_rows_that_the_last_writing_left_as_they_stood_are_not_held_against_an_o
 def test_a_changed_fold_of_the_cache_is_named_and_a_rebuilt_one_is_right(root: Path) -> None:
     with duckdb.connect(str(root / ".annotator" / "cache.duckdb")) as connection:
         connection.execute("UPDATE annotations SET module = 'plax' WHERE id = (SELECT min(id) FROM annotations)")
-    audit = verify(root, rebuild=True)
-    assert only(audit).kind == "cache"
-    assert only(audit).where.startswith("cache.duckdb, table annotations, ")
+    report = verify(root, rebuild=True)
+    assert only(report).kind == "cache"
+    assert only(report).where.startswith("cache.duckdb, table annotations, ")
 
 
 @pytest.mark.parametrize("table", ["events", "outcomes"])
@@ -461,15 +461,15 @@ def test_a_cache_that_is_behind_or_gone_is_no_fault(root: Path) -> None:
 def test_an_event_of_a_newer_release_is_noted_and_passed_over(root: Path) -> None:
     body = b'{"type":"robot_danced.v1","recorded_at":"2030-01-01T00:00:00Z","run_id":"r"}'
     write_segment(journal(root), [Entry(event_id(body), body)])
-    audit = verify(root)
-    assert audit.findings == []
-    assert any("robot_danced" in note for note in audit.notes)
+    report = verify(root)
+    assert report.findings == []
+    assert any("robot_danced" in note for note in report.notes)
 
 
 def test_two_segments_that_share_events_are_one_log(root: Path) -> None:
     kept = entries(root)
     write_segment(journal(root), kept[:5])
     assert segment_name([entry.id for entry in kept[:5]]) in list_segments(journal(root))
-    audit = verify(root)
-    assert audit.findings == []
-    assert audit.counts["events"] == len(kept)
+    report = verify(root)
+    assert report.findings == []
+    assert report.counts["events"] == len(kept)

@@ -10,7 +10,7 @@ from annotator.provenance.setups import PinnedModel
 from annotator.verify.lock import as_model, check_lock
 from annotator_store.digests import Digest
 from annotator_store.keys import Model
-from annotator_store.verify.findings import Audit
+from annotator_store.verify.findings import VerifyReport
 
 MODEL = PinnedModel.of(Model(model_id="some/model", revision="main"))
 
@@ -26,10 +26,10 @@ def lock_with(**changes: Any) -> Lock:
     return msgspec.structs.replace(lock, digest=lock_digest(lock))
 
 
-def findings(lock: Lock, derived: Lock, audit: Audit | None = None) -> list[tuple[str, str, str]]:
-    audit = audit or Audit()
-    check_lock(render_lock(lock), lock, derived, audit)
-    return [(finding.where, str(finding.expected), str(finding.found)) for finding in audit.findings]
+def findings(lock: Lock, derived: Lock, report: VerifyReport | None = None) -> list[tuple[str, str, str]]:
+    report = report or VerifyReport()
+    check_lock(render_lock(lock), lock, derived, report)
+    return [(finding.where, str(finding.expected), str(finding.found)) for finding in report.findings]
 
 
 def test_a_lock_that_log_and_shards_give_has_no_findings() -> None:
@@ -64,27 +64,27 @@ def test_a_lock_that_does_not_match_its_digest_is_compared_line_by_line() -> Non
 
 
 def test_another_form_of_the_same_lock_is_a_finding() -> None:
-    lock, audit = lock_with(), Audit()
-    check_lock(render_lock(lock).replace(b"  ", b"   ", 1), lock, lock, audit)
-    (finding,) = audit.findings
+    lock, report = lock_with(), VerifyReport()
+    check_lock(render_lock(lock).replace(b"  ", b"   ", 1), lock, lock, report)
+    (finding,) = report.findings
     assert finding.where.startswith("meta/annotations.lock.json, line 2")
 
 
 def test_beside_other_findings_a_lock_is_not_blamed_for_what_it_pins() -> None:
-    audit = Audit()
-    audit.report("shard", "data/a.parquet", "one content", "another")
+    report = VerifyReport()
+    report.add("shard", "data/a.parquet", "one content", "another")
     lock = lock_with(seed=2, log=Digest("d" * 32))
-    assert check_lock(render_lock(lock), lock, lock_with(), audit) is not None
-    assert len(audit.findings) == 1 and audit.withheld == 1
+    assert check_lock(render_lock(lock), lock, lock_with(), report) is not None
+    assert len(report.findings) == 1 and report.withheld == 1
     wrong = lock_with(model=msgspec.structs.replace(MODEL, digest=Digest("e" * 32)))
-    check_lock(render_lock(wrong), wrong, lock_with(), audit)
-    assert [finding.where.rpartition(", ")[2] for finding in audit.findings[1:]] == ["model.digest"]
+    check_lock(render_lock(wrong), wrong, lock_with(), report)
+    assert [finding.where.rpartition(", ")[2] for finding in report.findings[1:]] == ["model.digest"]
 
 
 def test_a_file_that_is_no_lock_is_reported_with_the_reason() -> None:
-    audit = Audit()
-    assert check_lock(b"{}", "Object missing required field `seed`", lock_with(), audit) == lock_with()
-    (finding,) = audit.findings
+    report = VerifyReport()
+    assert check_lock(b"{}", "Object missing required field `seed`", lock_with(), report) == lock_with()
+    (finding,) = report.findings
     assert (finding.expected, finding.found) == ("a lock that can be read", "Object missing required field `seed`")
 
 

@@ -19,7 +19,7 @@ from annotator.modules.vocabulary.file import FILE, read_vocabulary
 from annotator.pipeline.validation_gate import load_usable_rules, rule_context
 from annotator_store.errors import StoreError
 from annotator_store.parquet.columns import LANGUAGE_COLUMNS
-from annotator_store.validation.dataset_rules import DATASET_RULES, judge_declared, language_types, tool_names
+from annotator_store.validation.dataset_rules import DATASET_RULES, check_declarations, language_types, tool_names
 from annotator_store.validation.report import Finding, ValidationReport, render_report, summary_line
 from annotator_store.validation.rules import Rule
 from annotator_store.validation.run import check_shards
@@ -81,11 +81,13 @@ def run(args: Sequence[str]) -> int:
 def _check(arguments: ValidateArguments, dataset: Dataset, rules: Sequence[Rule]) -> ValidationReport:
     """Check the dataset as a whole, and the rows of the requested episodes in shards that have the columns."""
     types = language_types({shard: dataset.root / shard for shard in dataset.shards})
-    whole = judge_declared(dataset.info, types, limit=arguments.limit)
+    whole = check_declarations(dataset.info, types, limit=arguments.limit)
     judged = {shard for shard, found in types.items() if len(found) == len(LANGUAGE_COLUMNS)}
     report = _check_rows(arguments, dataset, rules, judged or set(types))
-    breaches = sorted([*whole, *report.breaches], key=lambda violation: (violation.rule.severity, violation.rule.name))
-    return msgspec.structs.replace(report, breaches=tuple(breaches), rules=report.rules + len(DATASET_RULES))
+    breaches = sorted(
+        [*whole, *report.violations], key=lambda violation: (violation.rule.severity, violation.rule.name)
+    )
+    return msgspec.structs.replace(report, violations=tuple(breaches), rules=report.rules + len(DATASET_RULES))
 
 
 def _check_rows(
@@ -104,12 +106,12 @@ def _check_rows(
         return report
     # Joining the log is slow, so it is done only for findings, and only for the episodes that are printed.
     again = check_shards(shards, rules, context, only=shown, calls=calls, limit=arguments.limit)
-    traced = {violation.rule.name: violation.findings for violation in again.breaches}
+    traced = {violation.rule.name: violation.findings for violation in again.violations}
     breaches = [
         msgspec.structs.replace(violation, findings=traced.get(violation.rule.name, violation.findings))
-        for violation in report.breaches
+        for violation in report.violations
     ]
-    return msgspec.structs.replace(report, breaches=tuple(breaches))
+    return msgspec.structs.replace(report, violations=tuple(breaches))
 
 
 def _vocabulary(arguments: ValidateArguments, root: Path) -> Vocabulary | None:

@@ -11,7 +11,7 @@ from annotator.config.store_path import store_path
 from annotator.errors import UsageError
 
 if TYPE_CHECKING:
-    from annotator_store.verify.findings import Audit
+    from annotator_store.verify.findings import VerifyReport
 
 
 class VerifyArguments(DatasetArguments, frozen=True, kw_only=True):
@@ -41,14 +41,14 @@ def run(args: Sequence[str]) -> int:
 
     dataset = open_dataset(arguments.folder)
     store = find_journal(arguments.folder, arguments.store)
-    audit = verify_dataset(dataset, store, prompts=arguments.prompts, rebuild=arguments.rebuild)
-    if audit.findings or arguments.format != "table":
-        rows = [msgspec.to_builtins(finding) for finding in audit.findings]
+    report = verify_dataset(dataset, store, prompts=arguments.prompts, rebuild=arguments.rebuild)
+    if report.findings or arguments.format != "table":
+        rows = [msgspec.to_builtins(finding) for finding in report.findings]
         columns = ("kind", "where", "expected", "found")
         table = pa.table({name: pa.array([row[name] for row in rows], pa.string()) for name in columns})
         write_table(table, arguments.format)
-    sys.stderr.write(_summary(audit))
-    return 1 if audit.findings or not audit.counts["shards"] else 0
+    sys.stderr.write(_summary(report))
+    return 1 if report.findings or not report.counts["shards"] else 0
 
 
 def find_journal(root: Path, store: Path | None) -> Path:
@@ -63,18 +63,18 @@ def find_journal(root: Path, store: Path | None) -> Path:
     return folder
 
 
-def _summary(audit: "Audit") -> str:
-    counts = audit.counts
+def _summary(report: "VerifyReport") -> str:
+    counts = report.counts
     checked = ", ".join(
         f"{counts[name]} {name}" for name in ("files", "events", "calls", "annotations", "shards", "episodes", "rows")
     )
     lines = [f"checked: {checked}"]
     if counts["rows of others"]:
         lines.append(f"skipped: {counts['rows of others']} rows that no module of this log wrote")
-    if audit.withheld:
-        lines.append(f"not listed: {audit.withheld} differences that follow from these, or cannot be told beside them")
-    lines += [f"note: {note}" for note in audit.notes]
-    wrong = len(audit.findings)
+    if report.withheld:
+        lines.append(f"not listed: {report.withheld} differences that follow from these, or cannot be told beside them")
+    lines += [f"note: {note}" for note in report.notes]
+    wrong = len(report.findings)
     if wrong:
         lines.append(f"{wrong} {'thing is' if wrong == 1 else 'things are'} wrong")
     elif counts["shards"]:

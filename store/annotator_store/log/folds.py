@@ -98,7 +98,7 @@ def fold_known(outcomes: Iterable[Outcome]) -> dict[Digest, Known]:
     return {key: outcome.known for key, outcome in least.items()}
 
 
-def current_of(event_id: Digest, event: EpisodeAnnotated) -> LatestAnnotation:
+def annotation_of(event_id: Digest, event: EpisodeAnnotated) -> LatestAnnotation:
     """Describe an annotation as a candidate for the one that counts."""
     return LatestAnnotation(
         event.episode, event.module, event.recipe, event_id, as_utc(event.recorded_at), rows_digest(event)

@@ -13,7 +13,7 @@ from annotator_store.log.events import EpisodeSources, ShardWritten
 from annotator_store.log.folds import as_utc
 
 
-class EpisodeRecord(msgspec.Struct, frozen=True, kw_only=True):
+class WrittenEpisode(msgspec.Struct, frozen=True, kw_only=True):
     """Where an episode's rows come from: module → id of its `EpisodeAnnotated`.
 
     `sources` are those of the last writing; `kept` those of earlier ones, whose rows the last one left as they stood.
@@ -31,12 +31,12 @@ class EpisodeRecord(msgspec.Struct, frozen=True, kw_only=True):
         return dict(sorted((self.kept | self.sources).items()))
 
 
-class ShardRecord(msgspec.Struct, frozen=True, kw_only=True):
+class WrittenShard(msgspec.Struct, frozen=True, kw_only=True):
     """A shard as it was last written; `episodes` is empty where an earlier release did not note them."""
 
     path: str
     language: Digest
-    episodes: tuple[EpisodeRecord, ...]
+    episodes: tuple[WrittenEpisode, ...]
 
     @property
     def annotations(self) -> tuple[Digest, ...]:
@@ -44,22 +44,22 @@ class ShardRecord(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(event_id for episode in self.episodes for event_id in episode.annotations.values())
 
 
-def fold_shards(writings: Iterable[tuple[Digest, ShardWritten]], dataset: str) -> dict[str, ShardRecord]:
+def fold_shards(writings: Iterable[tuple[Digest, ShardWritten]], dataset: str) -> dict[str, WrittenShard]:
     """Fold (event id, event) to one record per shard of `dataset`, by path; order and repetition do not matter."""
     ordered = sorted(
         {event_id: event for event_id, event in writings if event.dataset == dataset}.items(),
         key=lambda item: (as_utc(item[1].recorded_at), item[0]),
     )
-    records: dict[str, ShardRecord] = {}
+    records: dict[str, WrittenShard] = {}
     for _, event in ordered:
         before = records.get(event.path)
         # A release that did not note them does not make what was noted before untrue.
         episodes = _over(before, event.made_of) if event.made_of or before is None else before.episodes
-        records[event.path] = ShardRecord(path=event.path, language=event.language, episodes=episodes)
+        records[event.path] = WrittenShard(path=event.path, language=event.language, episodes=episodes)
     return dict(sorted(records.items()))
 
 
-def says_more(before: ShardRecord | None, event: ShardWritten) -> bool:
+def says_more(before: WrittenShard | None, event: ShardWritten) -> bool:
     """Say whether an event tells anything of its shard that the ledger does not: so it is to be recorded."""
     if before is None or before.language != event.language:
         return True
@@ -71,7 +71,7 @@ def says_more(before: ShardRecord | None, event: ShardWritten) -> bool:
     )
 
 
-def _over(before: ShardRecord | None, made_of: Iterable[EpisodeSources]) -> tuple[EpisodeRecord, ...]:
+def _over(before: WrittenShard | None, made_of: Iterable[EpisodeSources]) -> tuple[WrittenEpisode, ...]:
     """Lay a writing over what stood in its shard.
 
     Rows move when an episode before them is deleted: where they start only tells episodes apart that are alike.
@@ -83,7 +83,7 @@ def _over(before: ShardRecord | None, made_of: Iterable[EpisodeSources]) -> tupl
     for place, annotations in stood.items():
         if place not in placed:
             moved.setdefault(place[0], []).append(annotations)
-    records: list[EpisodeRecord] = []
+    records: list[WrittenEpisode] = []
     for one in ordered:
         others = moved.get(one.episode, [])
         here = stood.get((one.episode, one.start))
@@ -91,7 +91,7 @@ def _over(before: ShardRecord | None, made_of: Iterable[EpisodeSources]) -> tupl
     return tuple(records)
 
 
-def _laid(one: EpisodeSources, stood: Mapping[str, Digest]) -> EpisodeRecord:
+def _laid(one: EpisodeSources, stood: Mapping[str, Digest]) -> WrittenEpisode:
     sources = dict(one.sources or {})
     kept = {module: event for module, event in stood.items() if module not in sources}
-    return EpisodeRecord(episode=one.episode, start=one.start, stop=one.stop, sources=sources, kept=kept)
+    return WrittenEpisode(episode=one.episode, start=one.start, stop=one.stop, sources=sources, kept=kept)

@@ -1,4 +1,4 @@
-"""What rules found: findings, rule by rule, and those that were there before told from those that a run would add."""
+"""Reports of a validation: findings by rule, those of rows that a run leaves unchanged kept apart."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -9,10 +9,12 @@ from annotator_store.validation.rules import Rule, Severity
 
 FINDINGS = 20
 """Findings of each rule that are kept; all are counted."""
+CALL_DIGITS = 12
+"""Digits of a call's key that are printed; `annotator query` finds the call by them."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that is wrong. `timestamp` is in seconds; `call` is the key of the call the row came from."""
+    """One row, frame or episode that breaks a rule. `timestamp`: seconds; `call`: key of the call the row came from."""
 
     rule: str
     severity: Severity
@@ -23,135 +25,139 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RuleViolations(msgspec.Struct, frozen=True, kw_only=True):
-    """All that one rule found: how often, in which episodes, and the first of it.
+    """All findings of one rule: how many, in which episodes, and the first `findings`.
 
-    A finding that names no episode is held against all episodes that it was found with.
+    A finding that names no episode counts against every episode that was validated together with it.
     """
 
     rule: Rule
-    found: int
+    count: int
     episodes: frozenset[int]
     findings: tuple[Finding, ...]
 
 
 class ValidationReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What the rules found, errors first, and over how much.
+    """The findings of all rules, errors first, and how many rules, episodes, frames and rows were validated.
 
-    `before` are errors that rows which a run leaves as they are make by themselves; nothing of it is in `breaches`.
+    `preexisting`: errors that the rows which a run leaves unchanged make by themselves; they are not in `violations`.
     """
 
-    breaches: tuple[RuleViolations, ...]
+    violations: tuple[RuleViolations, ...]
     rules: int
     episodes: int
     frames: int
     rows: int
-    before: tuple[RuleViolations, ...] = ()
+    preexisting: tuple[RuleViolations, ...] = ()
 
     @property
     def findings(self) -> tuple[Finding, ...]:
         """The first findings of every rule."""
-        return tuple(finding for breach in self.breaches for finding in breach.findings)
+        return tuple(finding for violations in self.violations for finding in violations.findings)
 
     @property
     def bad_episodes(self) -> frozenset[int]:
-        """Every episode with an error."""
-        return frozenset[int]().union(*(one.episodes for one in self.breaches if one.rule.severity == "error"))
+        """Indices of the episodes with an error."""
+        return _union(violations for violations in self.violations if violations.rule.severity == "error")
 
     def count(self, severity: Severity) -> int:
-        """Count all findings of a severity, also those that are not among `findings`."""
-        return sum(one.found for one in self.breaches if one.rule.severity == severity)
+        """Return how many findings of a severity there are, including those that are not in `findings`."""
+        return sum(violations.count for violations in self.violations if violations.rule.severity == severity)
 
 
-CALL_DIGITS = 12
-"""Digits of a call's key that are printed; `annotator query` finds the call by them."""
-
-
-def merged(verdicts: Iterable[ValidationReport], *, limit: int = FINDINGS) -> ValidationReport:
-    """Put verdicts over different episodes together."""
-    all_of = list(verdicts)
+def merge_reports(reports: Iterable[ValidationReport], *, limit: int = FINDINGS) -> ValidationReport:
+    """Merge the reports of different episodes; `limit` findings of each rule are kept."""
+    parts = list(reports)
     return ValidationReport(
-        breaches=_merged_breaches((breach for verdict in all_of for breach in verdict.breaches), limit),
-        before=_merged_breaches((breach for verdict in all_of for breach in verdict.before), limit),
-        rules=max((verdict.rules for verdict in all_of), default=0),
-        episodes=sum(verdict.episodes for verdict in all_of),
-        frames=sum(verdict.frames for verdict in all_of),
-        rows=sum(verdict.rows for verdict in all_of),
+        violations=_merge_violations((v for part in parts for v in part.violations), limit),
+        preexisting=_merge_violations((v for part in parts for v in part.preexisting), limit),
+        rules=max((part.rules for part in parts), default=0),
+        episodes=sum(part.episodes for part in parts),
+        frames=sum(part.frames for part in parts),
+        rows=sum(part.rows for part in parts),
     )
 
 
-def _merged_breaches(breaches: Iterable[RuleViolations], limit: int) -> tuple[RuleViolations, ...]:
+def _merge_violations(parts: Iterable[RuleViolations], limit: int) -> tuple[RuleViolations, ...]:
     by_rule: dict[str, list[RuleViolations]] = {}
-    for breach in breaches:
-        by_rule.setdefault(breach.rule.name, []).append(breach)
-    together = [
+    for violations in parts:
+        by_rule.setdefault(violations.rule.name, []).append(violations)
+    merged = [
         RuleViolations(
-            rule=same[0].rule,
-            found=sum(one.found for one in same),
-            episodes=frozenset[int]().union(*(one.episodes for one in same)),
-            findings=tuple(finding for one in same for finding in one.findings)[:limit],
+            rule=same_rule[0].rule,
+            count=sum(violations.count for violations in same_rule),
+            episodes=_union(same_rule),
+            findings=tuple(finding for violations in same_rule for finding in violations.findings)[:limit],
         )
-        for same in by_rule.values()
+        for same_rule in by_rule.values()
     ]
-    return tuple(sorted(together, key=lambda one: (one.rule.severity, one.rule.name)))
+    return tuple(sorted(merged, key=lambda violations: (violations.rule.severity, violations.rule.name)))
+
+
+def _union(parts: Iterable[RuleViolations]) -> frozenset[int]:
+    return frozenset[int]().union(*(violations.episodes for violations in parts))
 
 
 def split_preexisting(
-    found: RuleViolations, alone: Sequence[Finding], limit: int
+    violations: RuleViolations, of_kept_rows: Sequence[Finding], limit: int
 ) -> tuple[RuleViolations | None, RuleViolations | None]:
-    """Split all that a rule found into what is new, and what it finds just so in the kept rows alone.
+    """Split the findings of a rule into those that are new, and those that the kept rows make by themselves.
 
-    `found` holds its findings without a limit. One that is there twice and was there once is new once.
+    `violations` holds all its findings. One that is there twice, and once in `of_kept_rows`, is new once.
     """
-    left = Counter(_said(finding) for finding in alone)
+
+    def identity(finding: Finding) -> tuple[int | None, str, str]:
+        # By its text, since a timestamp that is NaN does not equal itself.
+        return finding.episode_index, repr(finding.timestamp), finding.detail
+
+    left = Counter(identity(finding) for finding in of_kept_rows)
     new: list[Finding] = []
-    before: list[Finding] = []
-    for finding in found.findings:
-        left[_said(finding)] -= 1
-        (before if left[_said(finding)] >= 0 else new).append(finding)
-    return _breach(found.rule, new, found.episodes, limit), _breach(found.rule, before, found.episodes, limit)
+    preexisting: list[Finding] = []
+    for finding in violations.findings:
+        left[identity(finding)] -= 1
+        (preexisting if left[identity(finding)] >= 0 else new).append(finding)
+    rule, episodes = violations.rule, violations.episodes
+    return _violations(rule, new, episodes, limit), _violations(rule, preexisting, episodes, limit)
 
 
-def _said(finding: Finding) -> tuple[int | None, str, str]:
-    return finding.episode_index, repr(finding.timestamp), finding.detail  # a timestamp that is NaN equals itself so
-
-
-def _breach(rule: Rule, findings: Sequence[Finding], everywhere: Collection[int], limit: int) -> RuleViolations | None:
+def _violations(
+    rule: Rule, findings: Sequence[Finding], validated: Collection[int], limit: int
+) -> RuleViolations | None:
     if not findings:
         return None
     named = {finding.episode_index for finding in findings}
-    episodes = frozenset(everywhere) if None in named else frozenset(one for one in named if one is not None)
-    return RuleViolations(rule=rule, found=len(findings), episodes=episodes, findings=tuple(findings[:limit]))
+    episodes = frozenset(validated) if None in named else frozenset(index for index in named if index is not None)
+    return RuleViolations(rule=rule, count=len(findings), episodes=episodes, findings=tuple(findings[:limit]))
 
 
-def render_report(verdict: ValidationReport) -> str:
-    """Render a verdict as plain text: each broken rule with its first findings, then the sum; no newline at the end."""
-    return "\n".join([*(_render_violations(one) for one in verdict.breaches), summary_line(verdict)])
+def render_report(report: ValidationReport) -> str:
+    """Render a report as plain text: each broken rule with its first findings, then a summary. No final newline."""
+    return "\n".join([*(_render_violations(violations) for violations in report.violations), summary_line(report)])
 
 
-def summary_line(verdict: ValidationReport) -> str:
-    """Sum a verdict up in one line."""
-    over = (
-        f"{_many(verdict.rules, 'rule')} over {_many(verdict.episodes, 'episode')}, {_many(verdict.frames, 'frame')}, "
-        f"{_many(verdict.rows, 'row')}"
+def summary_line(report: ValidationReport) -> str:
+    """Summarize a report in one line."""
+    validated = (
+        f"{_many(report.rules, 'rule')} over {_many(report.episodes, 'episode')}, {_many(report.frames, 'frame')}, "
+        f"{_many(report.rows, 'row')}"
     )
-    if not verdict.breaches:
-        return f"clean: {over}"
-    errors, warnings = verdict.count("error"), verdict.count("warning")
-    where = frozenset[int]().union(*(one.episodes for one in verdict.breaches))
-    inside = f" in {_many(len(where), 'episode')}" if where else ""
-    return f"{_many(errors, 'error')} and {_many(warnings, 'warning')}{inside}: {over}"
+    if not report.violations:
+        return f"clean: {validated}"
+    errors, warnings = report.count("error"), report.count("warning")
+    episodes = _union(report.violations)
+    inside = f" in {_many(len(episodes), 'episode')}" if episodes else ""
+    return f"{_many(errors, 'error')} and {_many(warnings, 'warning')}{inside}: {validated}"
 
 
-def _render_violations(breach: RuleViolations) -> str:
-    rule = breach.rule
+def _render_violations(violations: RuleViolations) -> str:
+    rule = violations.rule
     lines = [f"{rule.severity}: {rule.name} – {rule.meaning}"]
-    cells = [_cells(finding) for finding in breach.findings]
-    widths = [max(len(line[at]) for line in cells) for at in range(len(cells[0]))]
+    cells = [_cells(finding) for finding in violations.findings]
+    widths = [max(len(text) for text in column) for column in zip(*cells, strict=True)]
     for line in cells:
         lines.append("  " + "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
-    more = breach.found - len(breach.findings)
+    more = violations.count - len(violations.findings)
     if more:
-        lines.append(f"  and {more:,} more; in {_many(len(breach.episodes), 'episode')} in all")
+        lines.append(f"  and {more:,} more; in {_many(len(violations.episodes), 'episode')} in all")
     return "\n".join([*lines, ""])
 
 

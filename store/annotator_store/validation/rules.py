@@ -1,4 +1,4 @@
-"""The rules that rows are held to: one SQL file each, with its severity and meaning in the two lines at its top.
+"""Rules about language rows: one SQL file each, with its severity and meaning in the two lines at its top.
 
     -- severity: error
     -- meaning: every interjection is answered by speech on its frame
@@ -25,7 +25,7 @@ SHIPPED = Path(__file__).with_name("sql") / "rules"
 TABLES = read_statements(Path(__file__).with_name("sql") / "tables.sql")
 """The statements that make the tables which rules read, by name."""
 REQUIRED = ("episode_index", "timestamp", "detail")
-"""What every rule's SELECT must return; `call` may come on top."""
+"""Columns that every rule's SELECT returns; `call` is optional."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _HEADER = re.compile(r"\s*-- severity: *(?P<severity>\S*) *\n-- meaning: *(?P<meaning>\S[^\n]*)\n")
@@ -33,7 +33,7 @@ _HEADER_HINT = "its first two lines are `-- severity: error` (or warning) and `-
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
-    """One rule. `select` is its SELECT without a semicolon; `where` names its file for messages."""
+    """One rule. `select`: its SELECT without a semicolon; `where`: its file, for messages."""
 
     name: str
     severity: Severity
@@ -43,26 +43,26 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load_rules(folder: Path | None = None) -> tuple[Rule, ...]:
-    """Read the shipped rules and those of `folder`, by name; a file of a shipped rule's name takes its place.
+    """Read the shipped rules and those in `folder`, sorted by name; a file named like a shipped rule replaces it.
 
     Raises:
-        RuleError: a folder or file cannot be read, or a file is no rule. Names that no table has are found later, by
-            `annotator_store.validation.run.try_rules`.
+        RuleError: a folder or file cannot be read, or a file is not a rule. Unknown tables and columns are found
+            by `annotator_store.validation.run.try_rules`.
     """
     rules = {path.stem: _read(path, shipped=True) for path in _files(SHIPPED)}
     if folder is not None:
-        own = _files(folder)
-        if not own:
+        own_files = _files(folder)
+        if not own_files:
             hint = "one .sql file a rule; docs/validation.md shows one"
             raise RuleError("no rules there", where=str(folder), got="no .sql file", hint=hint)
-        rules |= {path.stem: _read(path, shipped=False) for path in own}
+        rules |= {path.stem: _read(path, shipped=False) for path in own_files}
     return tuple(rules[name] for name in sorted(rules))
 
 
 def digest_rules(rules: Iterable[Rule]) -> Digest:
-    """Digest what rules ask and how much they weigh; their files' places and their meanings do not count.
+    """Digest the names, severities and SELECTs of rules, the tables that they read, and the known styles.
 
-    The tables that they read, how those are made, and the known styles count too.
+    Their meanings and the places of their files do not count.
     """
     parts = [part for rule in rules for part in (rule.name, rule.severity, rule.select)]
     parts.append(msgspec.json.encode(styles()).decode())
@@ -102,7 +102,7 @@ def _read(path: Path, *, shipped: bool) -> Rule:
 
 
 def _select(sql: str, where: str) -> str:
-    """Check that it parses as one SELECT, and take off the semicolon at its end."""
+    """Return a rule's SQL without the semicolon at its end, if it parses as one SELECT."""
     try:
         kinds = [statement.type.name for statement in duckdb.extract_statements(sql)]  # parses, and runs nothing
     except duckdb.Error as cause:
@@ -111,6 +111,6 @@ def _select(sql: str, where: str) -> str:
         got, hint = ", ".join(kinds) or "no statement", "the offending rows, as one SELECT"
         raise RuleError("a rule is one SELECT", where=where, got=got, hint=hint)
     encoded = sql.encode()
-    said = [at for at, kind in duckdb.tokenize(sql) if kind.name != "comment"]  # offsets count bytes
-    last = said[-1]
+    # A comment may follow the semicolon. Offsets count bytes.
+    last = [offset for offset, kind in duckdb.tokenize(sql) if kind.name != "comment"][-1]
     return encoded[: last if encoded[last : last + 1] == b";" else len(encoded)].decode().strip()

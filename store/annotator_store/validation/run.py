@@ -1,6 +1,6 @@
-"""Run the rules over rows and frames, and say what is wrong: which rule, which episode, when, what, from which call.
+"""Run rules over rows and frames, in DuckDB.
 
-    rows about to be written, or shards as they are -> tables -> rules -> Verdict
+    rows about to be written, or shards as they are -> RuleTables -> rules -> ValidationReport
 
 Rules see whole episodes, those of a few shards at a time, so memory does not grow with the dataset. A rule may read the
 tables and nothing else: no files, no network, no extensions, no settings.
@@ -26,16 +26,24 @@ from annotator_store.validation.report import (
     Finding,
     RuleViolations,
     ValidationReport,
-    merged,
+    merge_reports,
     split_preexisting,
 )
 from annotator_store.validation.rules import REQUIRED, TABLES, Rule
-from annotator_store.validation.tables import RuleTables, evidence_of_rows, evidence_of_shard, joined, kept_alone
+from annotator_store.validation.tables import (
+    RuleTables,
+    concat_rule_tables,
+    kept_rows_only,
+    tables_of_rows,
+    tables_of_shard,
+)
 
 FRAMES_AT_ONCE = 2_000_000
+"""Frames of the shards that are validated together, about: starting DuckDB costs more than a small shard does."""
 ALL = 1 << 62
 """A limit that keeps every finding."""
 THREADS = 2
+"""Shards that are read at the same time."""
 
 T = TypeVar("T")
 
@@ -49,9 +57,9 @@ class CameraSize(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RuleContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What rows are held to beside frames. An empty list of subtasks or memories holds them to nothing.
+    """What rules need to know beside rows and frames.
 
-    `tools` are the names of those that may be called.
+    Subtasks and memories are worded freely where their list is empty. `tools`: names of the tools that may be called.
     """
 
     cameras: tuple[CameraSize, ...] = ()
@@ -63,123 +71,123 @@ class RuleContext(msgspec.Struct, frozen=True, kw_only=True):
 def check_rows(
     shards: Iterable[tuple[Path, Mapping[int, Sequence[AnnotatedRow]]]],
     rules: Sequence[Rule],
-    known: RuleContext,
+    context: RuleContext,
     *,
     limit: int = FINDINGS,
 ) -> ValidationReport:
-    """Judge rows before they are written: of each shard the rows that its episodes, by episode index, are to have.
+    """Validate rows before they are written.
 
-    An error that is found just so in the kept rows alone is no breach: it was there `before`. Episodes that are not
-    named are not judged. `shards` is read as it is needed, so it may make the rows of one shard after the other;
-    `limit` is how many findings of each rule are kept, of all of them together.
+    An error that the kept rows make by themselves is reported as `preexisting`.
+
+    Args:
+        shards: the file that has the frames, and the rows of each of its episodes by episode index; episodes that are
+            not named are not validated. Read lazily, so the rows of one shard may be made after those of another.
+        limit: findings of each rule that are kept, over all shards together.
 
     Raises:
         ShardError: a shard cannot be read, or lacks a column.
         RuleError: a rule fails.
     """
-
-    def read(one: tuple[Path, Mapping[int, Sequence[AnnotatedRow]]]) -> RuleTables:
-        return evidence_of_rows(*one)
-
-    verdicts = [_judge_new(part, rules, known, limit) for part in _evidence(shards, read)]
-    return msgspec.structs.replace(merged(verdicts, limit=limit), rules=len(rules))
+    reports = [_check_new(part, rules, context, limit) for part in _read_tables(shards, lambda s: tables_of_rows(*s))]
+    return msgspec.structs.replace(merge_reports(reports, limit=limit), rules=len(rules))
 
 
 def check_shards(
     shards: Iterable[Path],
     rules: Sequence[Rule],
-    known: RuleContext,
+    context: RuleContext,
     *,
     only: Collection[int] | None = None,
     calls: pa.Table | None = None,
     limit: int = FINDINGS,
 ) -> ValidationReport:
-    """Judge the language columns of shards as they are, whoever wrote them; `only` picks episodes by index.
+    """Validate the language columns of shards as they are, whoever wrote them.
 
-    `calls` says which call a row came from: episode_index, call, and the row's own timestamp, style, role, camera,
-    content and tool_calls, as the view `rows` of a log has them.
+    Args:
+        only: the episodes to validate, by index; None for all.
+        calls: which call a row came from: episode_index, call, and the row's own timestamp, style, role, camera,
+            content and tool_calls, as the view `rows` of a log has them.
+        limit: findings of each rule that are kept.
 
     Raises:
         ShardError: a shard cannot be read, has no language columns, or they hold no rows.
         RuleError: a rule fails.
     """
-    parts = _evidence(shards, lambda shard: evidence_of_shard(shard, only))
-    verdict = merged([_judge(part, rules, known, limit, calls) for part in parts], limit=limit)
-    return msgspec.structs.replace(verdict, rules=len(rules))
+    parts = _read_tables(shards, lambda shard: tables_of_shard(shard, only))
+    report = merge_reports([_check(part, rules, context, limit, calls) for part in parts], limit=limit)
+    return msgspec.structs.replace(report, rules=len(rules))
 
 
 def try_rules(rules: Sequence[Rule]) -> None:
     """Run rules over empty tables, so that one that cannot run is refused before anything else is done.
 
     Raises:
-        RuleError: a rule names what no table has, or fails.
+        RuleError: a rule names an unknown table or column, or fails.
     """
-    _judge(joined([]), rules, RuleContext(), 1)
+    _check(concat_rule_tables([]), rules, RuleContext(), 1)
 
 
-def _evidence(items: Iterable[T], read: Callable[[T], RuleTables]) -> Iterator[RuleTables]:
-    """Read a few items at a time, and give what was read once it is enough for the rules to be run."""
-    waiting = iter(items)
+def _read_tables(items: Iterable[T], read: Callable[[T], RuleTables]) -> Iterator[RuleTables]:
+    """Read `THREADS` items at a time; yield their tables once they have `FRAMES_AT_ONCE` frames together."""
+    remaining = iter(items)
     parts: list[RuleTables] = []
     with ThreadPoolExecutor(THREADS, "rules") as pool:
-        while some := list(islice(waiting, THREADS)):
+        while some := list(islice(remaining, THREADS)):
             parts += pool.map(read, some)
             if sum(len(part.frames) for part in parts) >= FRAMES_AT_ONCE:
-                yield joined(parts)
+                yield concat_rule_tables(parts)
                 parts = []
     if parts:
-        yield joined(parts)
+        yield concat_rule_tables(parts)
 
 
-def _judge_new(evidence: RuleTables, rules: Sequence[Rule], known: RuleContext, limit: int) -> ValidationReport:
-    """Judge rows of which some are kept. Only where there is an error does it matter which."""
-    verdict = _judge(evidence, rules, known, limit)
-    broken = [breach.rule for breach in verdict.breaches if breach.rule.severity == "error"]
-    kept = kept_alone(evidence)
+def _check_new(tables: RuleTables, rules: Sequence[Rule], context: RuleContext, limit: int) -> ValidationReport:
+    """Validate rows of which some are kept; what these break by themselves is found only where there is an error."""
+    report = _check(tables, rules, context, limit)
+    broken = [violations.rule for violations in report.violations if violations.rule.severity == "error"]
+    kept = kept_rows_only(tables)
     if not broken or not len(kept.rows):
-        return verdict
-    alone = {one.rule.name: one.findings for one in _judge(kept, broken, known, ALL).breaches}
-    whole = _judge(evidence, broken, known, ALL).breaches
-    apart = [split_preexisting(breach, alone.get(breach.rule.name, ()), limit) for breach in whole]
-    warnings = [breach for breach in verdict.breaches if breach.rule.severity == "warning"]
-    new = [breach for breach, _ in apart if breach is not None]
-    before = tuple(breach for _, breach in apart if breach is not None)
-    return msgspec.structs.replace(verdict, breaches=(*new, *warnings), before=before)
+        return report
+    of_kept_rows = {v.rule.name: v.findings for v in _check(kept, broken, context, ALL).violations}
+    splits = [
+        split_preexisting(violations, of_kept_rows.get(violations.rule.name, ()), limit)
+        for violations in _check(tables, broken, context, ALL).violations
+    ]
+    warnings = [violations for violations in report.violations if violations.rule.severity == "warning"]
+    new = [violations for violations, _ in splits if violations is not None]
+    preexisting = tuple(violations for _, violations in splits if violations is not None)
+    return msgspec.structs.replace(report, violations=(*new, *warnings), preexisting=preexisting)
 
 
-def _judge(
-    evidence: RuleTables, rules: Sequence[Rule], known: RuleContext, limit: int, calls: pa.Table | None = None
+def _check(
+    tables: RuleTables, rules: Sequence[Rule], context: RuleContext, limit: int, calls: pa.Table | None = None
 ) -> ValidationReport:
-    with _tables(evidence, known, calls) as connection:
+    with _connect(tables, context, calls) as connection:
         (episodes,) = connection.execute("SELECT count(*) FROM episodes").fetchall()[0]
-        found = [_run(connection, rule, limit) for rule in rules]
-    return merged(
-        [
-            ValidationReport(
-                breaches=tuple(breach for breach in found if breach is not None),
-                rules=len(rules),
-                episodes=episodes,
-                frames=len(evidence.frames),
-                rows=len(evidence.rows),
-            )
-        ],
-        limit=limit,
+        of_rules = [_run(connection, rule, limit) for rule in rules]
+    report = ValidationReport(
+        violations=tuple(violations for violations in of_rules if violations is not None),
+        rules=len(rules),
+        episodes=episodes,
+        frames=len(tables.frames),
+        rows=len(tables.rows),
     )
+    return merge_reports([report], limit=limit)  # puts errors first
 
 
 @contextmanager
-def _tables(
-    evidence: RuleTables, known: RuleContext, calls: pa.Table | None = None
-) -> Generator[duckdb.DuckDBPyConnection]:
-    entries = [("subtask", entry) for entry in known.subtasks] + [("memory", entry) for entry in known.memories]
+def _connect(tables: RuleTables, context: RuleContext, calls: pa.Table | None) -> Generator[duckdb.DuckDBPyConnection]:
+    entries = [("subtask", entry) for entry in context.subtasks] + [("memory", entry) for entry in context.memories]
     given = {
-        "frames": evidence.frames,
-        "rows": evidence.rows,
-        "persistent_changes": evidence.changes,
-        "cameras": _texts(("camera", "width_px", "height_px"), [msgspec.structs.astuple(one) for one in known.cameras]),
+        "frames": tables.frames,
+        "rows": tables.rows,
+        "persistent_changes": tables.changes,
+        "cameras": _texts(
+            ("camera", "width_px", "height_px"), [msgspec.structs.astuple(camera) for camera in context.cameras]
+        ),
         "styles": _style_table(),
         "vocabulary": _texts(("kind", "entry"), entries),
-        "tools": _texts(("name",), [(name,) for name in known.tools]),
+        "tools": _texts(("name",), [(name,) for name in context.tools]),
     }
     connection = duckdb.connect(":memory:", config=SANDBOXED)
     try:
@@ -214,7 +222,7 @@ def _style_table() -> pa.Table:
 
 
 def _texts(names: Sequence[str], lines: Sequence[tuple[object, ...]]) -> pa.Table:
-    columns = {name: pa.array([str(line[at]) for line in lines], pa.string()) for at, name in enumerate(names)}
+    columns = {name: pa.array([str(line[index]) for line in lines], pa.string()) for index, name in enumerate(names)}
     return pa.table(columns)
 
 
@@ -225,14 +233,14 @@ def _run(connection: duckdb.DuckDBPyConnection, rule: Rule, limit: int) -> RuleV
         if missing:
             got, hint = f"no {', '.join(missing)}", f"it returns {', '.join(REQUIRED)} and may return call"
             raise RuleError("a rule lacks a column", where=rule.where, got=got, hint=hint)
-        findings = _first(connection, rule, limit, with_call="call" in columns)
-        return _breach(connection, rule, findings) if findings else None
+        findings = _first_findings(connection, rule, limit, with_call="call" in columns)
+        return _count(connection, rule, findings) if findings else None
     except duckdb.Error as cause:
         hint = "docs/validation.md lists the tables and their columns"
         raise RuleError("a rule fails", where=rule.where, got=str(cause).strip(), hint=hint) from cause
 
 
-def _first(connection: duckdb.DuckDBPyConnection, rule: Rule, limit: int, *, with_call: bool) -> list[Finding]:
+def _first_findings(connection: duckdb.DuckDBPyConnection, rule: Rule, limit: int, *, with_call: bool) -> list[Finding]:
     call = "call::VARCHAR" if with_call else "NULL"
     sql = f"""
         SELECT episode_index::BIGINT AS e, "timestamp"::DOUBLE AS t, detail::VARCHAR AS d, {call} AS c
@@ -246,12 +254,12 @@ def _first(connection: duckdb.DuckDBPyConnection, rule: Rule, limit: int, *, wit
     ]
 
 
-def _breach(connection: duckdb.DuckDBPyConnection, rule: Rule, findings: Sequence[Finding]) -> RuleViolations:
+def _count(connection: duckdb.DuckDBPyConnection, rule: Rule, findings: Sequence[Finding]) -> RuleViolations:
     sql = f"""
         SELECT count(*), list(DISTINCT episode_index::BIGINT), bool_or(episode_index IS NULL)
         FROM (\n{rule.select}\n)
     """
-    found, episodes, nameless = connection.execute(sql).fetchall()[0]
+    count, episodes, nameless = connection.execute(sql).fetchall()[0]
     if nameless:
         episodes = [index for (index,) in connection.execute("SELECT episode_index FROM episodes").fetchall()]
-    return RuleViolations(rule=rule, found=found, episodes=frozenset(episodes), findings=tuple(findings))
+    return RuleViolations(rule=rule, count=count, episodes=frozenset(episodes), findings=tuple(findings))

@@ -1,7 +1,7 @@
-"""The Arrow tables that rules are run over: rows that are about to be written, or a shard's columns as they are.
+"""The Arrow tables that rules run over: rows that are about to be written, or a shard's columns as they are.
 
-Of a shard as it is, only the persistent list of an episode's first frame and the events are kept; that the other
-frames repeat the list is found by comparing Arrow values with themselves, shifted by one list.
+Of a shard as it is, only the events and the persistent list of each episode's first frame become rows. Whether the
+other frames repeat that list is found by comparing Arrow values with themselves, shifted by one list.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -48,22 +48,22 @@ Floats = npt.NDArray[np.float32]
 
 
 class CandidateRow(AnnotatedRow, frozen=True, kw_only=True):
-    """A row that an episode is to have. `kept`: a run leaves it as it stands. `module`: None where none writes such."""
+    """A row that an episode is to have. `kept`: a run leaves it as it is. `module`: the one that writes such rows."""
 
     module: str | None = None
     kept: bool = False
 
 
 class RuleTables(msgspec.Struct, frozen=True, kw_only=True):
-    """What rules see of some whole episodes, with the schemas `FRAMES`, `ROWS` and `CHANGES`."""
+    """Some whole episodes as rules see them; the schemas are `FRAMES`, `ROWS` and `CHANGES`."""
 
     frames: pa.Table
     rows: pa.Table
     changes: pa.Table
 
 
-def joined(parts: Sequence[RuleTables]) -> RuleTables:
-    """Put the evidence of several shards together."""
+def concat_rule_tables(parts: Sequence[RuleTables]) -> RuleTables:
+    """Concatenate the tables of several shards."""
     return RuleTables(
         frames=pa.concat_tables([FRAMES.empty_table(), *(part.frames for part in parts)]),
         rows=pa.concat_tables([ROWS.empty_table(), *(part.rows for part in parts)]),
@@ -71,26 +71,28 @@ def joined(parts: Sequence[RuleTables]) -> RuleTables:
     )
 
 
-def kept_alone(evidence: RuleTables) -> RuleTables:
-    """Leave out the rows that are new, as if no module had written anything."""
-    return msgspec.structs.replace(evidence, rows=evidence.rows.filter(evidence.rows["kept"]))
+def kept_rows_only(tables: RuleTables) -> RuleTables:
+    """Drop the rows that are new, as if no module had written anything."""
+    return msgspec.structs.replace(tables, rows=tables.rows.filter(tables.rows["kept"]))
 
 
-def evidence_of_rows(shard: Path, episodes: Mapping[int, Sequence[AnnotatedRow]]) -> RuleTables:
-    """Take the rows that these episodes, by episode index, are to have; their frames are those in the shard.
+def tables_of_rows(shard: Path, episodes: Mapping[int, Sequence[AnnotatedRow]]) -> RuleTables:
+    """Build the tables of rows that episodes, by episode index, are to have; their frames are those in the shard.
 
-    A plain `AnnotatedRow` is new.
+    An `AnnotatedRow` that is no `CandidateRow` is new.
 
     Raises:
         ShardError: the shard cannot be read, or has no frame indices and timestamps.
     """
     with opened_shard(shard) as file:
         frames = _read_frames(file, str(shard))
-    return RuleTables(frames=_of(frames, episodes), rows=_table_of(episodes), changes=CHANGES.empty_table())
+    return RuleTables(
+        frames=_select_episodes(frames, episodes), rows=_row_table(episodes), changes=CHANGES.empty_table()
+    )
 
 
-def evidence_of_shard(shard: Path, only: Collection[int] | None = None) -> RuleTables:
-    """Read the language columns of a shard as they are, whoever wrote them; `only` picks episodes by index.
+def tables_of_shard(shard: Path, only: Collection[int] | None = None) -> RuleTables:
+    """Build the tables of a shard's language columns as they are; `only` selects episodes by index.
 
     Raises:
         ShardError: the shard cannot be read, lacks a column, or a language column holds no rows.
@@ -101,10 +103,10 @@ def evidence_of_shard(shard: Path, only: Collection[int] | None = None) -> RuleT
             got, hint = f"no {', '.join(missing)}", "annotator sync writes them"
             raise ShardError("a data shard has no language columns", where=str(shard), got=got, hint=hint)
         frames = _read_frames(file, str(shard))
-        held = _Held(frames, None if only is None else frozenset(only), str(shard))
+        language = _ShardLanguage(frames, None if only is None else frozenset(only), str(shard))
         for batch in language_batches(file, shard, as_dictionaries=True):
-            held.add(batch)
-    return held.evidence()
+            language.add(batch)
+    return language.tables()
 
 
 def _read_frames(file: pq.ParquetFile, where: str) -> pa.Table:
@@ -119,20 +121,20 @@ def _read_frames(file: pq.ParquetFile, where: str) -> pa.Table:
         raise ShardError("a shard's frames are not numbered", where=where, got=str(cause)) from cause
 
 
-def _of(frames: pa.Table, episodes: Iterable[int] | None) -> pa.Table:
+def _select_episodes(frames: pa.Table, episodes: Iterable[int] | None) -> pa.Table:
     if episodes is None:
         return frames
-    wanted = np.array(list(episodes), np.int64)
-    return frames.filter(pa.array(np.isin(frames["episode_index"].to_numpy(), wanted)))
+    indices = np.array(list(episodes), np.int64)
+    return frames.filter(pa.array(np.isin(frames["episode_index"].to_numpy(), indices)))
 
 
-def _table_of(episodes: Mapping[int, Sequence[AnnotatedRow]]) -> pa.Table:
+def _row_table(episodes: Mapping[int, Sequence[AnnotatedRow]]) -> pa.Table:
     lengths = [len(rows) for rows in episodes.values()]
-    annotated = [one for rows in episodes.values() for one in rows]
-    rows = [one.row for one in annotated]
+    annotated = [item for rows in episodes.values() for item in rows]
+    rows = [item.row for item in annotated]
     columns = {
         "episode_index": np.repeat(np.array(list(episodes), np.int64), lengths),
-        # Where the row will be written; a style that nobody knows breaks a rule of its own.
+        # Where the row will be written. An unknown style breaks a rule of its own.
         "column": [PERSISTENT if is_persistent(row.style) else EVENTS for row in rows],
         "role": [row.role for row in rows],
         "content": [row.content for row in rows],
@@ -140,22 +142,26 @@ def _table_of(episodes: Mapping[int, Sequence[AnnotatedRow]]) -> pa.Table:
         "timestamp": [row.timestamp for row in rows],
         "camera": [row.camera for row in rows],
         "tool_calls": [row.tool_calls for row in rows],
-        "call": [one.call for one in annotated],
-        "module": [one.module if isinstance(one, CandidateRow) else None for one in annotated],
-        "kept": [isinstance(one, CandidateRow) and one.kept for one in annotated],
+        "call": [item.call for item in annotated],
+        "module": [item.module if isinstance(item, CandidateRow) else None for item in annotated],
+        "kept": [isinstance(item, CandidateRow) and item.kept for item in annotated],
     }
     return pa.table({name: pa.array(values, ROWS.field(name).type) for name, values in columns.items()}, schema=ROWS)
 
 
-class _Held:
-    """What the frames of one shard hold, gathered batch after batch."""
+class _ShardLanguage:
+    """Gathers the language columns of one shard, batch by batch.
+
+    `_episode_index`: (N,) int64 and `_timestamps`: (N,) float32, of the shard's N frames; `_selected`: (N,) bool, None
+    for all.
+    """
 
     def __init__(self, frames: pa.Table, only: frozenset[int] | None, where: str) -> None:
         self._frames = frames
-        self._owners: Ints = frames["episode_index"].to_numpy()
-        self._stamps: Floats = frames["timestamp"].to_numpy()
+        self._episode_index: Ints = frames["episode_index"].to_numpy()
+        self._timestamps: Floats = frames["timestamp"].to_numpy()
         self._only = only
-        self._wanted = np.isin(self._owners, np.array(sorted(only), np.int64)) if only is not None else None
+        self._selected = np.isin(self._episode_index, np.array(sorted(only), np.int64)) if only is not None else None
         self._where = where
         self._done = 0
         self._first: dict[int, pa.Array] = {}
@@ -163,78 +169,82 @@ class _Held:
         self._events: list[tuple[pa.Array, Ints, Floats]] = []
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Take in the next frames."""
+        """Add the next frames."""
         start, stop = self._done, self._done + batch.num_rows
         self._done = stop
         self._add_events(as_lists(batch[EVENTS], self._where), slice(start, stop))
         lists = as_lists(batch[PERSISTENT], self._where)
-        edges = np.flatnonzero(np.diff(self._owners[start:stop])) + 1
+        edges = np.flatnonzero(np.diff(self._episode_index[start:stop])) + 1
         for low, high in pairwise([0, *edges.tolist(), batch.num_rows]):
-            owner = int(self._owners[start + low])
-            if low < high and (self._only is None or owner in self._only):
-                self._add_persistent(lists.slice(low, high - low), owner, self._stamps[start + low :])
+            episode = int(self._episode_index[start + low])
+            if low < high and (self._only is None or episode in self._only):
+                self._add_persistent(lists.slice(low, high - low), episode, self._timestamps[start + low :])
 
     def _add_events(self, lists: pa.ListArray, frames: slice) -> None:
         offsets = lists.offsets.to_numpy()
         lengths = np.diff(offsets)
-        if self._wanted is not None and not self._wanted[frames].all():
-            lists = lists.filter(pa.array(self._wanted[frames] & (lengths > 0)))
-            kept = np.flatnonzero(self._wanted[frames] & (lengths > 0))
+        if self._selected is not None and not self._selected[frames].all():
+            lists = lists.filter(pa.array(self._selected[frames] & (lengths > 0)))
+            kept = np.flatnonzero(self._selected[frames] & (lengths > 0))
             offsets, lengths = lists.offsets.to_numpy(), lengths[kept]
         else:
             kept = np.arange(len(lengths))
         if lengths.sum():
-            owners = np.repeat(self._owners[frames][kept], lengths)
-            self._events.append((_values(lists, offsets), owners, np.repeat(self._stamps[frames][kept], lengths)))
+            episodes = np.repeat(self._episode_index[frames][kept], lengths)
+            timestamps = np.repeat(self._timestamps[frames][kept], lengths)
+            self._events.append((_values(lists, offsets), episodes, timestamps))
 
-    def _add_persistent(self, lists: pa.ListArray, owner: int, stamps: Floats) -> None:
+    def _add_persistent(self, lists: pa.ListArray, episode: int, timestamps: Floats) -> None:
         offsets = lists.offsets.to_numpy()
         values = _values(lists, offsets)
         lengths = np.diff(offsets)
-        here = int(lengths[0])
-        if owner not in self._first:
+        length = int(lengths[0])
+        if episode not in self._first:
             # A copy, since a slice keeps its batch in memory; `take` would need ten times as long.
-            self._first[owner] = pa.concat_arrays([values.slice(0, here), values.slice(0, 0)])
-        if owner in self._changes:
+            self._first[episode] = pa.concat_arrays([values.slice(0, length), values.slice(0, 0)])
+        if episode in self._changes:
             return
-        first = self._first[owner]
-        same = here == len(first) and _equal(first, values.slice(0, here))
+        first, head = self._first[episode], values.slice(0, length)
+        # By value where they differ: equal lists may be encoded in dictionaries of their own.
+        same = length == len(first) and (first.equals(head) or first.to_pylist() == head.to_pylist())
         change = first_change(values, lengths) if same else 0
         if change is not None:
-            self._changes[owner] = float(stamps[change]), int(lengths[change]), len(first)
+            self._changes[episode] = float(timestamps[change]), int(lengths[change]), len(first)
 
-    def evidence(self) -> RuleTables:
-        """Give what was gathered, as tables."""
-        owners = np.repeat(np.array(list(self._first), np.int64), [len(rows) for rows in self._first.values()])
-        persistent = _columns_of(list(self._first.values()), self._where, owners, None)
-        empty: tuple[Ints, Floats] = (np.empty(0, np.int64), np.empty(0, np.float32))
-        held_by = np.concatenate([empty[0], *(owners for _, owners, _ in self._events)])
-        stamps = np.concatenate([empty[1], *(stamps for *_, stamps in self._events)])
-        events = _columns_of([values for values, *_ in self._events], self._where, held_by, stamps)
-        changes = [(owner, *change) for owner, change in self._changes.items()]
+    def tables(self) -> RuleTables:
+        """Return the tables of the frames that were added."""
+        episodes = np.repeat(np.array(list(self._first), np.int64), [len(rows) for rows in self._first.values()])
+        persistent = _rows_table(list(self._first.values()), self._where, episodes, None)
+        # With an empty array in front, since a shard may have no events.
+        of_events = np.concatenate([np.empty(0, np.int64), *(episodes for _, episodes, _ in self._events)])
+        timestamps = np.concatenate([np.empty(0, np.float32), *(times for *_, times in self._events)])
+        events = _rows_table([values for values, *_ in self._events], self._where, of_events, timestamps)
+        changes = [(episode, *change) for episode, change in self._changes.items()]
         return RuleTables(
-            frames=_of(self._frames, self._only),
+            frames=_select_episodes(self._frames, self._only),
             rows=pa.concat_tables([persistent, events]),
-            changes=pa.Table.from_pylist([dict(zip(CHANGES.names, one, strict=True)) for one in changes], CHANGES),
+            changes=pa.Table.from_pylist(
+                [dict(zip(CHANGES.names, change, strict=True)) for change in changes], CHANGES
+            ),
         )
 
 
 def first_change(values: pa.Array, lengths: Ints) -> int | None:
-    """Find the first of consecutive lists that is not the one before it; None where all are the same.
+    """Return the index of the first of consecutive lists that differs from the one before it; None where all are equal.
 
     Args:
         values: the values of all lists, one list after the other.
-        lengths: (N,) how many values each list has.
+        lengths: (N,) int64, the number of values in each list.
     """
-    here = int(lengths[0])
-    other = np.flatnonzero(lengths != here)
-    stop = int(other[0]) if len(other) else len(lengths)
+    length = int(lengths[0])
+    other_lengths = np.flatnonzero(lengths != length)
+    stop = int(other_lengths[0]) if len(other_lengths) else len(lengths)
 
     def alike(count: int) -> bool:
-        return values.slice(here, (count - 1) * here).equals(values.slice(0, (count - 1) * here))
+        return values.slice(length, (count - 1) * length).equals(values.slice(0, (count - 1) * length))
 
     if alike(stop):
-        return stop if len(other) else None
+        return stop if len(other_lengths) else None
     low, high = 1, stop  # the first `low` lists are alike, the first `high` are not
     while high - low > 1:
         middle = (low + high) // 2
@@ -242,17 +252,18 @@ def first_change(values: pa.Array, lengths: Ints) -> int | None:
     return low
 
 
-def _equal(one: pa.Array, other: pa.Array) -> bool:
-    """Compare values that may be encoded in dictionaries of their own."""
-    return one.equals(other) or one.to_pylist() == other.to_pylist()
-
-
 def _values(lists: pa.ListArray, offsets: npt.NDArray[np.int32]) -> pa.Array:
     return lists.values.slice(int(offsets[0]), int(offsets[-1] - offsets[0]))
 
 
-def _columns_of(pieces: Sequence[pa.Array], where: str, owners: Ints, stamps: Floats | None) -> pa.Table:
-    """Give rows of any struct type the columns of `ROWS`; `stamps` are those of events, None for persistent rows."""
+def _rows_table(pieces: Sequence[pa.Array], where: str, episodes: Ints, timestamps: Floats | None) -> pa.Table:
+    """Convert rows of any struct type to the schema `ROWS`.
+
+    Args:
+        pieces: struct arrays with R rows in all.
+        episodes: (R,) int64, the episode index of each row.
+        timestamps: (R,) float32, those of the frames of events; None for persistent rows, which have their own.
+    """
     pieces = [piece for piece in pieces if len(piece)]
     if not pieces:
         return ROWS.empty_table()
@@ -260,15 +271,15 @@ def _columns_of(pieces: Sequence[pa.Array], where: str, owners: Ints, stamps: Fl
         raise ShardError("a language column holds no rows", where=where, got=str(pieces[0].type))
     rows = pa.Table.from_batches([pa.RecordBatch.from_struct_array(piece) for piece in pieces])
     columns = {name: _column_as(rows, name, ROWS.field(name).type, where) for name in _TEXTS}
-    if stamps is None:
+    if timestamps is None:
         columns["timestamp"] = _column_as(rows, "timestamp", pa.float32(), where).cast(pa.float64())
     else:
-        columns["timestamp"] = pa.array(stamps.astype(np.float64))
-    columns["episode_index"] = pa.array(owners)
-    columns["column"] = pa.repeat(PERSISTENT if stamps is None else EVENTS, len(owners))
+        columns["timestamp"] = pa.array(timestamps.astype(np.float64))
+    columns["episode_index"] = pa.array(episodes)
+    columns["column"] = pa.repeat(PERSISTENT if timestamps is None else EVENTS, len(episodes))
     columns["tool_calls"] = _tool_calls(rows, where)
-    columns["call"] = columns["module"] = pa.nulls(len(owners), pa.string())
-    columns["kept"] = pa.repeat(pa.scalar(False), len(owners))
+    columns["call"] = columns["module"] = pa.nulls(len(episodes), pa.string())
+    columns["kept"] = pa.repeat(pa.scalar(False), len(episodes))
     # In one chunk: DuckDB takes many times as long over thousands of small ones.
     return pa.table({name: columns[name] for name in ROWS.names}, schema=ROWS).combine_chunks()
 
@@ -283,10 +294,10 @@ def _column_as(rows: pa.Table, name: str, kind: pa.DataType, where: str) -> pa.C
 
 
 def _tool_calls(rows: pa.Table, where: str) -> pa.Array:
-    found = rows["tool_calls"].combine_chunks() if "tool_calls" in rows.column_names else pa.nulls(len(rows))
-    if found.null_count == len(found):
-        return pa.nulls(len(found), pa.list_(pa.string()))
-    lists = as_lists(found, where)
+    calls = rows["tool_calls"].combine_chunks() if "tool_calls" in rows.column_names else pa.nulls(len(rows))
+    if calls.null_count == len(calls):
+        return pa.nulls(len(calls), pa.list_(pa.string()))
+    lists = as_lists(calls, where)
     offsets = lists.offsets.to_numpy()
     texts = tool_call_texts(_values(lists, offsets), where)
     return pa.ListArray.from_arrays(pa.array(offsets - offsets[0]), texts, mask=lists.is_null())

@@ -1,7 +1,7 @@
-"""What verifying has found so far. Nothing here raises: one damaged thing must not hide the next.
+"""The report of a verification. Nothing here raises: one damaged thing must not hide the next.
 
-A finding names a cause. What only follows from damage that was found is counted as withheld: with a reply gone from the
-log, that a row cites a call the log has not is no news.
+A finding names a cause. What follows from damage that was reported already is only counted, as withheld: once a reply
+is gone from the log, it is expected that a row cites a call the log does not have.
 """
 
 from collections import Counter
@@ -14,7 +14,7 @@ _LONGEST = 300
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that is not as its digest, or its source, says: of which kind, where, what was expected, what found."""
+    """One difference from what a digest or a source says: its kind, the place, what was expected and what is there."""
 
     kind: str
     where: str
@@ -22,11 +22,12 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     found: str
 
 
-class Audit:
-    """Collects findings, what damage has taken away, and how much was checked.
+class VerifyReport:
+    """Collects findings, the events that damage took away, and how much was checked.
 
-    `lost` are the ids of events that no longer match them, `lost_unnamed` says that there may be more;
-    `broken` has for each damaged event its finding's place in `findings`, its id, and what is left of it.
+    `lost`: ids of events that no longer match them; `lost_unnamed`: whether there may be more. `broken`: for each
+    damaged event the index of its finding, its id, and the bytes that are left of it. `counts`: what was checked, by
+    kind. `withheld`: differences that follow from damage.
     """
 
     def __init__(self) -> None:
@@ -39,34 +40,34 @@ class Audit:
         self.withheld = 0
 
     @property
-    def gone(self) -> bool:
-        """Say whether events are missing that were once there."""
+    def events_missing(self) -> bool:
+        """Whether events are missing that were recorded."""
         return bool(self.lost) or self.lost_unnamed
 
-    def report(self, kind: str, where: str, expected: object, found: object) -> None:
+    def add(self, kind: str, where: str, expected: object, found: object) -> None:
         """Add a finding."""
         self.findings.append(Finding(kind=kind, where=where, expected=shortened(expected), found=shortened(found)))
 
-    def report_broken(self, where: str, named: Digest, digest: Digest, body: bytes) -> None:
-        """Add the finding that an event is not the one its id names; it then counts as lost."""
+    def add_broken(self, where: str, named: Digest, digest: Digest, body: bytes) -> None:
+        """Add the finding that an event does not match its id, and count it as lost."""
         self.lost.add(named)
         self.broken.append((len(self.findings), named, body))
-        self.report("event", where, f"the event {named}", f"one that digests to {digest}")
+        self.add("event", where, f"the event {named}", f"one that digests to {digest}")
 
-    def report_absent(self, kind: str, where: str, expected: object, found: object = "nothing") -> None:
-        """Add the finding that something is not in the log, unless damage that was found already may be why."""
-        if self.gone:
+    def add_missing(self, kind: str, where: str, expected: object, found: object = "nothing") -> None:
+        """Add the finding that the log lacks something; withhold it where reported damage may be the reason."""
+        if self.events_missing:
             self.withheld += 1
         else:
-            self.report(kind, where, expected, found)
+            self.add(kind, where, expected, found)
 
     def note(self, line: str) -> None:
-        """Say something that is neither right nor wrong, once."""
+        """Add a remark that is not a finding; the same remark once."""
         if line not in self.notes:
             self.notes.append(line)
 
 
 def shortened(value: object) -> str:
-    """Render a value in one line that a table can show."""
+    """Render a value in one line of at most 300 characters."""
     text = " ".join(str(value).split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"

@@ -1,4 +1,4 @@
-"""Read a journal that may be damaged: every event that is whole comes out, every place that is not is reported."""
+"""Read a journal that may be damaged: return every event that is whole, report every place that is not."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -12,19 +12,19 @@ from annotator_store.errors import JournalDamaged
 from annotator_store.log.events import event_id
 from annotator_store.log.lines import Entry
 from annotator_store.log.segments import BATCH_ROWS, list_actives, list_segments, segment_name, stamp_of
-from annotator_store.verify.findings import Audit
+from annotator_store.verify.findings import VerifyReport
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-BESIDE = ("type", "recorded_at", "run_id")
+STAMP_COLUMNS = ("type", "recorded_at", "run_id")
 """The columns of a segment that repeat what the body says."""
 
 _ID_CHARS = 32
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where an event stands: a file of the journal, and the line or row, from 1."""
+    """Where an event stands: a file of the journal and the number of its line or row, from 1."""
 
     file: str
     number: int
@@ -33,10 +33,10 @@ class Place(msgspec.Struct, frozen=True):
         return f"journal/{self.file}, {'row' if self.file.endswith('.parquet') else 'line'} {self.number}"
 
 
-def read_whole_events(journal: Path, audit: Audit) -> Iterator[tuple[Place, Entry]]:
-    """Read every event that matches its id, file by file; report the others. An event may come twice.
+def read_whole_events(journal: Path, report: VerifyReport) -> Iterator[tuple[Place, Entry]]:
+    """Yield every event that matches its id, file by file, and report the others. An event may come twice.
 
-    Another process may be appending: a file that it seals meanwhile is found again as a segment.
+    Another process may be appending: a file that it seals meanwhile is read again as a segment.
     """
     done: set[str] = set()
     vanished = True
@@ -47,16 +47,16 @@ def read_whole_events(journal: Path, audit: Audit) -> Iterator[tuple[Place, Entr
             if path.name in done:
                 continue
             try:
-                yield from _segment(path, audit) if path.suffix == ".parquet" else _lines(path, audit)
+                yield from _read_segment(path, report) if path.suffix == ".parquet" else _read_lines(path, report)
             except FileNotFoundError:
                 vanished = True
             else:
                 done.add(path.name)
-    audit.counts["files"] = len(done)
+    report.counts["files"] = len(done)
 
 
-def _lines(path: Path, audit: Audit) -> Iterator[tuple[Place, Entry]]:
-    """Read an active file line by line. What a crash leaves behind the last newline is no damage."""
+def _read_lines(path: Path, report: VerifyReport) -> Iterator[tuple[Place, Entry]]:
+    """Read an active file line by line. What a crash left after the last newline is not damage."""
     offset = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -67,37 +67,35 @@ def _lines(path: Path, audit: Audit) -> Iterator[tuple[Place, Entry]]:
                 yield place, Entry(digest, body)
             elif (line.endswith(b"\n") and line.strip(b"\0\n")) or event_id(body[:-1]).encode() == named:
                 name = Digest(named.decode("ascii", "replace"))
-                audit.report_broken(f"{place}, byte {offset}{_described(body)}", name, digest, body)
+                report.add_broken(f"{place}, byte {offset}{_described(body)}", name, digest, body)
             offset += len(line)
 
 
-def _segment(path: Path, audit: Audit) -> Iterator[tuple[Place, Entry]]:
-    """Read a segment row by row, and hold the whole against its name."""
+def _read_segment(path: Path, report: VerifyReport) -> Iterator[tuple[Place, Entry]]:
+    """Read a segment row by row, and compare the digest of its ids with its name."""
     import pyarrow as pa
 
     ids: list[Digest] = []
-    number, found_before = 0, len(audit.findings)
+    number, findings_before = 0, len(report.findings)
     try:
-        for batch in _batches(path, ["id", "body", *BESIDE]):
-            for named, entry, columns in _rows(batch):
+        for batch in _batches(path, ["id", "body", *STAMP_COLUMNS]):
+            for named, entry, columns in _read_rows(batch):
                 number += 1
                 place = Place(path.name, number)
                 ids.append(named)
                 if named == entry.id:
-                    _compare_columns(audit, place, entry, columns)
+                    _compare_columns(report, place, entry, columns)
                     yield place, entry
                 else:
-                    audit.report_broken(f"{place}{_described(entry.body)}", named, entry.id, entry.body)
+                    report.add_broken(f"{place}{_described(entry.body)}", named, entry.id, entry.body)
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError, KeyError, ValueError) as cause:
-        _report_unreadable(audit, path, number, cause)
+        _report_unreadable(report, path, number, cause)
         return
-    if len(audit.findings) == found_before and segment_name(ids) != path.name:
-        audit.lost_unnamed = True
-        audit.report(
-            "segment", f"journal/{path.name}", f"events whose ids digest to {path.stem}", segment_name(ids)[:32]
-        )
+    if len(report.findings) == findings_before and segment_name(ids) != path.name:
+        report.lost_unnamed = True
+        report.add("segment", f"journal/{path.name}", f"events whose ids digest to {path.stem}", segment_name(ids)[:32])
 
 
 def _batches(path: Path, columns: list[str]) -> "Iterator[pa.RecordBatch]":
@@ -107,48 +105,46 @@ def _batches(path: Path, columns: list[str]) -> "Iterator[pa.RecordBatch]":
         yield from file.iter_batches(BATCH_ROWS, columns=columns)
 
 
-def _rows(batch: "pa.RecordBatch") -> Iterator[tuple[Digest, Entry, tuple[Any, ...]]]:
+def _read_rows(batch: "pa.RecordBatch") -> Iterator[tuple[Digest, Entry, tuple[Any, ...]]]:
     ids = batch.column("id").storage.to_pylist()
     bodies = batch.column("body").cast("binary").to_pylist()
-    columns = zip(*(batch.column(name).to_pylist() for name in BESIDE), strict=True)
-    for named, body, beside in zip(ids, bodies, columns, strict=True):
+    columns = zip(*(batch.column(name).to_pylist() for name in STAMP_COLUMNS), strict=True)
+    for named, body, stamp in zip(ids, bodies, columns, strict=True):
         whole = body or b""
-        yield Digest((named or b"").hex()), Entry(event_id(whole), whole), beside
+        yield Digest((named or b"").hex()), Entry(event_id(whole), whole), stamp
 
 
-def _compare_columns(audit: Audit, place: Place, entry: Entry, columns: tuple[Any, ...]) -> None:
-    """Hold the columns beside an event against the event."""
+def _compare_columns(report: VerifyReport, place: Place, entry: Entry, columns: tuple[Any, ...]) -> None:
+    """Compare the columns beside an event with the event."""
     try:
         stamp = stamp_of(entry)
     except JournalDamaged:
-        return  # said when the event is decoded
-    for name, expected, found in zip(
-        ("type", "recorded_at", "run_id"), msgspec.structs.astuple(stamp), columns, strict=True
-    ):
-        if expected != found:
-            audit.report("segment", f"{place}, column {name}", expected, found)
+        return  # reported when the event is decoded
+    for name, expected, actual in zip(STAMP_COLUMNS, msgspec.structs.astuple(stamp), columns, strict=True):
+        if expected != actual:
+            report.add("segment", f"{place}, column {name}", expected, actual)
 
 
 def _described(body: bytes) -> str:
-    """Say what a damaged event seems to be, as far as it can still be read."""
+    """Describe what a damaged event seems to be, as far as it can be read."""
     try:
-        seems = msgspec.json.decode(body)
+        event = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ", no longer JSON"
-    if not isinstance(seems, dict):
+    if not isinstance(event, dict):
         return ", no longer an event"
-    parts = [str(seems[name]) for name in ("type", "step", "module", "key") if name in seems]
+    parts = [str(event[name]) for name in ("type", "step", "module", "key") if name in event]
     return f", {' '.join(parts)}" if parts else ""
 
 
-def _report_unreadable(audit: Audit, path: Path, read: int, cause: Exception) -> None:
-    """Report that the rest of a segment cannot be read; its ids may still tell what is gone."""
+def _report_unreadable(report: VerifyReport, path: Path, read: int, cause: Exception) -> None:
+    """Report that the rest of a segment cannot be read; its column of ids may tell which events are lost."""
     import pyarrow as pa
 
     try:
         batches = _batches(path, ["id"])
-        gone = [Digest(named.hex()) for batch in batches for named in batch.column("id").storage.to_pylist()]
-        audit.lost.update(islice(gone, read, None))
+        ids = [Digest(named.hex()) for batch in batches for named in batch.column("id").storage.to_pylist()]
+        report.lost.update(islice(ids, read, None))
     except (pa.ArrowException, OSError, KeyError, ValueError, AttributeError):
-        audit.lost_unnamed = True
-    audit.report("segment", f"journal/{path.name}, from row {read + 1} on", "a parquet file that can be read", cause)
+        report.lost_unnamed = True
+    report.add("segment", f"journal/{path.name}, from row {read + 1} on", "a parquet file that can be read", cause)

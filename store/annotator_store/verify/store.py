@@ -1,8 +1,8 @@
-"""Verify a store and the shards that were written from it: derive every digest again, fold again, project again.
+"""Verify a store and the shards that were written from it: derive every digest, every fold and every shard again.
 
     journal → events that match their ids → what they carry and cite → the folds → rows → shards
 
-Reading only, and in bounded memory: segment by segment, shard by shard. Nothing stops at the first thing that is wrong.
+It only reads, segment by segment and shard by shard, in bounded memory, and goes on after a finding.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -16,39 +16,40 @@ from annotator_store.log.cache import CACHE
 from annotator_store.log.dataset_names import alike_at, name_in_log
 from annotator_store.log.events import EpisodeAnnotated, decode_event
 from annotator_store.log.segments import JOURNAL
-from annotator_store.log.shard_history import ShardRecord, fold_shards
+from annotator_store.log.shard_history import WrittenShard, fold_shards
 from annotator_store.parquet.rewrite import language_digest_or_none
 from annotator_store.verify.cache import check_cache, check_rebuilt
-from annotator_store.verify.events import Index, VocabularyDigest, check_citations, index_event
-from annotator_store.verify.findings import Audit
+from annotator_store.verify.events import Index, check_citations, index_event
+from annotator_store.verify.findings import VerifyReport
 from annotator_store.verify.journal import read_whole_events
-from annotator_store.verify.shards import Annotations, Compose, check_shard
+from annotator_store.verify.shards import Annotations, MergeRows, check_shard
 
 _ANNOTATIONS_AT_ONCE = 4096
 _SHOWN = 3
-"""Shards that one note names."""
+"""Shards that a note lists by name."""
 
 
 class Verified(msgspec.Struct, frozen=True, kw_only=True):
-    """What verifying gave: the findings, all that the journal says in digests, and the shards.
+    """The result of `verify_store`: the findings, the journal in digests, and the shards.
 
-    `dataset`: its name in the log, None where the log knows others only. `records`: what each of the dataset's shards
-    was last made of, by path. `languages`: the digests of the language columns as they are, of those that can be read.
+    `dataset`: its name in the log; None where the log holds other datasets only. `records`: what each of the dataset's
+    shards was last made from, by path. `languages`: the digest of the language columns of every shard that can be
+    read, by path.
     """
 
-    audit: Audit
+    report: VerifyReport
     index: Index
     dataset: str | None
-    records: dict[str, ShardRecord]
+    records: dict[str, WrittenShard]
     languages: dict[str, Digest]
 
     def footage(self, index: int, episode: Digest) -> dict[str, Digest]:
-        """Give what was last seen of the footage of the episode at an index, by camera."""
+        """Return the digests of an episode's footage as last recorded at an episode index, by camera."""
         seen = self.index.footage.get((self.dataset or "", index), {}).get(episode, {})
         return {camera: footage for camera, (_, _, footage) in sorted(seen.items())}
 
     def cameras_seen(self, index: int) -> set[str]:
-        """Name the cameras of which footage was ever seen at an index."""
+        """Return the cameras whose footage was ever recorded at an episode index."""
         return {camera for seen in self.index.footage.get((self.dataset or "", index), {}).values() for camera in seen}
 
 
@@ -58,80 +59,85 @@ def verify_store(
     *,
     shards: Collection[str],
     pinned: Mapping[str, Digest],
-    compose: Compose,
-    vocabulary_digest: VocabularyDigest,
-    visit: Callable[[ShardRecord, Annotations], None] = lambda _record, _annotations: None,
+    merge: MergeRows,
+    visit: Callable[[WrittenShard, Annotations], None] = lambda _record, _annotations: None,
     rebuild_cache: bool = False,
 ) -> Verified:
-    """Verify the log in the folder `store`, and the shards of the dataset at `root`; `pinned` is what its lock says.
+    """Verify the log in the folder `store` and the shards of the dataset at `root`.
 
-    `visit` is given every shard's record with the annotations it was made of, while they are in memory.
+    Args:
+        shards: paths of the dataset's shards, relative to `root`.
+        pinned: digests of the language columns as its lock has them, by path.
+        visit: called with every shard's record and the annotations it was made from, while they are in memory.
+        rebuild_cache: compare a cache that is built anew, too.
     """
-    audit, index, journal = Audit(), Index(), store / JOURNAL
-    for place, entry in read_whole_events(journal, audit):
-        index_event(index, audit, place, entry, vocabulary_digest)
-    check_citations(index, audit)
-    check_cache(store / CACHE, journal, index, audit)
+    report, index, journal = VerifyReport(), Index(), store / JOURNAL
+    for place, entry in read_whole_events(journal, report):
+        index_event(index, report, place, entry)
+    check_citations(index, report)
+    check_cache(store / CACHE, journal, index, report)
     if rebuild_cache:
-        check_rebuilt(journal, index, audit)
-    name = _name(root, store, index, shards, pinned, audit)
-    records = _records(name, index, shards, audit)
+        check_rebuilt(journal, index, report)
+    name = _name_in_log(root, store, index, shards, pinned, report)
+    records = _fold_records(name, index, shards, report)
     languages: dict[str, Digest] = {}
     for group in _grouped(records.values()):
         annotations = read_annotations(journal, [event for record in group for event in record.annotations])
         for record in group:
             visit(record, annotations)
-            found = check_shard(root, record, pinned.get(record.path), annotations, compose, audit)
-            if found is not None:
-                languages[record.path] = found
-    return Verified(audit=audit, index=index, dataset=name, records=records, languages=languages)
+            language = check_shard(root, record, pinned.get(record.path), annotations, merge, report)
+            if language is not None:
+                languages[record.path] = language
+    return Verified(report=report, index=index, dataset=name, records=records, languages=languages)
 
 
 def read_annotations(journal: Path, wanted: Collection[Digest]) -> Annotations:
-    """Read annotations by id, in one pass over the journal; those that are damaged or not there are left out."""
+    """Read annotations by id, in one pass over the journal; leave out those that are damaged or missing."""
     ids = set(wanted)
-    found: dict[Digest, EpisodeAnnotated] = {}
-    for _, entry in read_whole_events(journal, Audit()) if ids else ():
+    annotations: dict[Digest, EpisodeAnnotated] = {}
+    for _, entry in read_whole_events(journal, VerifyReport()) if ids else ():
         if entry.id not in ids:
             continue
         try:
             event = decode_event(entry.body)
         except (JournalDamaged, NewerEvent):
-            continue  # said where all events are looked at
+            continue  # reported where the events are indexed
         if isinstance(event, EpisodeAnnotated):
-            found[entry.id] = event
-            if len(found) == len(ids):
+            annotations[entry.id] = event
+            if len(annotations) == len(ids):
                 break
-    return found
+    return annotations
 
 
-def _name(
-    root: Path, store: Path, index: Index, shards: Collection[str], pinned: Mapping[str, Digest], audit: Audit
+def _name_in_log(
+    root: Path, store: Path, index: Index, shards: Collection[str], pinned: Mapping[str, Digest], report: VerifyReport
 ) -> str | None:
     names = {event.dataset for _, event in index.shards_written} | {dataset for dataset, _ in index.seen}
     alike = alike_at(root, shards, index.shards_written, lambda: pinned, language_digest_or_none)
     name = name_in_log(names, root, store, alike=alike)
     if names and name is None:
         expected = f"one of the datasets that the log knows: {', '.join(sorted(names))}"
-        audit.report_absent("dataset", str(root), expected, "unknown dataset")
+        report.add_missing("dataset", str(root), expected, "unknown dataset")
     return name
 
 
-def _records(name: str | None, index: Index, shards: Collection[str], audit: Audit) -> dict[str, ShardRecord]:
+def _fold_records(
+    name: str | None, index: Index, shards: Collection[str], report: VerifyReport
+) -> dict[str, WrittenShard]:
     if name is None:
         return {}
     records = fold_shards(index.shards_written, name)
     unwritten = sorted(set(shards) - set(records))
-    if unwritten and not audit.gone:
+    if unwritten and not report.events_missing:
         more = ", …" if len(unwritten) > _SHOWN else ""
         named = ", ".join(unwritten[:_SHOWN]) + more
-        audit.note(f"{len(unwritten)} of {len(shards)} shards were never written from this log: {named}")
+        report.note(f"{len(unwritten)} of {len(shards)} shards were never written from this log: {named}")
     return {path: record for path, record in records.items() if path in shards}
 
 
-def _grouped(records: Iterable[ShardRecord]) -> Iterator[list[ShardRecord]]:
-    """Part the shards into groups with a bounded number of annotations each: the journal is read once a group."""
-    group: list[ShardRecord] = []
+def _grouped(records: Iterable[WrittenShard]) -> Iterator[list[WrittenShard]]:
+    """Group the shards so that each group has a bounded number of annotations; the journal is read once a group."""
+    group: list[WrittenShard] = []
     size = 0
     for record in records:
         if group and size + len(record.annotations) > _ANNOTATIONS_AT_ONCE:

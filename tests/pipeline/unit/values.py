@@ -80,7 +80,13 @@ def makers(*names: str, setup: str = "setup", reads_evidence: bool = False) -> d
 
 
 def annotation(
-    episode: EpisodeRecord, module: str, recipe: Digest, *, second: float = 0, text: str = "reach", run_id: str = "run-1"
+    episode: EpisodeRecord,
+    module: str,
+    recipe: Digest,
+    *,
+    second: float = 0,
+    text: str = "reach",
+    run_id: str = "run-1",
 ) -> EpisodeAnnotated:
     """A module's annotation of an episode: one row that says `text`."""
     style = {"plan": "subtask", "interjections": "interjection", "vqa": "vqa"}[module]
