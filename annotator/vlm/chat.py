@@ -24,6 +24,7 @@ def number_frames(timestamps: Sequence[float]) -> FrameNumbers:
     The models' processors take times in this form alone. `timestamps` ascend.
     """
     steps = [later - earlier for earlier, later in pairwise(timestamps)]
+    # The median: where frames were left out, the rate of the others still holds.
     step = median(steps) if steps else 0.0
     fps = 1 / step if step > 0 else 1.0
     indices: list[int] = []

@@ -1,7 +1,8 @@
 """An engine that another package brings, in runs from end to end."""
 
 import json
-from collections.abc import Callable, Sequence
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,13 @@ SUBTASKS = "SELECT DISTINCT content FROM rows WHERE style = 'subtask'"
 
 
 @pytest.fixture(scope="module")
-def python(install: Callable[[Sequence[str]], Path]) -> Path:
-    return install(["echo_engine"])
+def process(start: "Callable[..., subprocess.Popen[str]]") -> "subprocess.Popen[str]":
+    return start("echo_engine")
 
 
 @pytest.fixture
-def environment(python: Path, tmp_path: Path) -> Environment:
-    return Environment(python, tmp_path)
+def environment(process: "subprocess.Popen[str]", tmp_path: Path) -> Environment:
+    return Environment(process, tmp_path)
 
 
 @pytest.fixture
@@ -32,10 +33,10 @@ def root(make_dataset: MakeDataset, tmp_path: Path) -> Path:
 def test_its_answers_are_kept_under_its_model_locked_carded_and_never_asked_for_again(
     environment: Environment, root: Path
 ) -> None:
-    done = environment.run("sync", root, "--vlm.backend", "echo", "--vlm.engine_kwargs", '{"version": "7"}')
-    assert "engine: echo – no model; the task is the only subtask" in done.stderr
-    assert "vqa: left out, the echo engine sees no pixels" in done.stderr
-    assert "is not used by" not in done.stderr
+    _, notes = environment.run("sync", root, "--vlm.backend", "echo", "--vlm.engine_kwargs", '{"version": "7"}')
+    assert "engine: echo – no model; the task is the only subtask" in notes
+    assert "vqa: left out, the echo engine sees no pixels" in notes
+    assert "is not used by" not in notes
     (call,) = environment.query(root, CALLS)
     assert (call["engine"], call["model_id"], call["n"]) == ("echo", "echo.v1", 2)
     assert "7" in str(call["versions"])
@@ -46,22 +47,21 @@ def test_its_answers_are_kept_under_its_model_locked_carded_and_never_asked_for_
     environment.run("verify", root)
 
     before = environment.query(root, "SELECT count(*) AS n FROM calls")
-    again = environment.run("sync", root, "--vlm.backend", "echo", "--offline")
-    assert "calls" in again.stderr
+    environment.run("sync", root, "--vlm.backend", "echo", "--offline")
     assert environment.query(root, "SELECT count(*) AS n FROM calls") == before
     environment.run("sync", root, "--vlm.backend", "echo", "--locked")
 
 
 def test_its_settings_are_checked_before_a_store_is_made(environment: Environment, root: Path) -> None:
-    refused = environment.run("sync", root, "--vlm.backend", "echo", "--vlm.engine_kwargs", '{"loud": 1}', status=2)
-    assert "echo has no such setting – --vlm.engine_kwargs – loud" in refused.stderr
+    _, refused = environment.run("sync", root, "--vlm.backend", "echo", "--vlm.engine_kwargs", '{"loud": 1}', status=2)
+    assert "echo has no such setting – --vlm.engine_kwargs – loud" in refused
     assert not (root / ".annotator").exists()
 
 
 def test_what_it_does_not_use_is_noted_and_the_doctor_lists_it(environment: Environment, root: Path) -> None:
-    done = environment.run("sync", root, "--vlm.backend", "echo", "--vlm.num_gpus", "2")
-    assert "note: --vlm.num_gpus is not used by echo" in done.stderr
-    examined = environment.run("doctor", "--vlm.backend", "echo").stdout
+    _, notes = environment.run("sync", root, "--vlm.backend", "echo", "--vlm.num_gpus", "2")
+    assert "note: --vlm.num_gpus is not used by echo" in notes
+    examined, _ = environment.run("doctor", "--vlm.backend", "echo")
     assert "annotator-echo-engine 1.0" in examined
-    unknown = environment.run("sync", root, "--vlm.backend", "ohce", status=2)
-    assert "offline, echo" in unknown.stderr
+    _, unknown = environment.run("sync", root, "--vlm.backend", "ohce", status=2)
+    assert "offline, echo" in unknown

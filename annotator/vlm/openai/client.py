@@ -70,12 +70,13 @@ class _Pool(openai.AsyncOpenAI):
         super().__init__(
             base_url=api_base,
             api_key=api_key or NO_KEY,
+            # "" and not None, for which the client looks into the environment.
             admin_api_key="",
             organization="",
             project="",
             webhook_secret="",
             timeout=timeout,
-            max_retries=0,
+            max_retries=0,  # the engine retries, elsewhere if need be
             http_client=http,
         )
         # "" kept OPENAI_ORG_ID and its like out; None now keeps their headers out.
@@ -158,12 +159,13 @@ class Client:
         except openai.APIStatusError as error:
             if error.status_code >= 500:
                 return False
+            # There is no such page: not vLLM.
         except openai.APIError:
             return False
         try:
             await self._list_models()
         except CallError as error:
-            return error.kind.startswith("http_4")
+            return error.kind.startswith("http_4")  # it answers, if only to refuse the key
         return True
 
     async def aclose(self) -> None:
@@ -185,6 +187,7 @@ class Client:
 
     async def _translated(self, cause: openai.APIError, where: str) -> CallError:
         served = ""
+        # A 404 most often means that the model has another name there.
         if isinstance(cause, openai.NotFoundError):
             with contextlib.suppress(CallError):
                 names = ", ".join((await self._list_models()).model_ids)

@@ -57,7 +57,7 @@ class VllmEngine:
         self._starting: asyncio.Task[Any] | None = None
         self._processes: EngineProcesses | None = None
         self._stopped = False
-        self._numbers = itertools.count()
+        self._numbers = itertools.count()  # vLLM wants another id for a request that is asked again
         self._versions: Mapping[str, str] = {}
 
     async def start(self) -> Any:
@@ -143,7 +143,7 @@ class VllmEngine:
 
     async def _output(self, llm: Any, request: Request) -> Any:
         prompt = await render_prompt(llm, request)
-        self._refuse_stopped(request)
+        self._refuse_stopped(request)  # rendering many pictures takes a while
         last_output: Any = None
         parameters = sampling_params(llm, request, prompt_tokens=len(prompt["prompt_token_ids"]))
         async for output in llm.generate(prompt, parameters, f"{request.key}-{next(self._numbers)}"):

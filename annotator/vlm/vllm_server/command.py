@@ -112,22 +112,20 @@ def _find_program(program: str, environment: Mapping[str, str]) -> str | None:
 
 
 def default_command(vlm: VlmSettings) -> list[str]:
-    """Return the `vllm serve` that suits this project, in words.
-
-    Guidance is the backend whose JSON always parses. Thinking is off unless an effort is asked for, since a schema
-    holds a reply from its first token. Requests may say how their media are read, since the server listens on this
-    machine alone; so the times of a video's frames go along. Prompt-token details say what the prefix cache saved. The
-    context is what the memory holds: by default vLLM wants room for the model's whole context, and does not start.
-    Source: vLLM 0.32's `vllm serve --help`.
-    """
+    """Return the words of the `vllm serve` that suits this project. Source: vLLM 0.32's `vllm serve --help`."""
     words = ["vllm", "serve", vlm.model_id, "--host", "127.0.0.1", "--port", "{port}"]
+    # Of vLLM's backends, guidance is the one whose JSON always parses.
     words += ["--structured-outputs-config", '{"backend":"guidance","disable_any_whitespace":true}']
+    # Prompt-token details say what the prefix cache saved.
     words += ["--limit-mm-per-prompt", f'{{"image":{_IMAGES},"video":{_VIDEOS}}}', "--enable-prompt-tokens-details"]
+    # Requests give the times of a video's frames. Only this machine can send any, so they may be trusted.
     words += ["--trust-request-mm-kwargs"]
+    # A schema constrains a reply from its first token, so a model that thinks first could not.
     if vlm.reasoning_effort in (None, "none"):
         words += ["--default-chat-template-kwargs", '{"enable_thinking":false}']
     options = {
         "--revision": vlm.model_revision,
+        # By default vLLM wants room for the model's whole context, and does not start where the memory has none.
         "--max-model-len": vlm.max_model_len or "auto",
         "--gpu-memory-utilization": vlm.gpu_memory_utilization,
         "--tensor-parallel-size": vlm.tensor_parallel_size if vlm.tensor_parallel_size > 1 else None,
@@ -147,6 +145,7 @@ def share_gpus(vlm: VlmSettings, visible: Sequence[str]) -> list[tuple[str, ...]
         raise UsageError("so many GPUs are not there", where=f"--vlm.num_gpus {vlm.num_gpus}", got=str(len(visible)))
     gpus, per_server = visible[: vlm.num_gpus or None], vlm.tensor_parallel_size
     if not gpus:
+        # Another command than vLLM's may well run on the CPU, or elsewhere.
         return [()] * (vlm.parallel_servers or 1)
     room = len(gpus) // per_server
     servers = vlm.parallel_servers or room
