@@ -34,9 +34,7 @@ Shards = Mapping[str, tuple[Path, Mapping[int, Sequence[CandidateRow]]]]
 
 def says(*texts: str, kept: bool = False) -> list[CandidateRow]:
     return [
-        CandidateRow(
-            row=Row(role="assistant", content=text, style="subtask", timestamp=0.0), module="plan", kept=kept
-        )
+        CandidateRow(row=Row(role="assistant", content=text, style="subtask", timestamp=0.0), module="plan", kept=kept)
         for text in texts
     ]
 
@@ -51,7 +49,9 @@ def shards(tmp_path: Path) -> dict[str, tuple[Path, dict[int, list[CandidateRow]
     }
 
 
-def gate(settings: SyncSettings = ABORT, rules: Sequence[Rule] = RULES, context: RuleContext = CONTEXT) -> ValidationGate:
+def gate(
+    settings: SyncSettings = ABORT, rules: Sequence[Rule] = RULES, context: RuleContext = CONTEXT
+) -> ValidationGate:
     return ValidationGate(rules, context, settings)
 
 

@@ -170,9 +170,7 @@ def test_of_episodes_that_are_alike_each_follows_the_rows_where_it_lies(log: Log
     events = record_annotations(
         log, annotation(twins[0], "plan", digest("one task")), annotation(twins[1], "plan", digest("another task"))
     )
-    log.record(
-        written([(twin, {"plan": event}) for twin, event in zip(twins, events, strict=True)])
-    ).result()
+    log.record(written([(twin, {"plan": event}) for twin, event in zip(twins, events, strict=True)])).result()
     assert annotations_in_shards([*twins, moved], "plan", log, "cups") == {0: events[0], 1: events[1], 2: events[0]}
 
 
@@ -217,7 +215,12 @@ def test_a_plan_counts_every_copy_of_an_episode() -> None:
     assert PLAN.episodes_to_ask == 3
     assert PLAN.episodes_up_to_date == 4
     assert PLAN.count_by_module() == {"plan": 3}
-    assert PLAN.count_by_reason() == {("plan", "new"): 2, ("vqa", "new"): 2, ("vqa", "changed"): 3, ("plan", "changed"): 1}
+    assert PLAN.count_by_reason() == {
+        ("plan", "new"): 2,
+        ("vqa", "new"): 2,
+        ("vqa", "changed"): 3,
+        ("plan", "changed"): 1,
+    }
 
 
 def test_the_work_of_some_modules_is_that_of_no_other() -> None:
@@ -252,7 +255,9 @@ def test_an_annotation_that_is_the_newest_or_not_there_is_not_restated(log: Log)
 def test_of_twins_with_two_tasks_either_annotation_may_be_the_newest(log: Log) -> None:
     twins = [record(0), msgspec.structs.replace(record(0), index=1, task="open the lid")]
     record_annotations(
-        log, annotation(twins[0], "plan", digest("one"), second=1), annotation(twins[1], "plan", digest("two"), second=2)
+        log,
+        annotation(twins[0], "plan", digest("one"), second=1),
+        annotation(twins[1], "plan", digest("two"), second=2),
     )
     lookup = lookup_of((0, "one"), (1, "two"), log=log)
     assert restated_annotations(twins, lookup, log, "run-9") == []
