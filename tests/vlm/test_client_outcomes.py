@@ -99,8 +99,8 @@ def test_a_failure_that_every_call_would_share_stops_a_run_at_once(log: Log, kin
 
 
 def test_so_many_failures_of_any_kind_may_be_allowed_and_0_allows_all(log: Log) -> None:
-    kinds = ("timeout", "http_500", "timeout")
-    limited, notes = client(log, PROMPTS, max_failures=3, notes=(notes := [])), notes
+    kinds, notes = ("timeout", "http_500", "timeout"), list[str]()
+    limited = client(log, PROMPTS, max_failures=3, notes=notes)
     fail(limited, *kinds[:2])
     assert limited.stopped is None
     fail(limited, kinds[2])

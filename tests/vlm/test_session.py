@@ -11,6 +11,7 @@ from annotator.errors import CallError, Declined, NotInLog, Rejected
 from annotator.prompting.answers import CountAnswer, Task
 from annotator.prompting.loader import load_prompts
 from annotator.vlm.base import Request
+from annotator.vlm.call_stats import CallOutcome
 from annotator.vlm.client import VlmClient
 from annotator.vlm.scripted.engine import Scripted, ScriptedEngine
 from annotator.vlm.session import EpisodeSession, SessionEpisode, StepAnswer
@@ -63,7 +64,7 @@ def last_text(request: Request) -> str:
     return "".join(part.text for part in request.messages[-1].parts if isinstance(part, Text))
 
 
-def outcomes(asking: VlmClient) -> dict[str, int]:
+def outcomes(asking: VlmClient) -> dict[CallOutcome, int]:
     return dict(asking.stats.outcomes)
 
 

@@ -129,7 +129,7 @@ def test_the_system_and_the_retry_prompt_concern_every_run(tmp_path: Path, step:
 
 
 def test_rows_in_a_vocabulary_and_rows_worded_freely_are_told_apart(tmp_path: Path) -> None:
-    freely = {"vocabulary": VocabularySettings(enabled=False)}
+    freely: dict[str, Any] = {"vocabulary": VocabularySettings(enabled=False)}
     lock_at(tmp_path)
     assert line(run_at(tmp_path, **freely)) == "this run words them freely"
     assert line(run_at(tmp_path, off=("plan",), **freely)) is None
@@ -143,7 +143,7 @@ def test_other_settings_are_named_on_both_sides(tmp_path: Path) -> None:
     assert line(run_at(tmp_path, vqa=VqaSettings(K=2))) == (
         "other settings than the rows come from: plan.view, vlm.coordinates, vqa.K"
     )
-    like = {
+    like: dict[str, Any] = {
         "plan": PlanSettings(view="video"),
         "vlm": VlmSettings(backend="openai", model_id="some/model", coordinates="pixels"),
     }

@@ -80,20 +80,14 @@ def makers(*names: str, setup: str = "setup", reads_evidence: bool = False) -> d
 
 
 def annotation(
-    episode: EpisodeRecord,
-    module: str,
-    recipe: Digest,
-    *,
-    second: float = 0,
-    text: str = "reach",
-    run_id: str = "run-1",
+    episode: EpisodeRecord, module: str, recipe: Digest, *, second: float = 0, text: str = "reach"
 ) -> EpisodeAnnotated:
     """A module's annotation of an episode: one row that says `text`."""
     style = {"plan": "subtask", "interjections": "interjection", "vqa": "vqa"}[module]
     row = Row(role="user" if module == "interjections" else "assistant", content=text, style=style, timestamp=0.0)
     return EpisodeAnnotated(
         recorded_at=at(second),
-        run_id=run_id,
+        run_id="run-1",
         episode=episode.digest,
         module=module,
         recipe=recipe,
