@@ -1,4 +1,4 @@
-"""What the engines that load a model share: template arguments, the frame numbers of a video, how long a reply may get."""
+"""What engines that load a model share: template arguments, frame numbers of a video, how long a reply may get."""
 
 import pytest
 from hypothesis import given
