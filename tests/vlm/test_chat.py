@@ -1,4 +1,4 @@
-"""What the engines that load a model share: template arguments, the frame numbers of a video, how long a reply may get."""
+"""What the engines that load a model share: template arguments, frame numbers of a video, the length of a reply."""
 
 import pytest
 from hypothesis import given
