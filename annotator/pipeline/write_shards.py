@@ -20,7 +20,7 @@ from annotator_store.errors import ShardError
 from annotator_store.keys import Projection
 from annotator_store.log.events import EpisodeSources, ShardWritten, utc_now
 from annotator_store.log.log import Log
-from annotator_store.log.shard_history import fold_shards, says_more
+from annotator_store.log.shard_history import fold_shards, adds_to_record
 from annotator_store.parquet.episode_language import EpisodeRows
 from annotator_store.parquet.info_json import update_info
 from annotator_store.parquet.parallel import ShardJob, prepare_shards
@@ -229,7 +229,7 @@ class ShardWriter:
                 digest = language_digest(self._target(shard), [target.bounds for target in by_shard[shard]])
                 assert digest is not None, "a shard that is right has both columns"
                 event = self._written(shard, digest, by_shard[shard])
-                if says_more(history.get(event.path), event):
+                if adds_to_record(history.get(event.path), event):
                     events.append(event)
         if events:
             self._log.record(*events).result()

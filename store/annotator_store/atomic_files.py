@@ -29,7 +29,7 @@ def fsync_file(path: Path) -> None:
 
 
 def replace_durably(temporary: Path, target: Path) -> None:
-    """Rename over `target`, then wait until the folder remembers it. The file itself must be fsynced before."""
+    """Rename over `target`, then fsync the folder. The file itself must be fsynced before."""
     temporary.replace(target)
     if os.name == "nt":  # a folder cannot be opened there; NTFS journals the rename
         return
@@ -41,7 +41,7 @@ def replace_durably(temporary: Path, target: Path) -> None:
 
 
 def replace_content(path: Path, content: bytes) -> None:
-    """Give a file this content, whole or not at all; one that is there keeps its permissions.
+    """Write a file whole or not at all; an existing file keeps its permissions.
 
     Raises:
         OSError: it cannot be written; it is as it was, and nothing is left beside it.
@@ -60,15 +60,15 @@ def replace_content(path: Path, content: bytes) -> None:
 
 
 def drop(temporary: Path) -> None:
-    """Remove a temporary file; where even that is refused, the next sweep does it, and the first error is said."""
+    """Remove a temporary file; where that is refused, the next sweep removes it."""
     with suppress(OSError):
         temporary.unlink(missing_ok=True)
 
 
 def sweep_leftovers(data_dir: Path, *, deep: bool = True) -> tuple[Path, ...]:
-    """Remove the temporary files that crashed writers left under a folder, or only right in it; return which.
+    """Remove the temporary files that crashed writers left in a folder, `deep` below it too; return their paths.
 
-    Call it while holding the dataset's lock: it cannot tell a crashed writer from one that is at work.
+    Call it under the dataset's lock: it cannot tell a crashed writer from one that is running.
     """
     find = data_dir.rglob if deep else data_dir.glob
     leftovers = tuple(sorted(find(f"*{LEFTOVER_SUFFIX}")))
@@ -78,7 +78,7 @@ def sweep_leftovers(data_dir: Path, *, deep: bool = True) -> tuple[Path, ...]:
 
 
 def write_hint(cause: BaseException) -> str:
-    """Say what helps against an error of the file system while writing."""
+    """Return the hint for an error of the file system while writing."""
     number = getattr(cause, "errno", None)
     if number in _FULL:
         return "free space on that disk (a rewritten shard needs its own size once more), then run again"

@@ -12,9 +12,9 @@ Problem
 
 
 class Problem(Exception):
-    """Say in one message what went wrong, where, what was found, and what helps.
+    """An error whose message says what went wrong, where, what was there, and what helps.
 
-    Drivers' errors are translated into this once, at the edge, with `raise ... from cause`.
+    Drivers' errors are translated into it once, at the edge, with `raise ... from cause`.
     """
 
     def __init__(self, what: str, *, where: str = "", got: str = "", hint: str = "") -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from annotator_store.digests import Digest
 from annotator_store.log.events import EpisodeSources, ShardWritten
-from annotator_store.log.shard_history import fold_shards, says_more
+from annotator_store.log.shard_history import fold_shards, adds_to_record
 from tests.store import facts
 
 PLAN, SPEECH, NEWER = facts.digest("plan"), facts.digest("speech"), facts.digest("newer")
@@ -52,13 +52,13 @@ def test_a_note_without_episodes_takes_nothing_away() -> None:
 def test_only_what_the_ledger_does_not_say_yet_is_worth_a_note() -> None:
     record = fold_shards(NOTES, "cups")["data/a.parquet"]
     same = written(2, {"plan": NEWER}, {"plan": PLAN})
-    assert says_more(None, same)
-    assert not says_more(record, same)
-    assert not says_more(record, written(2, None, {}))
-    assert says_more(record, written(2, {"plan": PLAN}, None))
-    assert says_more(record, written(2, {"vqa": NEWER}, None))
-    assert says_more(record, written(2, {"plan": NEWER}))
-    assert says_more(record, msgspec.structs.replace(same, language=facts.digest("other")))
+    assert adds_to_record(None, same)
+    assert not adds_to_record(record, same)
+    assert not adds_to_record(record, written(2, None, {}))
+    assert adds_to_record(record, written(2, {"plan": PLAN}, None))
+    assert adds_to_record(record, written(2, {"vqa": NEWER}, None))
+    assert adds_to_record(record, written(2, {"plan": NEWER}))
+    assert adds_to_record(record, msgspec.structs.replace(same, language=facts.digest("other")))
 
 
 def moved(second: float, *places: tuple[object, int, dict[str, Digest] | None]) -> tuple[Digest, ShardWritten]:

@@ -1,6 +1,6 @@
 """The cache: DuckDB tables over the journal. Deleting it costs a rebuild and nothing else.
 
-DuckDB's own errors are translated here: `CacheDamaged` and `CacheBusy` are answered in `annotator_store.log.rebuild`.
+DuckDB's errors are translated here; `annotator_store.log.rebuild` handles `CacheDamaged` and `CacheBusy`.
 """
 
 import threading
@@ -16,7 +16,7 @@ import msgspec
 
 from annotator_store.digests import Digest
 from annotator_store.errors import StoreError
-from annotator_store.log.events import AnyEvent, EpisodeAnnotated, decode_event
+from annotator_store.log.events import EpisodeAnnotated, decode_event
 from annotator_store.log.folds import LatestAnnotation, as_utc, rows_digest
 from annotator_store.log.lines import Entry
 from annotator_store.sql import read_statements
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 CACHE = "cache.duckdb"
 """The file of the cache inside a store."""
 FORMAT = 2
-"""Raise it whenever a table, or how one is filled, changes: every cache is then rebuilt on opening."""
+"""Raise it whenever a table, or how a table is filled, changes: every cache is then rebuilt when it is opened."""
 
 Config = dict[str, str | bool | int | float | list[str]]
 NO_EXTENSIONS: Config = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
@@ -41,7 +41,7 @@ SANDBOXED: Config = {
 
 # At the default of 16 MB, checkpoints take more than half of the time of ingesting.
 _WRITING: Config = {**NO_EXTENSIONS, "wal_autocheckpoint": "64MB"}
-_BUSY_PATIENCE_S = 5.0
+_BUSY_TIMEOUT_S = 5.0
 _STREAMED_ROWS = 1024
 _SQL = read_statements(Path(__file__).with_name("sql") / "cache.sql")
 
@@ -85,7 +85,7 @@ class Cache:
 
     @classmethod
     def in_memory(cls, config: Config = NO_EXTENSIONS) -> "Cache":
-        """Make an empty cache that no file holds."""
+        """Make an empty cache in memory."""
         cache = cls(duckdb.connect(":memory:", config=config))
         cache._create()
         return cache
@@ -99,7 +99,7 @@ class Cache:
             CacheBusy: another process kept it open for seconds.
         """
         fresh = not path.exists()
-        cache = cls(_connect_patiently(path))
+        cache = cls(_connect_when_free(path))
         if fresh:
             cache._create()
         else:
@@ -119,30 +119,30 @@ class Cache:
         return cache
 
     def close(self) -> None:
-        """Close it; DuckDB then folds its write-ahead log into the file.
+        """Close the connections; DuckDB then merges its write-ahead log into the file.
 
         Raises:
             CacheDamaged: it could not.
         """
-        with self._reading, self._writing, _damage_named():
+        with self._reading, self._writing, _translate_errors():
             self._reader.close()
             self._writer.close()
             self.connection.close()
 
     def discard(self) -> None:
-        """Close it, whatever state it is in: it is no longer needed, or about to be deleted."""
+        """Close a cache that is no longer needed or about to be deleted, whatever state it is in."""
         with suppress(CacheDamaged):
             self.close()
 
     def ingest(self, entries: Sequence[Entry], *, files: Sequence[str] = (), gone: Sequence[str] = ()) -> None:
-        """Add events, in one transaction with the news that `files` are now wholly in, and `gone` are no more.
+        """Add events; in the same transaction, note that `files` are wholly ingested and `gone` no longer exist.
 
         Raises:
             CacheDamaged: DuckDB could not.
             NewerEvent, JournalDamaged: an event cannot be read.
         """
         batch = _batch(entries) if entries else None
-        with self._writing, _damage_named():
+        with self._writing, _translate_errors():
             self._writer.execute("BEGIN")
             if batch is not None:
                 self._insert(batch, "insert_events", "upsert_outcomes", "insert_annotations")
@@ -153,7 +153,7 @@ class Cache:
             self._writer.execute("COMMIT")
 
     def ingested(self) -> set[str]:
-        """Name the journal files that are wholly in the cache."""
+        """Return the names of the journal files that are wholly in the cache."""
         return {name for (name,) in self.select("select_ingested")}
 
     def select(self, name: str, parameters: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
@@ -162,7 +162,7 @@ class Cache:
         Raises:
             CacheDamaged: DuckDB could not.
         """
-        with self._reading, _damage_named():
+        with self._reading, _translate_errors():
             return self._reader.execute(_SQL[name], parameters).fetchall()
 
     def stream(self, name: str) -> Iterator[tuple[Any, ...]]:
@@ -171,13 +171,13 @@ class Cache:
         Raises:
             CacheDamaged: DuckDB could not.
         """
-        with _damage_named(), self.connection.cursor() as cursor:
+        with _translate_errors(), self.connection.cursor() as cursor:
             cursor.execute(_SQL[name])
             while batch := cursor.fetchmany(_STREAMED_ROWS):
                 yield from batch
 
     def current(self) -> dict[tuple[Digest, str], LatestAnnotation]:
-        """Read the annotation that counts of every (episode, module)."""
+        """Return the annotation that counts for every (episode, module)."""
         return {
             (episode, module): LatestAnnotation(episode, module, recipe, event_id, as_utc(recorded_at), digest)
             for episode, module, recipe, event_id, recorded_at, digest in self.select("select_current")
@@ -197,7 +197,7 @@ class Cache:
             "stamp": [stamp for stamp, _ in items.values()],
             "value": [value for _, value in items.values()],
         }
-        with self._writing, _damage_named():
+        with self._writing, _translate_errors():
             self._insert(
                 pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()}), "upsert_memo"
             )
@@ -209,7 +209,7 @@ class Cache:
         self._writer.unregister("batch")
 
     def _create(self) -> None:
-        with _damage_named():
+        with _translate_errors():
             self._writer.execute("BEGIN")
             self._writer.execute(_SQL["create_tables"])
             self._writer.execute("INSERT INTO cache_format VALUES (?)", [FORMAT])
@@ -217,17 +217,17 @@ class Cache:
 
     def _check_format(self) -> None:
         try:
-            with self._reading, _damage_named():
-                found = self._reader.execute("SELECT version FROM cache_format").fetchall()
-            if found != [(FORMAT,)]:
-                raise CacheOutdated("the cache is of another format", got=str(found))
+            with self._reading, _translate_errors():
+                versions = self._reader.execute("SELECT version FROM cache_format").fetchall()
+            if versions != [(FORMAT,)]:
+                raise CacheOutdated("the cache is of another format", got=str(versions))
         except CacheDamaged:
             self.discard()
             raise
 
 
-def _connect_patiently(path: Path) -> duckdb.DuckDBPyConnection:
-    deadline = time.monotonic() + _BUSY_PATIENCE_S
+def _connect_when_free(path: Path) -> duckdb.DuckDBPyConnection:
+    deadline = time.monotonic() + _BUSY_TIMEOUT_S
     while True:
         try:
             return _connect(path, read_only=False, config=_WRITING)
@@ -247,7 +247,7 @@ def _connect(path: Path, *, read_only: bool, config: Config) -> duckdb.DuckDBPyC
 
 
 @contextmanager
-def _damage_named() -> Generator[None]:
+def _translate_errors() -> Generator[None]:
     try:
         yield
     except duckdb.Error as cause:
@@ -289,7 +289,7 @@ def _columns(entry: Entry) -> _Columns:
     annotated = event if isinstance(event, EpisodeAnnotated) else None
     return _Columns(
         id=entry.id,
-        type=_tag(event),
+        type=str(type(event).__struct_config__.tag),
         recorded_at=as_utc(event.recorded_at),
         run_id=event.run_id,
         key=getattr(event, "key", None),
@@ -299,7 +299,3 @@ def _columns(entry: Entry) -> _Columns:
         rows_digest=rows_digest(annotated) if annotated else None,
         body=entry.body.decode(),
     )
-
-
-def _tag(event: AnyEvent) -> str:
-    return str(type(event).__struct_config__.tag)

@@ -1,4 +1,4 @@
-"""Naming: which of the datasets that a log knows is the one at a place, also when it was moved or renamed since."""
+"""Find the name that a log has for a dataset, even after it was moved or renamed."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -17,10 +17,10 @@ def name_in_log(
     given: str | None = None,
     shared: bool = False,
 ) -> str | None:
-    """Choose, among the datasets a log knows, the one at `root`; None where that cannot be told.
+    """Return the name of the dataset at `root` among the `names` of a log; None where that cannot be told.
 
-    First the name that it is `given`, and its path. Then, where the log lies inside it: its folder's name, or the only
-    one there is, unless the log is `shared` and may be others' alone. Last, the one whose shards are `alike`.
+    In this order: the name that is `given`; the path; where the log lies inside the dataset, the name that ends with
+    its folder's, or the only name, unless the log is `shared` with other datasets; the name whose shards are `alike`.
     """
     folder = root.resolve()
     inside = store.resolve().is_relative_to(folder)
@@ -28,10 +28,10 @@ def name_in_log(
         if name in names:
             return name
     if inside:
-        called = [name for name in sorted(names) if Path(name).name == folder.name and given is None]
-        if called or (len(names) == 1 and not shared):
-            return [*called, *names][0]
-    # Short recordings can say the same: one that still stands where it was is not the one that is here.
+        of_folder = [name for name in sorted(names) if Path(name).name == folder.name and given is None]
+        if of_folder or (len(names) == 1 and not shared):
+            return [*of_folder, *names][0]
+    # Short recordings can have equal shards: a dataset that still stands at its own path is tried last.
     likely = sorted(names, key=lambda name: (Path(name).is_absolute() and Path(name).exists(), name))
     return next((name for name in likely if alike(name)), None)
 
@@ -43,20 +43,21 @@ def alike_at(
     pinned: Callable[[], Mapping[str, Digest]],
     language: Callable[[Path, list[tuple[int, int]]], Digest | None],
 ) -> Callable[[str], bool]:
-    """Say of a name whether the shards at `root`, or what a lock has `pinned` of them, are as they were last written.
+    """Return a function that tells of a name whether the shards at `root`, or their lock, are as last written under it.
 
-    `language` digests the two columns of a shard between its episodes' bounds; None for one that cannot be read.
+    `pinned`: the digests in the lock, by path. `language`: digests the two columns of a shard, given its episodes' row
+    offsets; None for a shard that cannot be read.
     """
-    held = list(writings)
+    events = list(writings)
 
     def alike(name: str) -> bool:
-        records = [record for path, record in fold_shards(held, name).items() if path in shards]
+        records = [record for path, record in fold_shards(events, name).items() if path in shards]
         if not records:
             return False
         lock = pinned()
         if all(lock.get(record.path) == record.language for record in records):
             return True
-        bounds = {record.path: [(one.start, one.stop) for one in record.episodes] for record in records}
+        bounds = {record.path: [(episode.start, episode.stop) for episode in record.episodes] for record in records}
         return all(language(root / record.path, bounds[record.path]) == record.language for record in records)
 
     return alike

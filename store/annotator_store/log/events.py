@@ -1,4 +1,4 @@
-"""The events: past tense, frozen, versioned. They are the only truth; all else is a fold of them.
+"""The events: past tense, frozen, versioned. They are the only truth; everything else is a fold over them.
 
 On disk an event is one JSON object whose `type` is `<name>.v<n>`. Its id is the digest of those bytes,
 so a union of journals is idempotent and order-free, and the id is also the line's checksum.
@@ -23,14 +23,14 @@ class CameraSeen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AnnotatedRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A row and the call it came from; `call` is None where no single call wrote it (a plan's list of what is left)."""
+    """A row and the call it came from; `call` is None where no single call wrote it (a plan's remaining steps)."""
 
     row: Row
     call: Digest | None = None
 
 
 class Gap(msgspec.Struct, frozen=True, kw_only=True):
-    """A step that gave nothing for this episode, and why: its rows are missing on the record."""
+    """A step that gave no rows for this episode, and why."""
 
     step: str
     reason: Literal["rejected", "declined"]
@@ -39,11 +39,11 @@ class Gap(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SetupUsed(msgspec.Struct, frozen=True, kw_only=True):
-    """What an answer's rows or entries were made with, alike for all that a run makes with it.
+    """What the rows of an annotation, or the entries of a vocabulary, were made with; the same for a whole run.
 
-    `model`: digest of the model. `prompts`: step → digest of the prompt's body, of all steps that could be asked.
-    `vocabulary`: what they were held to, None where they are worded freely. `settings`: those that are not the
-    defaults, by the names of their flags.
+    `model`: digest of the model. `prompts`: step → digest of the prompt's body, for all steps that could be asked.
+    `vocabulary`: digest of the vocabulary in use, None without one. `settings`: those that differ from the defaults, by
+    flag.
     """
 
     seed: int
@@ -55,9 +55,9 @@ class SetupUsed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EpisodeSources(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows [start, stop) of a shard are this episode; module → id of the `EpisodeAnnotated` its rows come from.
+    """An episode at rows [start, stop) of a shard; `sources`: module → id of the `EpisodeAnnotated` of its rows.
 
-    The rows of other modules, and all rows where `sources` is None, were kept as they stood in the shard.
+    The rows of other modules, and all rows where `sources` is None, were kept as they were in the shard.
     """
 
     episode: Digest
@@ -76,7 +76,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
 class CallAnswered(Event, frozen=True, kw_only=True, tag="call_answered.v1"):
     """An engine replied. `reply` is its raw text, kept so that a change to parsing costs no call.
 
-    `answer` is the reply's JSON, for SQL to look into, or None where it is none. A `msgspec.Raw` may be given.
+    `answer` is the reply's JSON, for queries; None where it is not JSON. A `msgspec.Raw` may be passed.
     """
 
     key: Digest
@@ -111,7 +111,7 @@ class AnswerRejected(Event, frozen=True, kw_only=True, tag="answer_rejected.v1")
 
 
 class CallFailed(Event, frozen=True, kw_only=True, tag="call_failed.v1"):
-    """A call got no reply, after all retries. It will be asked again by the next run."""
+    """A call got no reply, after all retries. The next run asks it again."""
 
     key: Digest
     episode: Digest
@@ -126,7 +126,7 @@ class CallFailed(Event, frozen=True, kw_only=True, tag="call_failed.v1"):
 
 
 class CallDeclined(Event, frozen=True, kw_only=True, tag="call_declined.v1"):
-    """An engine said that it cannot answer this step. It is not asked again under this key."""
+    """An engine cannot answer this step. It is not asked again under this key."""
 
     key: Digest
     episode: Digest
@@ -159,7 +159,7 @@ class FramesChosen(Event, frozen=True, kw_only=True, tag="frames_chosen.v1"):
 
 
 class EpisodeSeen(Event, frozen=True, kw_only=True, tag="episode_seen.v1"):
-    """Where an episode stood in a dataset, what was in it, and which cameras' footage is `unreadable`, and why."""
+    """An episode's place in a dataset and its content. `unreadable`: camera → why its footage cannot be read."""
 
     episode: Digest
     dataset: str
@@ -173,9 +173,9 @@ class EpisodeSeen(Event, frozen=True, kw_only=True, tag="episode_seen.v1"):
 
 
 class EpisodeAnnotated(Event, frozen=True, kw_only=True, tag="episode_annotated.v1"):
-    """A module finished for an episode: the recipe it followed, the calls it used, the rows it gives.
+    """A module finished for an episode: its recipe, the calls it used, the rows it gives.
 
-    `task` is the one it went by, where it set the dataset's aside. `setup` says what its recipe digests of the run.
+    `task` is the task it used in place of the dataset's, if any. `setup` describes what its recipe digests of the run.
     `engine` is `log` where every answer was known.
     """
 
@@ -192,9 +192,9 @@ class EpisodeAnnotated(Event, frozen=True, kw_only=True, tag="episode_annotated.
 
 
 class VocabularyDiscovered(Event, frozen=True, kw_only=True, tag="vocabulary_discovered.v1"):
-    """A dataset's vocabulary was found by watching some of its episodes together.
+    """A dataset's vocabulary was discovered from some of its episodes.
 
-    `setup` says what its recipe digests of the run.
+    `setup` describes what its recipe digests of the run.
     """
 
     dataset: str
@@ -208,9 +208,9 @@ class VocabularyDiscovered(Event, frozen=True, kw_only=True, tag="vocabulary_dis
 
 
 class VocabularyEdited(Event, frozen=True, kw_only=True, tag="vocabulary_edited.v1"):
-    """A person changed the vocabulary file: what it says now, and how that differs from what was last recorded.
+    """A person changed the vocabulary file: its entries now, and how they differ from the last recorded ones.
 
-    `before` is None where a file was there before anything was recorded.
+    `before` is None where no vocabulary was recorded before.
     """
 
     dataset: str
@@ -223,7 +223,7 @@ class VocabularyEdited(Event, frozen=True, kw_only=True, tag="vocabulary_edited.
 
 
 class ShardWritten(Event, frozen=True, kw_only=True, tag="shard_written.v1"):
-    """A data shard was rewritten, or found right; `language` digests the two columns that are in it."""
+    """A data shard was rewritten, or needed no rewriting; `language` is the digest of its two language columns."""
 
     dataset: str
     path: str
@@ -234,7 +234,7 @@ class ShardWritten(Event, frozen=True, kw_only=True, tag="shard_written.v1"):
 
 
 class RunFinished(Event, frozen=True, kw_only=True, tag="run_finished.v1"):
-    """A run came to its end: what was asked for, what it took, and which episodes' rows which rules kept out."""
+    """A run ended: its arguments, what it used, and the episodes whose rows were not written because of rules."""
 
     started_at: datetime
     dataset: str
@@ -286,12 +286,12 @@ class _Header(msgspec.Struct):
 
 
 def utc_now() -> datetime:
-    """The time of recording: UTC, to the microsecond."""
+    """Return the present time in UTC."""
     return datetime.now(UTC)
 
 
 def encode_event(event: AnyEvent) -> bytes:
-    """Encode to the wire form: one JSON object, no newline."""
+    """Encode an event to its wire form: one JSON object, no newline."""
     body = _encoder.encode(event)
     if isinstance(event, CallAnswered) and isinstance(event.answer, msgspec.Raw):
         # A model's JSON comes with its own newlines and key order; the journal is lines, and has one form of a value.
@@ -300,7 +300,7 @@ def encode_event(event: AnyEvent) -> bytes:
 
 
 def event_id(body: bytes) -> Digest:
-    """The id of an event: the digest of its wire form."""
+    """Return the id of an event: the digest of its wire form."""
     return digest_parts("event.v1", [body])
 
 
@@ -339,10 +339,5 @@ def _type_or_none(body: bytes) -> str | None:
         return None
 
 
-def _tags() -> frozenset[str]:
-    members: tuple[type[Event], ...] = AnyEvent.__args__
-    return frozenset(str(m.__struct_config__.tag) for m in members)
-
-
-KNOWN_TYPES = _tags()
+KNOWN_TYPES = frozenset(str(event.__struct_config__.tag) for event in AnyEvent.__args__)
 """Every `type` this release can read."""

@@ -1,9 +1,9 @@
-"""The folds: what events say together. Each takes its events in any order and any number of times.
+"""Folds over events. Each takes its events in any order and any number of times.
 
-    known     key → what is known of that call: the first answer kept, else the first refusal
-    current   (episode, module) → the annotation that counts: the last one recorded
-    vocabulary   dataset → the vocabulary that counts: the last one recorded, found or edited
-    discovered   recipe → the vocabulary that was first found by following it
+    known        key → the outcome of that call: the first answer, else the first refusal
+    current      (episode, module) → the annotation that counts: the last one recorded
+    vocabulary   dataset → the vocabulary that counts: the last one recorded, discovered or edited
+    discovered   recipe → the vocabulary that was first discovered under it
 
 Ties in time are broken by event id, so two machines with the same events agree.
 """
@@ -27,7 +27,7 @@ from annotator_store.rows import order_key
 
 
 class Answered(msgspec.Struct, frozen=True):
-    """A call that has its answer: the raw reply, and who gave it."""
+    """A call that was answered: the raw reply, and the engine and model that gave it."""
 
     key: Digest
     reply: str
@@ -37,7 +37,7 @@ class Answered(msgspec.Struct, frozen=True):
 
 
 class DeclinedBefore(msgspec.Struct, frozen=True):
-    """A call that an engine refused for good, and why."""
+    """A call that an engine declined, and why; it is not asked again."""
 
     key: Digest
     reason: str
@@ -48,7 +48,7 @@ Known = Answered | DeclinedBefore
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """One event that says how a call ended. The least of a key's outcomes is the one that counts."""
+    """How a call ended, by one event. Of the outcomes of one key the least counts, compared field by field."""
 
     declined: bool
     recorded_at: datetime
@@ -58,7 +58,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class LatestAnnotation(msgspec.Struct, frozen=True):
-    """The annotation of one module that counts for one episode. `rows_digest` covers its rows and nothing else."""
+    """The annotation of one module that counts for one episode. `rows_digest`: see the function of that name."""
 
     episode: Digest
     module: str
@@ -69,14 +69,14 @@ class LatestAnnotation(msgspec.Struct, frozen=True):
 
 
 class CachedAnnotation(msgspec.Struct, frozen=True):
-    """The annotation that followed a recipe: its event, and the digest of its rows and nothing else."""
+    """The annotation that was made under a recipe: its event and `rows_digest`."""
 
     event_id: Digest
     rows_digest: Digest
 
 
 def outcome_of(event_id: Digest, event: AnyEvent) -> Outcome | None:
-    """Read off an event how its call ended; None where it says nothing that is kept."""
+    """Return the outcome of a call that an event records; None for other events."""
     known: Known
     match event:
         case CallAnswered():
@@ -99,7 +99,7 @@ def fold_known(outcomes: Iterable[Outcome]) -> dict[Digest, Known]:
 
 
 def annotation_of(event_id: Digest, event: EpisodeAnnotated) -> LatestAnnotation:
-    """Describe an annotation as a candidate for the one that counts."""
+    """Return an annotation as a candidate for the one that counts."""
     return LatestAnnotation(
         event.episode, event.module, event.recipe, event_id, as_utc(event.recorded_at), rows_digest(event)
     )
@@ -110,7 +110,8 @@ def fold_current(candidates: Iterable[LatestAnnotation]) -> dict[tuple[Digest, s
     latest: dict[tuple[Digest, str], LatestAnnotation] = {}
     for candidate in candidates:
         place = candidate.episode, candidate.module
-        if place not in latest or _recency(candidate) > _recency(latest[place]):
+        known = latest.get(place)
+        if known is None or (candidate.recorded_at, candidate.event_id) > (known.recorded_at, known.event_id):
             latest[place] = candidate
     return latest
 
@@ -120,9 +121,9 @@ def fold_vocabulary(events: Iterable[tuple[Digest, AnyEvent]]) -> dict[str, Voca
     latest: dict[str, tuple[datetime, Digest, VocabularyDiscovered | VocabularyEdited]] = {}
     for event_id, event in events:
         if isinstance(event, VocabularyDiscovered | VocabularyEdited):
-            found = as_utc(event.recorded_at), event_id, event
-            if event.dataset not in latest or found[:2] > latest[event.dataset][:2]:
-                latest[event.dataset] = found
+            candidate = as_utc(event.recorded_at), event_id, event
+            if event.dataset not in latest or candidate[:2] > latest[event.dataset][:2]:
+                latest[event.dataset] = candidate
     return {dataset: event for dataset, (_, _, event) in latest.items()}
 
 
@@ -131,16 +132,16 @@ def fold_discovered(events: Iterable[tuple[Digest, AnyEvent]]) -> dict[Digest, V
     first: dict[Digest, tuple[datetime, Digest, VocabularyDiscovered]] = {}
     for event_id, event in events:
         if isinstance(event, VocabularyDiscovered):
-            found = as_utc(event.recorded_at), event_id, event
-            if event.recipe not in first or found[:2] < first[event.recipe][:2]:
-                first[event.recipe] = found
+            candidate = as_utc(event.recorded_at), event_id, event
+            if event.recipe not in first or candidate[:2] < first[event.recipe][:2]:
+                first[event.recipe] = candidate
     return {recipe: event for recipe, (_, _, event) in first.items()}
 
 
 def rows_digest(event: EpisodeAnnotated) -> Digest:
     """Digest an annotation's rows in their total order and its task, without the calls they came from.
 
-    It is all that a module which follows this one can depend on.
+    A module that follows this one depends on nothing else of it.
     """
     return digest_struct(
         AnnotationRows(rows=tuple(sorted((item.row for item in event.rows), key=order_key)), task=event.task)
@@ -148,13 +149,9 @@ def rows_digest(event: EpisodeAnnotated) -> Digest:
 
 
 def as_utc(moment: datetime) -> datetime:
-    """Give a time its UTC zone; one without a zone is UTC already."""
+    """Return a time in UTC; one without a zone is taken to be in UTC."""
     return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _rank(outcome: Outcome) -> tuple[bool, datetime, Digest]:
     return outcome.declined, outcome.recorded_at, outcome.event_id
-
-
-def _recency(candidate: LatestAnnotation) -> tuple[datetime, Digest]:
-    return candidate.recorded_at, candidate.event_id

@@ -1,6 +1,6 @@
 """The journal's writing end: append, be durable, rotate, seal.
 
-One thread writes. Whatever was appended while it waited for one fsync goes out with the next: group commit.
+One thread writes. Events that are appended while it waits for an fsync share the next one (group commit).
 """
 
 import contextlib
@@ -42,7 +42,7 @@ class _Seal(msgspec.Struct, frozen=True):
 
 
 class ActiveFile:
-    """The file being appended to, held by an flock that dies with the process."""
+    """The file being appended to, under an flock that ends with the process."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -72,7 +72,7 @@ class ActiveFile:
         self.size += len(lines)
 
     def close(self) -> None:
-        """Let go of the file and its lock."""
+        """Close the file, which releases its lock."""
         os.close(self._descriptor)
 
     def _cut_back(self) -> None:
@@ -106,7 +106,7 @@ class Journal:
         self._active: ActiveFile | None = None
         self._files = 0
         self._queue: queue.SimpleQueue[_Append | _Seal | None] = queue.SimpleQueue()
-        self._gate = threading.Lock()
+        self._closing = threading.Lock()
         self._closed = False
         self._sealer = ThreadPoolExecutor(1, "journal-seal")
         self._sealing: list[Future[None]] = []
@@ -126,23 +126,23 @@ class Journal:
             done.set_result(None)
             return done
         lines = b"".join(render_line(item.entry) for item in recorded)
-        with self._gate:
+        with self._closing:
             if self._closed:
                 raise StoreError("the journal is closed", where=str(self._folder), got="an event to record")
             self._queue.put(_Append(lines, recorded, done))
         return done
 
     def seal(self) -> "Future[None]":
-        """Make a segment of what was appended so far; the future is done when it is one, and appending goes on.
+        """Seal what was appended so far into a segment; the future is done when it is sealed. Appending goes on.
 
-        What the disk refuses stays in its active file, and is said by `close`; the next writer seals it.
+        Where the disk refuses, the events stay in their active file, `close` raises, and the next writer seals them.
 
         Raises:
             StoreError: the journal is closed.
         """
         done: Future[None] = Future()
         done.set_running_or_notify_cancel()
-        with self._gate:
+        with self._closing:
             if self._closed:
                 raise StoreError("the journal is closed", where=str(self._folder), got="a request to seal it")
             self._queue.put(_Seal(done))
@@ -154,7 +154,7 @@ class Journal:
         Raises:
             StoreError: a file could not be sealed; nothing is lost, the next writer seals it.
         """
-        with self._gate:
+        with self._closing:
             if self._closed:
                 return
             self._closed = True
@@ -166,9 +166,9 @@ class Journal:
             sealing.result()
 
     def _write(self) -> None:
-        going_on = True
-        while going_on:
-            items, going_on = self._take()
+        is_open = True
+        while is_open:
+            items, is_open = self._take()
             appends = [item for item in items if isinstance(item, _Append)]
             if appends:
                 self._commit(appends)
@@ -176,11 +176,11 @@ class Journal:
             if seals:
                 self._rotate()
             for done in seals:
-                # One thread seals, in order: by then every segment that was asked for before is there.
+                # One thread seals, in order, so every segment that was requested before is there by then.
                 self._sealer.submit(done.set_result, None)
 
     def _take(self) -> tuple[list[_Append | _Seal], bool]:
-        """Wait for one item, then take all that are there. False: the journal is closing."""
+        """Wait for an item, then take all that are queued. The second value is False once the journal is closing."""
         items: list[_Append | _Seal] = []
         item = self._queue.get()
         with contextlib.suppress(queue.Empty):

@@ -11,14 +11,14 @@ _SPACE = 0x20
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """An event as it is kept: its id and its wire form."""
+    """An event as it is stored: its id and its wire form."""
 
     id: Digest
     body: bytes
 
 
 def entry_of(event: AnyEvent) -> Entry:
-    """Encode an event and name it by its content."""
+    """Encode an event and compute its id."""
     body = encode_event(event)
     return Entry(event_id(body), body)
 
@@ -29,10 +29,10 @@ def render_line(entry: Entry) -> bytes:
 
 
 def parse_lines(data: bytes, *, where: str) -> tuple[list[Entry], int]:
-    """Read whole lines; return their entries and the length in bytes of the good part.
+    """Parse whole lines; return their entries and the length in bytes of the part that is valid.
 
-    What a crash leaves at the end (a line without its newline, garbage, zeros) is not part of the good part.
-    A bad line that good lines follow is no crash: it is damage.
+    What a crash leaves at the end (a line without its newline, garbage, zeros) is not part of it. A bad line that good
+    lines follow is not from a crash: it is damage.
 
     Raises:
         JournalDamaged: a line does not match its id, and a later one does.

@@ -1,7 +1,7 @@
-"""The log: record events, ask what is known. The journal keeps them, DuckDB answers.
+"""The log: records events in the journal, and answers questions about them from DuckDB.
 
-An event counts as kept when its journal line is fsynced. It reaches DuckDB in batches, in the background; what has not
-reached it yet is held here, so an answer is known from the moment its future is done.
+An event is durable once its journal line is fsynced. It reaches DuckDB in batches, in the background; until then it is
+kept in memory and taken into account, so an answer is known from the moment its future is done.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -70,9 +70,9 @@ class Log:
             self._path, self._folder = folder / CACHE, journal
             self._cache = open_or_rebuild(self._path, journal, recovered(journal))
             undo.pop_all()
-        self._recent = PendingEvents()
+        self._pending = PendingEvents()
         self._ingesting = ThreadPoolExecutor(1, "store-ingest")
-        self._journal = Journal(journal, on_durable=self._on_durable, on_sealed=self._recent.add_sealed)
+        self._journal = Journal(journal, on_durable=self._on_durable, on_sealed=self._pending.add_sealed)
         self._closed = False
 
     def __enter__(self) -> Self:
@@ -92,7 +92,7 @@ class Log:
         return self._journal.append(events)
 
     def seal(self) -> "Future[None]":
-        """Make a segment of what was recorded so far, to be shared while recording goes on; done when it is one.
+        """Seal what was recorded so far into a segment, to be shared while recording goes on; done when it is sealed.
 
         Raises:
             StoreError: the log is closed.
@@ -100,28 +100,28 @@ class Log:
         return self._journal.seal()
 
     def known(self, episode: Digest) -> dict[Digest, Known]:
-        """Find how every call made for an episode ended, by key: answers and refusals."""
-        # First what is held here, then DuckDB: an event that moves between the two is then seen twice, not never.
-        recent = self._recent.outcomes(episode)
-        kept = self._select("select_known", {"episode": episode})
-        outcomes = [outcome_of(event_id, _decode(event_id, body)) for event_id, body in kept]
-        return fold_known([*recent, *(outcome for outcome in outcomes if outcome is not None)])
+        """Return how every call made for an episode ended, by key: answers and refusals."""
+        # Pending events first, then DuckDB: an event that moves between the two is then seen twice, not never.
+        pending = self._pending.outcomes(episode)
+        cached = self._select("select_known", {"episode": episode})
+        outcomes = [outcome_of(event_id, _decode(event_id, body)) for event_id, body in cached]
+        return fold_known([*pending, *(outcome for outcome in outcomes if outcome is not None)])
 
     def rejected_keys(self, episode: Digest) -> set[Digest]:
-        """Find the calls of an episode whose reply did not fit its answer."""
-        recent = self._recent.rejected(episode)
-        return {key for (key,) in self._select("select_rejected", {"episode": episode})} | recent
+        """Return the keys of an episode's calls whose reply did not fit the step's answer."""
+        pending = self._pending.rejected(episode)
+        return {key for (key,) in self._select("select_rejected", {"episode": episode})} | pending
 
     def current(self) -> dict[tuple[Digest, str], LatestAnnotation]:
-        """Find, for every (episode, module), the annotation that counts."""
+        """Return the annotation that counts for every (episode, module)."""
         self._flush()
         return self._with_cache(lambda cache: cache.current())
 
-    def recipes(self, wanted: Collection[Digest]) -> dict[Digest, CachedAnnotation]:
-        """Find, for those of these recipes that were followed before, the newest annotation."""
+    def recipes(self, recipes: Collection[Digest]) -> dict[Digest, CachedAnnotation]:
+        """Return the newest annotation of each recipe that has one."""
         self._flush()
-        found = self._select("select_recipes", {"recipes": list(wanted)}) if wanted else []
-        return {recipe: CachedAnnotation(event_id, rows) for recipe, event_id, rows in found}
+        selected = self._select("select_recipes", {"recipes": list(recipes)}) if recipes else []
+        return {recipe: CachedAnnotation(event_id, rows) for recipe, event_id, rows in selected}
 
     def annotation(self, event_id: Digest) -> EpisodeAnnotated:
         """Read one annotation.
@@ -132,7 +132,7 @@ class Log:
         return next(self.annotations([event_id]))
 
     def annotations(self, event_ids: Sequence[Digest]) -> Iterator[EpisodeAnnotated]:
-        """Read annotations in the order asked for, a bounded number at once.
+        """Yield annotations in the order of `event_ids`, reading a bounded number at a time.
 
         Raises:
             StoreError: there is none with one of these ids.
@@ -145,55 +145,54 @@ class Log:
                 yield _annotation(event_id, bodies.get(event_id))
 
     def vocabulary(self, dataset: str) -> VocabularyDiscovered | VocabularyEdited | None:
-        """Find the vocabulary of a dataset that was last recorded, found or edited."""
-        found = self._events("select_vocabulary", {"dataset": dataset})
-        return fold_vocabulary(found).get(dataset)
+        """Return the vocabulary of a dataset that was last recorded, discovered or edited."""
+        return fold_vocabulary(self._events("select_vocabulary", {"dataset": dataset})).get(dataset)
 
     def discovered(self, recipe: Digest) -> VocabularyDiscovered | None:
-        """Find the vocabulary that was first found by following a recipe, in whichever dataset."""
+        """Return the vocabulary that was first discovered under a recipe, in whichever dataset."""
         return fold_discovered(self._events("select_discovered", {"recipe": recipe})).get(recipe)
 
     def answers(self, keys: Collection[Digest]) -> list[CallAnswered]:
-        """Read the answer that counts of each of these calls, by key; a call that has none is left out."""
+        """Return the answer that counts of each of these calls, ordered by key; a call without one is left out."""
         return [e for _, e in self._events("select_answers", {"keys": list(keys)}) if isinstance(e, CallAnswered)]
 
     def discoveries(self, dataset: str) -> list[tuple[Digest, VocabularyDiscovered]]:
-        """Read every vocabulary that was found for a dataset, with its event id, oldest first."""
-        found = self._events("select_discoveries", {"dataset": dataset})
-        return [(event_id, event) for event_id, event in found if isinstance(event, VocabularyDiscovered)]
+        """Return every vocabulary that was discovered for a dataset, with its event id, oldest first."""
+        events = self._events("select_discoveries", {"dataset": dataset})
+        return [(event_id, event) for event_id, event in events if isinstance(event, VocabularyDiscovered)]
 
     def models(self, digests: Collection[Digest]) -> dict[Digest, str]:
-        """Find how these models were described, as canonical JSON; one that never was is left out."""
-        found = self._events("select_models", {"models": list(digests)}) if digests else []
-        return {event.model: event.text for _, event in found if isinstance(event, ModelDescribed)}
+        """Return the descriptions of models as canonical JSON, by digest; an unknown model is left out."""
+        events = self._events("select_models", {"models": list(digests)}) if digests else []
+        return {event.model: event.text for _, event in events if isinstance(event, ModelDescribed)}
 
     def shards_written(self) -> list[tuple[Digest, ShardWritten]]:
-        """Read every note that a shard was written, with its event id; `log.shard_history` folds them."""
+        """Return every `ShardWritten` with its event id; `log.shard_history` folds them."""
         return [(i, e) for i, e in self._events("select_shards_written", {}) if isinstance(e, ShardWritten)]
 
     def seen_episodes(self) -> set[tuple[Digest, str, int]]:
-        """Find which episode was last seen where: (episode, dataset, episode_index)."""
+        """Return where each episode was last seen: (episode, dataset, episode_index)."""
         self._flush()
         return {(episode, dataset, index) for episode, dataset, index in self._select("select_seen")}
 
     def unreadable(self, dataset: str) -> dict[tuple[Digest, int], dict[str, str]]:
-        """Find what could not be read of episodes when they were last seen: (episode, index) → camera → why."""
+        """Return the footage that could not be read when episodes were last seen: (episode, index) → camera → why."""
         self._flush()
-        found = self._select("select_unreadable", {"dataset": dataset})
-        return {(episode, index): json.decode(cameras, type=dict[str, str]) for episode, index, cameras in found}
+        selected = self._select("select_unreadable", {"dataset": dataset})
+        return {(episode, index): json.decode(cameras, type=dict[str, str]) for episode, index, cameras in selected}
 
     def footage(self, dataset: str) -> dict[tuple[Digest, int], dict[str, Digest]]:
-        """Find what was last seen of episodes' footage: (episode, index) → camera → digest."""
+        """Return the footage of episodes as last seen: (episode, index) → camera → digest."""
         self._flush()
-        found: dict[tuple[Digest, int], dict[str, Digest]] = {}
+        cameras: dict[tuple[Digest, int], dict[str, Digest]] = {}
         for episode, index, camera, footage in self._select("select_footage", {"dataset": dataset}):
-            found.setdefault((episode, index), {})[camera] = footage
-        return found
+            cameras.setdefault((episode, index), {})[camera] = footage
+        return cameras
 
     def memo_get(self, namespace: str, names: Sequence[str]) -> dict[str, tuple[str, str]]:
-        """Look up memos: name → (stamp, value). They are this machine's own, and may be lost."""
-        found = self._select("select_memo", {"namespace": namespace, "names": list(names)}) if names else []
-        return {name: (stamp, value) for name, stamp, value in found}
+        """Look up memos: name → (stamp, value). They belong to this machine, and may be lost."""
+        selected = self._select("select_memo", {"namespace": namespace, "names": list(names)}) if names else []
+        return {name: (stamp, value) for name, stamp, value in selected}
 
     def memo_put(self, namespace: str, items: Mapping[str, tuple[str, str]]) -> None:
         """Keep memos, replacing those of the same names."""
@@ -201,7 +200,7 @@ class Log:
             self._with_cache(lambda cache: cache.put_memo(namespace, items))
 
     def close(self) -> None:
-        """Seal the journal, ingest what is left, let go of the store.
+        """Seal the journal, ingest the rest of it, and release the store.
 
         Raises:
             StoreError: the journal could not be sealed; nothing is lost, the next writer seals it.
@@ -209,12 +208,12 @@ class Log:
         if self._closed:
             return
         self._closed = True
-        with ExitStack() as last:
-            last.enter_context(self._lock_file)
-            last.callback(self._discard_cache)
-            last.callback(self._ingesting.shutdown)
-            # The journal is whole whatever becomes of the cache: the next writer brings it up.
-            last.callback(self._flush_or_leave)
+        with ExitStack() as stack:
+            stack.enter_context(self._lock_file)
+            stack.callback(self._discard_cache)
+            stack.callback(self._ingesting.shutdown)
+            # The journal is whole whatever becomes of the cache: the next writer brings that up to date.
+            stack.callback(self._flush_or_leave)
             self._journal.close()
 
     def _events(self, name: str, parameters: Mapping[str, object]) -> list[tuple[Digest, AnyEvent]]:
@@ -222,12 +221,12 @@ class Log:
         return [(event_id, _decode(event_id, body)) for event_id, body in self._select(name, parameters)]
 
     def _on_durable(self, active: str, recorded: Sequence[Recorded]) -> None:
-        if self._recent.add(active, recorded):
+        if self._pending.add(active, recorded):
             self._ingesting.submit(self._ingest)
 
     def _flush(self) -> None:
-        """Bring DuckDB up to everything that is durable."""
-        if self._recent:
+        """Ingest everything that is durable."""
+        if self._pending:
             self._ingesting.submit(self._ingest).result()
 
     def _flush_or_leave(self) -> None:
@@ -238,20 +237,20 @@ class Log:
         self._cache.discard()
 
     def _ingest(self) -> None:
-        batch = self._recent.take()
+        batch = self._pending.take()
         try:
             self._cache.ingest(batch.entries, files=batch.files, gone=batch.gone)
         except CacheDamaged:
             self._cache.discard()
             self._cache = rebuild(self._path, self._folder)
             self._cache.ingest(batch.entries, files=batch.files, gone=batch.gone)
-        self._recent.drop(batch)
+        self._pending.drop(batch)
 
     def _select(self, name: str, parameters: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
         return self._with_cache(lambda cache: cache.select(name, parameters))
 
     def _with_cache(self, use: Callable[[Cache], T]) -> T:
-        """Use the cache; if it turns out damaged, rebuild it and use that."""
+        """Call `use` with the cache; where it turns out to be damaged, rebuild it and call again."""
         if self._closed:
             raise StoreError("the log is closed", where=str(self._folder.parent), got="a question")
         cache = self._cache

@@ -1,4 +1,4 @@
-"""What is durable in the journal and has not reached DuckDB yet."""
+"""Events that are durable in the journal and have not reached DuckDB yet."""
 
 import threading
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _INGEST_BYTES = 4 << 20
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """What one ingest takes: events, the files that are wholly in with them, the active files that are no more."""
+    """One ingest: its events, `files` of the journal that it completes, and active files that were sealed (`gone`)."""
 
     entries: list[Entry]
     files: list[str]
@@ -27,7 +27,7 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class PendingEvents:
-    """Events between the journal and DuckDB. From any thread; an event leaves only after it has arrived there."""
+    """Events on their way from the journal to DuckDB. Thread-safe; an event is dropped only after it was ingested."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -37,55 +37,55 @@ class PendingEvents:
         self._actives: set[str] = set()
         self._sealed: dict[str, str | None] = {}
         self._bytes = 0
-        self._claimed = False
+        self._ingest_due = False
 
     def __bool__(self) -> bool:
         return bool(self._entries or self._sealed)
 
     def add(self, active: str, recorded: Sequence[Recorded]) -> bool:
-        """Take in what just became durable; True when it is time to ingest and nobody was told so before."""
+        """Add events that just became durable; True when an ingest is due and no earlier call returned True for it."""
         with self._lock:
             self._actives.add(active)
             for item in recorded:
                 self._add(item)
             due = len(self._entries) >= _INGEST_EVENTS or self._bytes >= _INGEST_BYTES
-            told, self._claimed = due and not self._claimed, due or self._claimed
-            return told
+            first, self._ingest_due = due and not self._ingest_due, due or self._ingest_due
+            return first
 
     def add_sealed(self, active: str, segment: str | None) -> None:
-        """Note that an active file has become a segment: all of its events were added before."""
+        """Note that an active file was sealed into a segment; all of its events were added before."""
         with self._lock:
             self._sealed[active] = segment
 
     def outcomes(self, episode: Digest) -> list[Outcome]:
-        """Find how calls of an episode ended, as far as DuckDB may not know."""
+        """Return the pending outcomes of an episode's calls."""
         with self._lock:
             return list(self._outcomes.get(episode, {}).values())
 
     def rejected(self, episode: Digest) -> set[Digest]:
-        """Find rejected calls of an episode, as far as DuckDB may not know."""
+        """Return the keys of an episode's calls with a pending rejection."""
         with self._lock:
             return set(self._rejected.get(episode, {}).values())
 
     def take(self) -> Batch:
-        """Copy what is to be ingested. Nothing leaves before `drop`."""
+        """Return what is to be ingested; it stays pending until `drop`."""
         with self._lock:
             segments = [segment for segment in self._sealed.values() if segment is not None]
             actives = sorted(self._actives - set(self._sealed))
             return Batch(list(self._entries.values()), [*segments, *actives], list(self._sealed))
 
     def drop(self, batch: Batch) -> None:
-        """Let go of what has arrived in DuckDB."""
+        """Drop what was ingested."""
         with self._lock:
             for entry in batch.entries:
                 self._bytes -= len(self._entries.pop(entry.id).body)
-            arrived = {entry.id for entry in batch.entries}
-            _drop_events(self._outcomes, arrived)
-            _drop_events(self._rejected, arrived)
+            ingested = {entry.id for entry in batch.entries}
+            _drop_events(self._outcomes, ingested)
+            _drop_events(self._rejected, ingested)
             for active in batch.gone:
                 del self._sealed[active]
                 self._actives.discard(active)
-            self._claimed = False
+            self._ingest_due = False
 
     def _add(self, item: Recorded) -> None:
         entry, event = item.entry, item.event
@@ -100,9 +100,9 @@ class PendingEvents:
             self._rejected.setdefault(event.episode, {})[entry.id] = event.key
 
 
-def _drop_events(by_episode: dict[Digest, dict[Digest, T]], arrived: set[Digest]) -> None:
+def _drop_events(by_episode: dict[Digest, dict[Digest, T]], ingested: set[Digest]) -> None:
     for episode in list(by_episode):
-        left = {event_id: item for event_id, item in by_episode[episode].items() if event_id not in arrived}
+        left = {event_id: item for event_id, item in by_episode[episode].items() if event_id not in ingested}
         if left:
             by_episode[episode] = left
         else:

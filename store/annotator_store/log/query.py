@@ -30,7 +30,7 @@ Parameters = Sequence[object] | Mapping[str, object]
 Frames = Union["pa.Table", Iterable[Union["pa.Table", "pa.RecordBatch"]]]
 Columns = Callable[[], Frames | None]
 
-# What is wrong with a query. All else that DuckDB raises may be the file: damage comes even as a bare `duckdb.Error`.
+# Errors of the query. All others may come from the file: damage raises even a bare `duckdb.Error`.
 _WRONG_QUERY = (duckdb.ProgrammingError, duckdb.DataError, duckdb.NotSupportedError, duckdb.PermissionException)
 _UNKNOWN_NAME = (duckdb.CatalogException, duckdb.BinderException)
 
@@ -40,8 +40,11 @@ def run_query(
 ) -> "pa.Table":
     """Answer one SELECT over the views of the store in `folder`, also while another process is writing it.
 
-    `parameters` fill `?` or `$name`. Without a folder, or where there is no store yet, the views are empty.
-    While no shard has rows of the store, `rows` are what `columns` gives, if anything, as `columns_query` has it.
+    Args:
+        folder: the store; None, or a folder without a store, gives empty views.
+        parameters: values for `?` or `$name`.
+        columns: called while no shard has rows of the store; the frames it returns become `rows`, as in
+            `columns_query`.
 
     Raises:
         QueryRefused: the SQL is wrong, or asks for more than reading the views.
@@ -55,7 +58,7 @@ def run_query(
         except _WRONG_QUERY as cause:
             raise _refused(cause, VIEWS) from cause
         except duckdb.Error:
-            pass  # the journal has it all
+            pass  # a damaged cache: the journal has everything
         finally:
             cache.discard()
     with _in_memory(folder) as cache, _refusals_named(VIEWS):
@@ -69,7 +72,7 @@ def columns_query(
     *,
     dataset: str = "",
 ) -> "pa.Table":
-    """Answer one SELECT over `rows` as they stand in a dataset's own language columns, with no store.
+    """Answer one SELECT over `rows` as a dataset's own language columns have them, without a store.
 
     `frames`, whole or in parts, has a row per frame: episode_index, timestamp, language_persistent, language_events.
     Persistent rows count once per episode; engine and model are 'unknown', and what only a store knows is null.
@@ -149,7 +152,7 @@ def _refuse_all_but_select(sql: str) -> None:
 
 
 def _add_rows(connection: duckdb.DuckDBPyConnection, frames: Frames, dataset: str) -> None:
-    """Make the table `rows` of what language columns say."""
+    """Make the table `rows` from language columns."""
     connection.execute(_SQL["create_column_rows"])
     for batch in _batches(frames):
         _add_frames(connection, batch)

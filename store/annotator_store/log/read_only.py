@@ -1,7 +1,6 @@
-"""A log that is open to read and nothing else: the store stays as it is, to the byte, and may lie on a read-only disk.
+"""A log that only reads: the store stays as it is, to the byte, and may lie on a read-only disk.
 
-What readers remember goes no further than this process. A cache that is missing, in use or behind the journal is made
-anew, in a folder that goes with it.
+Memos stay in this process. A cache that is missing, in use or behind the journal is rebuilt in a temporary folder.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,12 +23,12 @@ class ReadingLog(Log):
 
     def __init__(self, folder: Path) -> None:
         self._memos: dict[tuple[str, str], tuple[str, str]] = {}
-        self._folder, self._recent, self._closed = folder / JOURNAL, PendingEvents(), False
+        self._folder, self._pending, self._closed = folder / JOURNAL, PendingEvents(), False
         with ExitStack() as undo:
             self._path = Path(undo.enter_context(TemporaryDirectory(prefix="annotator-"))) / CACHE
             self._ingesting = undo.enter_context(ThreadPoolExecutor(1, "store-ingest"))
             self._cache = open_up_to_date(folder) or rebuild(self._path, self._folder)
-            self._last = undo.pop_all()
+            self._resources = undo.pop_all()
 
     def record(self, *events: AnyEvent) -> "Future[None]":
         """Refuse.
@@ -41,7 +40,7 @@ class ReadingLog(Log):
         raise StoreError("the log is open to read only", where=str(self._folder.parent), got=got)
 
     def seal(self) -> "Future[None]":
-        """Nothing is recorded, so that there is nothing to seal."""
+        """Return a future that is done: nothing is recorded, so there is nothing to seal."""
         done: Future[None] = Future()
         done.set_result(None)
         return done
@@ -52,12 +51,12 @@ class ReadingLog(Log):
         return super().memo_get(namespace, names) | own
 
     def memo_put(self, namespace: str, items: Mapping[str, tuple[str, str]]) -> None:
-        """Remember them for as long as the log is open."""
+        """Keep memos for as long as the log is open."""
         self._memos |= {(namespace, name): memo for name, memo in items.items()}
 
     def close(self) -> None:
-        """Let go of the store."""
+        """Close the cache and remove a temporary one."""
         if not self._closed:
             self._closed = True
             self._cache.discard()
-            self._last.close()
+            self._resources.close()

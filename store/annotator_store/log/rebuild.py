@@ -1,4 +1,4 @@
-"""Keep the cache up to the journal: ingest what is new, or make the cache again."""
+"""Bring the cache up to date with the journal: ingest what is new, or rebuild it."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -9,14 +9,14 @@ from annotator_store.log.segments import JOURNAL, list_actives, list_segments, r
 
 
 def open_or_rebuild(path: Path, journal: Path, recovered: Sequence[str] = ()) -> Cache:
-    """Open the cache, rebuild it if it must be, and bring it up to the journal's segments.
+    """Open the cache and ingest new segments; rebuild it where that is impossible.
 
-    `recovered` names active files of dead processes that are segments now.
+    `recovered`: names of active files of dead processes that are segments now.
     """
     try:
         cache = Cache.open(path)
     except (CacheDamaged, CacheBusy):
-        # What a reader holds open is unlinked beneath it, and stays whole for as long as it looks.
+        # A reader that has the file open keeps reading it: the file is unlinked, not overwritten.
         return rebuild(path, journal)
     with ExitStack() as undo, suppress(CacheDamaged):
         undo.callback(cache.discard)
@@ -52,7 +52,7 @@ def is_up_to_date(cache: Cache, journal: Path) -> bool:
 
 
 def rebuild(path: Path, journal: Path) -> Cache:
-    """Delete the cache and make it again from the journal, active files included. Memos are lost."""
+    """Delete the cache and build it from the journal, active files included. Memos are lost."""
     remove(path)
     cache = Cache.open(path)
     with ExitStack() as undo:
@@ -63,7 +63,7 @@ def rebuild(path: Path, journal: Path) -> Cache:
 
 
 def fill(cache: Cache, journal: Path) -> None:
-    """Ingest every event of a journal that may be growing meanwhile."""
+    """Ingest every event of a journal that may grow meanwhile."""
     read: set[str] = set()
     for name, entries in read_journal(journal):
         cache.ingest(entries)

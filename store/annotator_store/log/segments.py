@@ -28,7 +28,7 @@ BATCH_ROWS = 2048
 
 
 class Stamp(msgspec.Struct):
-    """What a segment has as columns beside the body, in their order."""
+    """The columns of a segment beside id and body, in their order."""
 
     type: str
     recorded_at: datetime
@@ -36,17 +36,17 @@ class Stamp(msgspec.Struct):
 
 
 def list_segments(journal: Path) -> list[str]:
-    """Name the sealed segments (file names), sorted."""
+    """Return the file names of the sealed segments, sorted."""
     return sorted(path.name for path in journal.glob("*.parquet") if len(path.stem) == 32)
 
 
 def list_actives(journal: Path) -> list[Path]:
-    """Find the files that are, or were when their process died, being appended to; sorted."""
+    """Return the files that are being appended to, or were when their process died; sorted."""
     return sorted(journal.glob("active-*.jsonl"))
 
 
 def segment_name(ids: Iterable[Digest]) -> str:
-    """Name a segment by what is in it: the digest of its event ids, sorted."""
+    """Return the file name of a segment: the digest of its sorted event ids."""
     return digest_parts("segment.v1", [b"".join(bytes.fromhex(i) for i in sorted(set(ids)))]) + ".parquet"
 
 
@@ -64,14 +64,14 @@ def write_segment(journal: Path, entries: Sequence[Entry]) -> str:
     path = journal / segment_name(unique)
     if path.exists():
         return path.name
-    beside = path.with_suffix(".tmp")
+    temporary = path.with_suffix(".tmp")
     try:
-        pq.write_table(_table(unique.values()), beside, compression="zstd")
-        sync_path(beside)
-        beside.rename(path)
+        pq.write_table(_table(unique.values()), temporary, compression="zstd")
+        sync_path(temporary)
+        temporary.rename(path)
         sync_path(journal)
     except OSError as cause:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise StoreError(
             "a segment could not be written",
             where=str(path),
@@ -121,27 +121,27 @@ def seal(active: Path) -> str | None:
 
 
 def recover(journal: Path) -> dict[str, str | None]:
-    """Seal every active file that no living process holds; return active file name → segment name.
+    """Seal every active file that no living process has locked; return active file name → segment name.
 
-    Only the store's one writer may call this. Left-over temporary files are removed.
+    Only the store's writer may call this. Left-over temporary files are removed.
     """
-    for left in journal.glob("*.tmp"):
-        left.unlink()
-    return {path.name: seal(path) for path in list_actives(journal) if not _is_held(path)}
+    for leftover in journal.glob("*.tmp"):
+        leftover.unlink()
+    return {path.name: seal(path) for path in list_actives(journal) if not _is_locked(path)}
 
 
 def read_journal(journal: Path) -> Iterator[tuple[str, list[Entry]]]:
-    """Read every event of a journal that another process may be appending to: (file name, events), in batches.
+    """Yield every event of a journal that another process may be appending to: (file name, events), in batches.
 
-    An event may come twice. A file sealed while this reads is found again as a segment. The batch that ends a file
-    may be empty, so that every file is named.
+    An event may come twice. A file that is sealed meanwhile is read again as a segment. A file without events gives an
+    empty batch, so that every file is named.
 
     Raises:
         JournalDamaged: a file is not what it was.
     """
     done: set[str] = set()
     vanished = True
-    while vanished:  # and not while there is more: a fast writer would be chased for ever
+    while vanished:  # and not while there is more: a fast writer would keep this going for ever
         vanished = False
         for path in _list_all(journal):
             try:
@@ -154,7 +154,7 @@ def read_journal(journal: Path) -> Iterator[tuple[str, list[Entry]]]:
 
 
 def sync_path(path: Path) -> None:
-    """Fsync a file, or the entries of a directory."""
+    """Fsync a file, or a folder's entries."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -176,7 +176,7 @@ def _read_file(path: Path) -> Iterator[list[Entry]]:
         yield parse_lines(path.read_bytes(), where=str(path))[0]
 
 
-def _is_held(path: Path) -> bool:
+def _is_locked(path: Path) -> bool:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -206,7 +206,7 @@ def _table(entries: Iterable[Entry]) -> "pa.Table":
 
 
 def stamp_of(entry: Entry) -> Stamp:
-    """Read off an event what its segment has as columns beside the body.
+    """Return the columns that an event's segment has beside id and body.
 
     Raises:
         JournalDamaged: it lacks one of them.

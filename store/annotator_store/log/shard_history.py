@@ -1,10 +1,10 @@
-"""The ledger: what the rows of each data shard were last made of, folded from one dataset's `ShardWritten` events.
+"""What the rows of each data shard were last made from, folded from one dataset's `ShardWritten` events.
 
-A writing names the annotations it took rows from and leaves all other rows as they stood, so what stands there is what
-the last writing put, and beneath it what earlier ones did.
+A writing names the annotations that it took rows from and leaves the rows of other modules as they are. So a shard's
+rows come from its last writing and, for modules that it does not name, from earlier ones.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import msgspec
 
@@ -16,7 +16,8 @@ from annotator_store.log.folds import as_utc
 class WrittenEpisode(msgspec.Struct, frozen=True, kw_only=True):
     """Where an episode's rows come from: module → id of its `EpisodeAnnotated`.
 
-    `sources` are those of the last writing; `kept` those of earlier ones, whose rows the last one left as they stood.
+    `start`, `stop`: its row offsets in the shard. `sources`: of the last writing; `kept`: of earlier ones,
+    whose rows the last one left as they were.
     """
 
     episode: Digest
@@ -27,12 +28,12 @@ class WrittenEpisode(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def annotations(self) -> dict[str, Digest]:
-        """All of them, by module, in order of the modules' names."""
+        """`sources` and `kept` together, sorted by module."""
         return dict(sorted((self.kept | self.sources).items()))
 
 
 class WrittenShard(msgspec.Struct, frozen=True, kw_only=True):
-    """A shard as it was last written; `episodes` is empty where an earlier release did not note them."""
+    """A shard as it was last written; `episodes` is empty where an earlier release did not record them."""
 
     path: str
     language: Digest
@@ -40,58 +41,58 @@ class WrittenShard(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def annotations(self) -> tuple[Digest, ...]:
-        """Every annotation that its rows come from, episode by episode."""
+        """The annotations that its rows come from, episode by episode."""
         return tuple(event_id for episode in self.episodes for event_id in episode.annotations.values())
 
 
 def fold_shards(writings: Iterable[tuple[Digest, ShardWritten]], dataset: str) -> dict[str, WrittenShard]:
-    """Fold (event id, event) to one record per shard of `dataset`, by path; order and repetition do not matter."""
+    """Fold (event id, event) to one record per shard of `dataset`, by path, in any order and with repetitions."""
     ordered = sorted(
         {event_id: event for event_id, event in writings if event.dataset == dataset}.items(),
         key=lambda item: (as_utc(item[1].recorded_at), item[0]),
     )
     records: dict[str, WrittenShard] = {}
     for _, event in ordered:
-        before = records.get(event.path)
-        # A release that did not note them does not make what was noted before untrue.
-        episodes = _over(before, event.made_of) if event.made_of or before is None else before.episodes
+        previous = records.get(event.path)
+        # An event of a release that did not record them leaves the episodes known before it.
+        episodes = _fold_episodes(previous, event.made_of) if event.made_of or previous is None else previous.episodes
         records[event.path] = WrittenShard(path=event.path, language=event.language, episodes=episodes)
     return dict(sorted(records.items()))
 
 
-def says_more(before: WrittenShard | None, event: ShardWritten) -> bool:
-    """Say whether an event tells anything of its shard that the ledger does not: so it is to be recorded."""
-    if before is None or before.language != event.language:
+def adds_to_record(record: WrittenShard | None, event: ShardWritten) -> bool:
+    """Whether an event says something about its shard that the record does not, so that it must be recorded."""
+    if record is None or record.language != event.language:
         return True
-    stood = {(one.start, one.stop, one.episode): one.annotations for one in before.episodes}
-    return len(stood) != len(event.made_of) or any(
-        (one.start, one.stop, one.episode) not in stood
-        or bool((one.sources or {}).items() - stood[one.start, one.stop, one.episode].items())
-        for one in event.made_of
+    known = {(episode.start, episode.stop, episode.episode): episode.annotations for episode in record.episodes}
+    return len(known) != len(event.made_of) or any(
+        (episode.start, episode.stop, episode.episode) not in known
+        or bool((episode.sources or {}).items() - known[episode.start, episode.stop, episode.episode].items())
+        for episode in event.made_of
     )
 
 
-def _over(before: WrittenShard | None, made_of: Iterable[EpisodeSources]) -> tuple[WrittenEpisode, ...]:
-    """Lay a writing over what stood in its shard.
+def _fold_episodes(previous: WrittenShard | None, made_of: Iterable[EpisodeSources]) -> tuple[WrittenEpisode, ...]:
+    """Combine a writing with what was known of its shard before.
 
-    Rows move when an episode before them is deleted: where they start only tells episodes apart that are alike.
+    An episode is found again by its digest and first row. Episodes that are alike have one digest, and the rows of an
+    episode move when one before it is deleted: then it takes the first unclaimed annotations of its digest.
     """
-    ordered = sorted(made_of, key=lambda one: one.start)
-    placed = {(one.episode, one.start) for one in ordered}
-    stood = {(one.episode, one.start): one.annotations for one in before.episodes} if before else {}
+    ordered = sorted(made_of, key=lambda written: written.start)
+    places = {(written.episode, written.start) for written in ordered}
+    known = {(episode.episode, episode.start): episode.annotations for episode in previous.episodes} if previous else {}
     moved: dict[Digest, list[dict[str, Digest]]] = {}
-    for place, annotations in stood.items():
-        if place not in placed:
+    for place, annotations in known.items():
+        if place not in places:
             moved.setdefault(place[0], []).append(annotations)
-    records: list[WrittenEpisode] = []
-    for one in ordered:
-        others = moved.get(one.episode, [])
-        here = stood.get((one.episode, one.start))
-        records.append(_laid(one, others.pop(0) if here is None and others else here or {}))
-    return tuple(records)
-
-
-def _laid(one: EpisodeSources, stood: Mapping[str, Digest]) -> WrittenEpisode:
-    sources = dict(one.sources or {})
-    kept = {module: event for module, event in stood.items() if module not in sources}
-    return WrittenEpisode(episode=one.episode, start=one.start, stop=one.stop, sources=sources, kept=kept)
+    episodes: list[WrittenEpisode] = []
+    for written in ordered:
+        annotations, unclaimed = known.get((written.episode, written.start)), moved.get(written.episode, [])
+        if annotations is None:
+            annotations = unclaimed.pop(0) if unclaimed else {}
+        sources = dict(written.sources or {})
+        kept = {module: event for module, event in annotations.items() if module not in sources}
+        episodes.append(
+            WrittenEpisode(episode=written.episode, start=written.start, stop=written.stop, sources=sources, kept=kept)
+        )
+    return tuple(episodes)

@@ -1,4 +1,4 @@
-"""The one writer of a store: its lock, and what writers before it left behind."""
+"""The lock of a store's one writer, and the recovery of what crashed writers left behind."""
 
 import fcntl
 import os
@@ -13,10 +13,10 @@ LOCK = "lock"
 
 
 def writer_lock(folder: Path) -> IO[str]:
-    """Take the store's writer lock; it is held until the file is closed, or the process dies.
+    """Take the store's writer lock; closing the file, or the end of the process, releases it.
 
     Raises:
-        StoreError: another process holds it, or the folder cannot be used.
+        StoreError: another process has it, or the folder cannot be used.
     """
     path = folder / LOCK
     try:
@@ -43,7 +43,7 @@ def writer_lock(folder: Path) -> IO[str]:
 
 
 def recovered(journal: Path) -> list[str]:
-    """Make the journal's folder, or seal what crashed writers left in it; name their active files.
+    """Make the journal's folder, or seal what crashed writers left in it; return the names of their active files.
 
     Raises:
         StoreError: the folder cannot be used.

@@ -23,36 +23,36 @@ Ints = npt.NDArray[np.int64]
 
 LANGUAGE_COLUMNS: tuple[Column, Column] = (PERSISTENT, EVENTS)
 VALUES_PER_BLOCK = 1 << 13
-"""About how many broadcast rows are built of one list; a longer stretch is that block referred to again and again."""
+"""About how many broadcast rows are built from one list; a longer run repeats that block by reference."""
 VALUES_IN_MEMORY = 1 << 20
-"""How many broadcast rows may be in memory at once, about 25 bytes each."""
+"""Broadcast rows that may be in memory at once, about 25 bytes each."""
 
 
 @cache
 def language_field(column: Column) -> pa.Field:
-    """The field as readers see it, and as `ARROW:schema` declares it."""
+    """Return the field as readers see it, and as `ARROW:schema` declares it."""
     return _field(column, pa.string(), pa.json_())
 
 
 @cache
 def physical_field(column: Column) -> pa.Field:
-    """The field as it is given to the Parquet writer: the same leaves, strings as dictionaries."""
+    """Return the field as it is passed to the Parquet writer: the same leaves, strings as dictionaries."""
     return _field(column, pa.dictionary(pa.int32(), pa.string()), pa.string())
 
 
 def with_language(schema: pa.Schema, *, physical: bool = False) -> pa.Schema:
-    """Put both fields into a schema: in place where it has them, else at its end."""
+    """Return a schema with both fields: in their place where it has them, else at its end."""
     for column in LANGUAGE_COLUMNS:
         field = physical_field(column) if physical else language_field(column)
-        found = schema.get_field_index(column)
-        schema = schema.append(field) if found < 0 else schema.set(found, field)
+        index = schema.get_field_index(column)
+        schema = schema.append(field) if index < 0 else schema.set(index, field)
     return schema
 
 
 class PlacedEpisode(msgspec.Struct, frozen=True, kw_only=True):
-    """An episode's language and where it stands in the shard.
+    """An episode's language and its row offsets [start, stop) in the shard.
 
-    `event_rows`: (len(language.events),) int64 ascending row offsets in the shard; `events` in the same order.
+    `event_rows`: (E,) int64, ascending row offsets of the frames with events; `events`: their rows, in the same order.
     """
 
     start: int
@@ -70,15 +70,18 @@ class Spread(NamedTuple):
 
 
 def build_columns(episodes: Sequence[PlacedEpisode], start: int, stop: int) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
-    """Build both columns for the rows [start, stop) of a shard. `episodes` cover them, in order."""
-    here = [episode for episode in episodes if episode.start < stop and episode.stop > start]
-    persistent = (spread for episode in here for spread in _persistent(episode, start, stop))
-    events = (spread for episode in here for spread in _events(episode, start, stop))
+    """Build both columns for the rows [start, stop) of a shard; `episodes` cover them, in order.
+
+    Returns: the persistent column and the column of events, each with stop - start lists.
+    """
+    inside = [episode for episode in episodes if episode.start < stop and episode.stop > start]
+    persistent = (spread for episode in inside for spread in _persistent(episode, start, stop))
+    events = (spread for episode in inside for spread in _events(episode, start, stop))
     return broadcast(persistent, PERSISTENT), broadcast(events, EVENTS)
 
 
 def broadcast(spreads: Iterable[Spread], column: Column) -> pa.ChunkedArray:
-    """Build a column from lists and how many frames each is on."""
+    """Build a column from lists and the number of frames each is on."""
     lists = [spread for spread in spreads if spread.frames]
     pool = _pool([row for spread in lists for row in spread.rows], column)
     counts = np.array([len(spread.rows) for spread in lists], np.int64)
@@ -114,15 +117,15 @@ def _gather(pool: pa.StructArray, firsts: Ints, counts: Ints, frames: Ints) -> p
     if bool((frames[counts > 0] == 1).all()):  # events: every row stands once, in the order of the pool
         values = pool.slice(int(firsts[0]) if len(firsts) else 0, int(offsets[-1]))
     else:
-        places = np.arange(offsets[-1]) + np.repeat(np.repeat(firsts, frames) - offsets[:-1], lengths)
-        values = _take(pool, pa.array(places.astype(np.int32)))
+        indices = np.arange(offsets[-1]) + np.repeat(np.repeat(firsts, frames) - offsets[:-1], lengths)
+        values = _take(pool, pa.array(indices.astype(np.int32)))
     return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values, type=pa.list_(values.type))
 
 
-def _take(pool: pa.StructArray, places: pa.Array) -> pa.StructArray:
+def _take(pool: pa.StructArray, indices: pa.Array) -> pa.StructArray:
     # Most lists have no camera and no tool calls: building nulls is far cheaper than taking them.
     columns = [
-        pa.nulls(len(places), child.type) if child.null_count == len(child) else child.take(places)
+        pa.nulls(len(indices), child.type) if child.null_count == len(child) else child.take(indices)
         for child in (pool.field(index) for index in range(pool.type.num_fields))
     ]
     return pa.StructArray.from_arrays(columns, fields=list(pool.type))
@@ -143,9 +146,9 @@ def _pool(rows: Sequence[Row], column: Column) -> pa.StructArray:
 
 def _texts(values: Sequence[str | None]) -> pa.DictionaryArray:
     # In Python: Arrow's own encoding sets up a hash table each time, which costs more than a few dozen strings.
-    places: dict[str, int] = {}
-    codes = [None if value is None else places.setdefault(value, len(places)) for value in values]
-    return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(list(places), pa.string()))
+    codes: dict[str, int] = {}
+    indices = [None if value is None else codes.setdefault(value, len(codes)) for value in values]
+    return pa.DictionaryArray.from_arrays(pa.array(indices, pa.int32()), pa.array(list(codes), pa.string()))
 
 
 def _persistent(episode: PlacedEpisode, start: int, stop: int) -> Iterator[Spread]:

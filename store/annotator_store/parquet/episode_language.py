@@ -1,9 +1,9 @@
-"""What the two language columns say about one episode, without Arrow: checked, in order, and with a digest.
+"""The content of the two language columns for one episode, without Arrow: checked, in order, with a digest.
 
     rows -> EpisodeLanguage -> columns of a shard -> EpisodeLanguage -> rows
 
-Both directions meet in `EpisodeLanguage`, so "is this shard already right" and "was it written as meant"
-are one comparison of frozen values.
+Both directions meet in `EpisodeLanguage`, so whether a shard is up to date, and whether it was written as intended, is
+one comparison of frozen values.
 """
 
 import math
@@ -18,9 +18,9 @@ from annotator_store.rows import PERSISTENT, Row, column_for_style, names_camera
 
 
 class EpisodeRows(msgspec.Struct, frozen=True, kw_only=True):
-    """Which rows an episode is to have; `start` and `stop` are its row offsets in the shard.
+    """The rows that an episode is to have; `start` and `stop` are its row offsets in the shard.
 
-    `rows=None` leaves what the shard has for this episode as it is: empty lists where it has no language columns.
+    `rows=None` keeps the rows that the shard has for this episode: none where it has no language columns.
     """
 
     start: int
@@ -38,7 +38,7 @@ class RowRun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class FrameEvents(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The event rows of one frame, never empty; their `timestamp` is the frame's.
 
-    `repeat` counts the earlier frames of the episode with that very timestamp: 0 in every sound dataset.
+    `repeat`: the number of earlier frames of the episode with the same timestamp; 0 in every valid dataset.
     """
 
     repeat: int
@@ -46,14 +46,14 @@ class FrameEvents(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class EpisodeLanguage(Keyed, frozen=True, kw_only=True):
-    """Both columns of one episode. A sound episode has one run; events are in order of (timestamp, repeat)."""
+    """Both columns of one episode. A valid episode has one run; events are ordered by (timestamp, repeat)."""
 
     tag_v = "episode_language.v1"
     runs: tuple[RowRun, ...]
     events: tuple[FrameEvents, ...]
 
     def rows(self, where: str = "") -> tuple[Row, ...]:
-        """List the rows: the persistent ones in their order, then the events.
+        """Return the rows: the persistent ones in their order, then the events.
 
         Raises:
             ShardError: the persistent list changes within the episode, so it has no one list.
@@ -73,13 +73,13 @@ _encoder = msgspec.json.Encoder(order="sorted")
 _decoder = msgspec.json.Decoder(EpisodeLanguage)
 
 
-def silent(frames: int) -> EpisodeLanguage:
-    """The language of an episode about which nothing is said."""
+def without_rows(frames: int) -> EpisodeLanguage:
+    """Return the language of an episode that has no rows."""
     return EpisodeLanguage(runs=(RowRun(frames, ()),) if frames else (), events=())
 
 
 def arrange(rows: Iterable[Row], frames: int, where: str = "") -> EpisodeLanguage:
-    """Check rows against the format and put them in their order.
+    """Check rows against the format and sort them.
 
     Raises:
         ShardError: a row breaks the format; it names `where`, the row's timestamp and what is wrong.
@@ -91,15 +91,15 @@ def arrange(rows: Iterable[Row], frames: int, where: str = "") -> EpisodeLanguag
     events = [row for row in checked if column_for_style(row.style) != PERSISTENT]
     return EpisodeLanguage(
         runs=(RowRun(frames, persistent),) if frames else (),
-        events=tuple(FrameEvents(0, tuple(found)) for _, found in groupby(events, key=_timestamp)),
+        events=tuple(FrameEvents(0, tuple(rows)) for _, rows in groupby(events, key=lambda row: row.timestamp)),
     )
 
 
 def check_row(row: Row, where: str = "") -> Row:
-    """Return the row if it keeps the format's rules.
+    """Return the row if it fits the format.
 
     Raises:
-        ShardError: it does not.
+        ShardError: it does not fit.
     """
     broken = _broken_rule(row)
     if broken:
@@ -115,15 +115,14 @@ def check_row(row: Row, where: str = "") -> Row:
 def shard_digest(episodes: Sequence[EpisodeLanguage], *, exact: bool) -> Digest:
     """Digest the two columns of a shard, episode by episode.
 
-    `exact` is False where the columns' Arrow types, or null lists, are not what we write: such a shard is never
-    "already right", whatever it says.
+    `exact` is False where the columns have other Arrow types than ours, or null lists: such a shard is not up to date.
     """
     form = b"exact" if exact else b"foreign"
     return digest_parts("language.v1", [form, *(_digest(episode).encode() for episode in episodes)])
 
 
 def _digest(episode: EpisodeLanguage) -> Digest:
-    """`digest_struct`, without its walk in Python for NaN: decoding refuses the null that NaN is encoded as."""
+    """`digest_struct` without its search for NaN in Python: decoding refuses the null that NaN is encoded as."""
     canonical = _encoder.encode(_decoder.decode(_encoder.encode(episode)))
     return digest_parts(EpisodeLanguage.tag_v, [canonical])
 
@@ -174,10 +173,6 @@ def _is_json_object(text: str) -> bool:
     except msgspec.DecodeError:  # also of a wrong type: ValidationError is one
         return False
     return True
-
-
-def _timestamp(row: Row) -> float:
-    return row.timestamp
 
 
 def _total_order(row: Row) -> tuple[object, ...]:

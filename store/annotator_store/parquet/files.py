@@ -1,4 +1,4 @@
-"""Open a shard to read, open one to write: the one place where drivers' errors become a `ShardError`."""
+"""Open shards to read and to write; drivers' errors become a `ShardError` here and nowhere else."""
 
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -54,9 +54,9 @@ def shard_writer(path: Path, layout: Layout) -> Generator[pq.ParquetWriter]:
 
 
 def file_identity(path: Path) -> tuple[int, ...] | None:
-    """What changes when a file does: device, inode, size, mtime in ns; None where there is no file."""
+    """Return device, inode, size and mtime in ns, which change when a file does; None where there is no file."""
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

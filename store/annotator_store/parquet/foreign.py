@@ -1,4 +1,4 @@
-"""Language lists that another tool wrote with other Arrow types, read as ours where nothing is lost by it.
+"""Language lists that another tool wrote with other Arrow types, converted to ours where nothing is lost.
 
 LeRobot's own writer lets Arrow infer: float64 timestamps, `list<null>` where a shard has no events, and tool calls as a
 struct in which every call has every key that any call has (`volume: None`). Those invented nulls are dropped again.
@@ -33,13 +33,13 @@ def as_lists(column: pa.Array, where: str) -> pa.ListArray:
 
 
 def foreign_rows(values: pa.Array, stamps: list[float] | None, where: str) -> tuple[Row, ...]:
-    """Read rows of any struct type. `stamps` are the frames' timestamps for events, None for persistent rows.
+    """Read R rows of any struct type. `stamps`: R timestamps of the frames of events; None for persistent rows.
 
     Raises:
         ShardError: a row has something that our columns cannot say.
     """
-    found: list[Any] = values.to_pylist()
-    return tuple(_row(value, stamps[index] if stamps is not None else None, where) for index, value in enumerate(found))
+    plain: list[Any] = values.to_pylist()
+    return tuple(_row(value, stamps[index] if stamps is not None else None, where) for index, value in enumerate(plain))
 
 
 def tool_call_texts(calls: pa.Array, where: str) -> pa.Array:
@@ -54,8 +54,8 @@ def tool_call_texts(calls: pa.Array, where: str) -> pa.Array:
         return calls.cast(pa.string())
     if not pa.types.is_struct(calls.type):
         raise _lost("a tool call is not JSON", where, str(calls.type))
-    found: list[Any] = calls.to_pylist()
-    return pa.array([None if call is None else _tool_call(call, where) for call in found], pa.string())
+    plain: list[Any] = calls.to_pylist()
+    return pa.array([None if call is None else _tool_call(call, where) for call in plain], pa.string())
 
 
 def _row(value: Any, stamp: float | None, where: str) -> Row:
@@ -63,7 +63,7 @@ def _row(value: Any, stamp: float | None, where: str) -> Row:
         raise _lost("a language row is null or no struct", where, repr(value))
     row = cast("dict[str, Any]", value)
     expected = _FIELDS if stamp is None else _FIELDS - {"timestamp"}
-    extra = {name: found for name, found in row.items() if name not in expected and found is not None}
+    extra = {name: field for name, field in row.items() if name not in expected and field is not None}
     if extra:
         raise _lost("a language row has fields that have no place", where, repr(extra))
     return Row(

@@ -1,4 +1,4 @@
-"""The frames' timestamps of a shard, and which frame a timestamp names. Look-ups are exact and without a loop."""
+"""The timestamps of a shard's frames, and the frame that has a timestamp. Look-ups are exact and vectorized."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ Ints = npt.NDArray[np.int64]
 
 
 class FrameTimes(msgspec.Struct, frozen=True, kw_only=True):
-    """Of every row of a shard: its `timestamp`, (N,) float32, and its `episode_index`, (N,) int64 where it has one."""
+    """`timestamps`: (N,) float32 seconds, `episode_index`: (N,) int64 or None, of the N rows of a shard."""
 
     timestamps: Times
     episode_index: Ints | None
@@ -47,35 +47,35 @@ def read_frame_times(file: pq.ParquetFile, path: str) -> FrameTimes:
     return FrameTimes(timestamps=timestamps, episode_index=index, path=path)
 
 
-def frames_at(times: Times, wanted: npt.NDArray[np.float64], repeats: Ints) -> Ints:
-    """Find, for each wanted timestamp, the frame that has exactly it; -1 where none has.
+def frames_at(times: Times, timestamps: npt.NDArray[np.float64], repeats: Ints) -> Ints:
+    """Return, for each timestamp, the offset of the frame that has exactly it; -1 where none has.
 
     Args:
-        times: (T,) the episode's frames, in any order.
-        wanted: (W,) seconds; a value that is not itself a float32 is no frame's.
-        repeats: (W,) how many frames with that timestamp to pass over; normally 0.
+        times: (T,) float32, timestamps of the episode's frames, in any order.
+        timestamps: (W,) float64 seconds; a value that is no float32 matches no frame.
+        repeats: (W,) int64, how many frames with that timestamp to skip; normally 0.
 
-    Returns: (W,) offsets into `times`.
+    Returns: (W,) int64 offsets into `times`.
     """
     if not len(times):
-        return np.full(len(wanted), -1, np.int64)
+        return np.full(len(timestamps), -1, np.int64)
     order = np.argsort(times, kind="stable")
     ascending = times[order].astype(np.float64)
-    found = np.searchsorted(ascending, wanted) + repeats
-    inside = np.minimum(found, len(times) - 1)
-    return np.where((found < len(times)) & (ascending[inside] == wanted), order[inside], -1)
+    places = np.searchsorted(ascending, timestamps) + repeats
+    inside = np.minimum(places, len(times) - 1)
+    return np.where((places < len(times)) & (ascending[inside] == timestamps), order[inside], -1)
 
 
 def repeats_of(times: Times) -> Ints:
-    """Count, for each frame, the earlier frames with its very timestamp."""
+    """Return for each of (T,) float32 timestamps how many earlier ones equal it, (T,) int64."""
     if bool(np.all(times[1:] > times[:-1])):
         return np.zeros(len(times), np.int64)
     order = np.argsort(times, kind="stable")
     ascending = times[order]
-    first_of_its_kind = np.concatenate(([True], ascending[1:] != ascending[:-1]))
+    is_first = np.concatenate(([True], ascending[1:] != ascending[:-1]))
     places = np.arange(len(times))
     repeats = np.empty(len(times), np.int64)
-    repeats[order] = places - np.maximum.accumulate(np.where(first_of_its_kind, places, 0))
+    repeats[order] = places - np.maximum.accumulate(np.where(is_first, places, 0))
     return repeats
 
 

@@ -29,7 +29,7 @@ SAY_TOOL: dict[str, Any] = {
 
 
 def declare_language(info: dict[str, Any], where: str = "meta/info.json") -> dict[str, Any]:
-    """Return `info` with both features and the `say` tool declared; what the user declared stays, also an own `say`.
+    """Return `info` with both features and the `say` tool declared; declarations of the user stay, even of `say`.
 
     Raises:
         StoreError: `features` or `tools` is not what LeRobot v3 says it is.
@@ -40,8 +40,8 @@ def declare_language(info: dict[str, Any], where: str = "meta/info.json") -> dic
         raise _odd("features", "an object", where, features)
     features = cast("dict[str, Any]", features)
     for column in (PERSISTENT, EVENTS):
-        found = features.get(column)
-        features[column] = (cast("dict[str, Any]", found) if isinstance(found, dict) else {}) | LANGUAGE_FEATURE
+        feature = features.get(column)
+        features[column] = (cast("dict[str, Any]", feature) if isinstance(feature, dict) else {}) | LANGUAGE_FEATURE
     tools = declared.get("tools")
     if not isinstance(tools, list | None):
         raise _odd("tools", "a list", where, tools)
@@ -51,7 +51,7 @@ def declare_language(info: dict[str, Any], where: str = "meta/info.json") -> dic
 
 
 def update_info(path: Path) -> bool:
-    """Declare the language in a file, atomically; say whether it had to be written.
+    """Declare the language in a file, atomically; return whether it had to be written.
 
     Raises:
         StoreError: it cannot be read or written, or is no `info.json`.
@@ -68,7 +68,7 @@ def update_info(path: Path) -> bool:
 
 
 def declares_language(path: Path) -> bool:
-    """Say whether a file declares the language already, so that `update_info` would leave it alone.
+    """Whether a file declares the language already, so that `update_info` would not write it.
 
     Raises:
         StoreError: it cannot be read, or is no `info.json`.

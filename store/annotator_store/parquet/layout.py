@@ -62,17 +62,17 @@ def leaf_paths(schema: pa.Schema, compliant: bool) -> tuple[str, ...]:
 
 def _column_options(metadata: pq.FileMetaData, renamed: dict[int, str], language: list[str]) -> dict[str, Any]:
     chunks = [(path, _chunks(metadata, index)) for index, path in renamed.items()]
-    codecs = {path: found[0].compression for path, found in chunks if found}
+    codecs = {path: column[0].compression for path, column in chunks if column}
     common = max(codecs.values(), key=list(codecs.values()).count, default="SNAPPY")
     codecs = {path: codecs.get(path, "SNAPPY") for path, _ in chunks} | dict.fromkeys(language, common)
-    dictionary = [path for path, found in chunks if any(chunk.has_dictionary_page for chunk in found)]
-    encodings = {path: _plain_encoding(found) for path, found in chunks if found and path not in dictionary}
+    dictionary = [path for path, column in chunks if any(chunk.has_dictionary_page for chunk in column)]
+    encodings = {path: _plain_encoding(column) for path, column in chunks if column and path not in dictionary}
     options: dict[str, Any] = {
         "compression": {path: "NONE" if codec == "UNCOMPRESSED" else codec for path, codec in codecs.items()},
         "use_dictionary": [*dictionary, *(path for path in language if not path.endswith(_REPEATED_FLOATS))],
         "column_encoding": {path: encoding for path, encoding in encodings.items() if encoding} or None,
-        "write_statistics": [path for path, found in chunks if any(chunk.is_stats_set for chunk in found)],
-        "write_page_index": any(chunk.has_offset_index for _, found in chunks for chunk in found),
+        "write_statistics": [path for path, column in chunks if any(chunk.is_stats_set for chunk in column)],
+        "write_page_index": any(chunk.has_offset_index for _, column in chunks for chunk in column),
     }
     return options | _sorting(metadata)
 
@@ -87,8 +87,8 @@ def _plain_encoding(chunks: list[pq.ColumnChunkMetaData]) -> str:
 
 
 def _sorting(metadata: pq.FileMetaData) -> dict[str, Any]:
-    found = {metadata.row_group(group).sorting_columns for group in range(metadata.num_row_groups)}
-    common = found.pop() if len(found) == 1 else ()
+    orders = {metadata.row_group(group).sorting_columns for group in range(metadata.num_row_groups)}
+    common = orders.pop() if len(orders) == 1 else ()
     return {"sorting_columns": list(common)} if common else {}
 
 

@@ -13,7 +13,7 @@ from annotator_store.parquet.files import opened_shard
 from annotator_store.parquet.rewrite import PreparedShard, prepare_shard
 
 _OWN_BYTES = 96 << 20
-"""What one rewriting takes beside its row group: broadcast rows, encoded pages, slices of the read-back."""
+"""What rewriting a shard needs beside its row group: broadcast rows, encoded pages, slices of the read-back."""
 
 
 class ShardJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,8 +31,8 @@ def prepare_shards(
 
     Args:
         workers: threads, at least 1; each works on one shard.
-        memory_bytes: no shard is begun while the estimates of those at work would pass this together;
-            a shard that alone passes it is written by itself.
+        memory_bytes: a shard waits while its estimate and those of the shards in work together exceed this; one that
+            exceeds it alone is rewritten by itself.
 
     Raises:
         ShardError: the first that failed, in the order of `jobs`. No target was touched.

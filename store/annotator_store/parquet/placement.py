@@ -1,4 +1,4 @@
-"""Say for every episode of a shard what it is to hold, and at which rows of the shard its events stand."""
+"""Determine the language of every episode of a shard, and the rows of the shard that its events are on."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from annotator_store.errors import ShardError
 from annotator_store.parquet.columns import PlacedEpisode
-from annotator_store.parquet.episode_language import EpisodeLanguage, EpisodeRows, arrange, silent
+from annotator_store.parquet.episode_language import EpisodeLanguage, EpisodeRows, arrange, without_rows
 from annotator_store.parquet.frame_times import FrameTimes, Ints, frames_at
 from annotator_store.parquet.read import Boundary, has_language, scan_language
 
@@ -17,7 +17,7 @@ from annotator_store.parquet.read import Boundary, has_language, scan_language
 def place_episodes(
     file: pq.ParquetFile, path: Path, times: FrameTimes, episodes: Sequence[EpisodeRows]
 ) -> list[PlacedEpisode]:
-    """Check the rows of `episodes` and find their frames; episodes without rows keep what the shard has.
+    """Check the rows of `episodes` and find their frames; episodes with `rows=None` keep what the shard has.
 
     Returns: the episodes in order of their rows; they cover the shard if `episodes` do.
 
@@ -27,19 +27,19 @@ def place_episodes(
     ordered = sorted(episodes, key=bounds)
     kept = [bounds(rows) for rows in ordered if rows.rows is None]
     if kept and has_language(file.schema_arrow):
-        leftover = iter(scan_language(file, path, times, kept).episodes)
+        in_shard = iter(scan_language(file, path, times, kept).episodes)
     else:
-        leftover = iter([silent(stop - start) for start, stop in kept])
-    return [_place(times, rows, wanted(rows, leftover, times.where(*bounds(rows)))) for rows in ordered]
+        in_shard = iter([without_rows(stop - start) for start, stop in kept])
+    return [_place(times, rows, target_language(rows, in_shard, times.where(*bounds(rows)))) for rows in ordered]
 
 
-def wanted(rows: EpisodeRows, leftover: Iterator[EpisodeLanguage], where: str) -> EpisodeLanguage:
-    """What an episode is to hold: its rows in order, or the next of what is there already."""
-    return next(leftover) if rows.rows is None else arrange(rows.rows, rows.stop - rows.start, where)
+def target_language(rows: EpisodeRows, kept: Iterator[EpisodeLanguage], where: str) -> EpisodeLanguage:
+    """Return the language that an episode is to have: its rows sorted, or the next of the `kept` ones."""
+    return next(kept) if rows.rows is None else arrange(rows.rows, rows.stop - rows.start, where)
 
 
 def gaps_between(episodes: Sequence[EpisodeRows], times: FrameTimes) -> list[EpisodeRows]:
-    """Check that episodes follow each other inside the shard, and name the rows between them, which stay as is."""
+    """Check that episodes do not overlap and lie inside the shard; return the rows between them, which stay as is."""
     gaps: list[EpisodeRows] = []
     done = 0
     for rows in sorted(episodes, key=bounds):
@@ -57,26 +57,26 @@ def gaps_between(episodes: Sequence[EpisodeRows], times: FrameTimes) -> list[Epi
 
 
 def _place(times: FrameTimes, rows: EpisodeRows, language: EpisodeLanguage) -> PlacedEpisode:
-    """Find the frame of every event, and check that persistent rows that we write name a frame too."""
+    """Find the frame of every event, and check that new persistent rows have the timestamp of a frame, too."""
     frames = times.timestamps[rows.start : rows.stop]
     if rows.rows is not None:
         stamps = np.array([row.timestamp for run in language.runs for row in run.rows], np.float64)
-        _all_found(frames_at(frames, stamps, np.zeros(len(stamps), np.int64)), stamps, times, rows)
+        _check_frames(frames_at(frames, stamps, np.zeros(len(stamps), np.int64)), stamps, times, rows)
     stamps = np.array([event.rows[0].timestamp for event in language.events], np.float64)
-    found = frames_at(frames, stamps, np.array([event.repeat for event in language.events], np.int64))
-    _all_found(found, stamps, times, rows)
-    order = np.argsort(found)
+    offsets = frames_at(frames, stamps, np.array([event.repeat for event in language.events], np.int64))
+    _check_frames(offsets, stamps, times, rows)
+    order = np.argsort(offsets)
     return PlacedEpisode(
         start=rows.start,
         stop=rows.stop,
         language=language,
-        event_rows=found[order] + rows.start,
+        event_rows=offsets[order] + rows.start,
         events=tuple(language.events[index].rows for index in order.tolist()),
     )
 
 
-def _all_found(found: Ints, stamps: npt.NDArray[np.float64], times: FrameTimes, rows: EpisodeRows) -> None:
-    missing = stamps[found < 0]
+def _check_frames(offsets: Ints, stamps: npt.NDArray[np.float64], times: FrameTimes, rows: EpisodeRows) -> None:
+    missing = stamps[offsets < 0]
     if not len(missing):
         return
     frames = times.timestamps[rows.start : rows.stop].astype(np.float64)
@@ -90,7 +90,7 @@ def _all_found(found: Ints, stamps: npt.NDArray[np.float64], times: FrameTimes, 
 
 
 def bounds(rows: EpisodeRows) -> Boundary:
-    """The row offsets of an episode, which are also its place in the order."""
+    """Return the row offsets of an episode, by which episodes are sorted."""
     return rows.start, rows.stop
 
 

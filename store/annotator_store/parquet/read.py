@@ -31,13 +31,13 @@ _TEXTS = frozenset({"role", "content", "style", "camera"})
 
 
 class Scan(msgspec.Struct, frozen=True):
-    """What the columns say; `exact` where they have just the types we write, and no null lists."""
+    """The content of the columns; `exact` where they have the Arrow types that we write and no null lists."""
 
     exact: bool
     episodes: tuple[EpisodeLanguage, ...]
 
 
-class _Growing:
+class _EpisodeBuilder:
     """The language of one episode while its frames arrive."""
 
     def __init__(self) -> None:
@@ -58,12 +58,12 @@ class _Growing:
 
 
 def has_language(schema: pa.Schema) -> bool:
-    """Say whether a shard has either column."""
+    """Whether a shard has either column."""
     return any(column in schema.names for column in LANGUAGE_COLUMNS)
 
 
 def is_language_leaf(path: str) -> bool:
-    """Say whether a Parquet column is a part of either column."""
+    """Whether a Parquet column belongs to either column."""
     return path.partition(".")[0] in LANGUAGE_COLUMNS
 
 
@@ -74,7 +74,7 @@ def scan_language(file: pq.ParquetFile, path: Path, times: FrameTimes, boundarie
         ShardError: what is there cannot be said with our columns.
     """
     source = _Source(times=times, ours=_is_ours(file.schema_arrow))
-    growing = [_Growing() for _ in boundaries]
+    growing = [_EpisodeBuilder() for _ in boundaries]
     exact = source.ours
     start = first_open = 0
     for batch in language_batches(file, path, as_dictionaries=source.ours):
@@ -96,7 +96,7 @@ class _Source(msgspec.Struct, frozen=True, kw_only=True):
     times: FrameTimes
     ours: bool
 
-    def take_in(self, episode: _Growing, frames: pa.RecordBatch, low: int, boundary: Boundary) -> None:
+    def take_in(self, episode: _EpisodeBuilder, frames: pa.RecordBatch, low: int, boundary: Boundary) -> None:
         """Read the frames from row `low` on, all of one episode."""
         where = self.times.where(*boundary)
         if PERSISTENT in frames.schema.names:
@@ -156,7 +156,7 @@ def _values(lists: pa.ListArray, offsets: npt.NDArray[np.int32]) -> pa.Array:
 
 def _our_rows(values: pa.StructArray, stamps: list[float] | None) -> tuple[Row, ...]:
     fields = {field.name: _plain(values.field(field.name)) for field in values.type}
-    calls = [None if found is None else tuple(found) for found in fields["tool_calls"]]
+    calls = [None if items is None else tuple(items) for items in fields["tool_calls"]]
     texts = (fields["role"], fields["content"], fields["style"], fields["camera"])
     return tuple(
         Row(role=role, content=content, style=style, timestamp=stamp, camera=camera, tool_calls=tool_calls)

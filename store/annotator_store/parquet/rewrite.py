@@ -1,8 +1,8 @@
-"""Project rows into data shards: each shard is rewritten whole beside itself, read back, and only then renamed.
+"""Write rows into data shards: each shard is rewritten to a temporary file, read back, and only then replaced.
 
     EpisodeRows -> prepare_shard -> PreparedShard -> commit -> ShardImage
 
-Everything but the two language columns comes back as it was. Memory is bounded by one row group of the source.
+All other columns keep their values, encodings and row groups. Memory is bounded by one row group of the source.
 """
 
 import shutil
@@ -17,17 +17,17 @@ from annotator_store.atomic_files import drop, fsync_file, replace_durably, temp
 from annotator_store.digests import Digest
 from annotator_store.errors import ShardError
 from annotator_store.parquet.columns import LANGUAGE_COLUMNS, PlacedEpisode, build_columns
-from annotator_store.parquet.episode_language import EpisodeRows, shard_digest, silent
+from annotator_store.parquet.episode_language import EpisodeRows, shard_digest, without_rows
 from annotator_store.parquet.files import file_identity, opened_shard, shard_writer, writing
 from annotator_store.parquet.frame_times import FrameTimes, read_frame_times
 from annotator_store.parquet.layout import read_layout
-from annotator_store.parquet.placement import bounds, gaps_between, place_episodes, wanted
+from annotator_store.parquet.placement import bounds, gaps_between, place_episodes, target_language
 from annotator_store.parquet.read import Boundary, Scan, has_language, is_language_leaf, scan_language
 from annotator_store.rows import Row
 
 
 class ShardImage(msgspec.Struct, frozen=True, kw_only=True):
-    """What a shard holds: the digest of its language columns, and its size."""
+    """A shard's content: the digest of its language columns, and its size."""
 
     language: Digest
     frames: int
@@ -35,7 +35,7 @@ class ShardImage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PreparedShard(msgspec.Struct, frozen=True, kw_only=True):
-    """A rewritten shard beside its target, read back and on the disk. Either `commit` or `discard` it."""
+    """A rewritten shard in a temporary file beside its target, read back and fsynced. `commit` or `discard` it."""
 
     temporary: Path
     target: Path
@@ -43,7 +43,7 @@ class PreparedShard(msgspec.Struct, frozen=True, kw_only=True):
     target_was: tuple[int, ...] | None
 
     def commit(self) -> ShardImage:
-        """Put it in the place of the target.
+        """Replace the target with it.
 
         Raises:
             ShardError: the target changed meanwhile, or cannot be replaced; it is as it was.
@@ -96,8 +96,8 @@ def language_digest(path: Path, boundaries: Sequence[Boundary]) -> Digest | None
     Raises:
         ShardError: the file cannot be read, or says what no row of ours can say.
     """
-    found = _scan(path, sorted(boundaries))
-    return None if found is None else shard_digest(found.episodes, exact=found.exact)
+    scan = _scan(path, sorted(boundaries))
+    return None if scan is None else shard_digest(scan.episodes, exact=scan.exact)
 
 
 def language_digest_or_none(path: Path, boundaries: Sequence[Boundary]) -> Digest | None:
@@ -116,9 +116,9 @@ def expected_digest(episodes: Sequence[EpisodeRows], source: Path | None = None)
     """
     ordered = sorted(episodes, key=bounds)
     kept = [(rows.start, rows.stop) for rows in ordered if rows.rows is None]
-    found = _scan(source, kept) if kept and source else None
-    leftover = iter(found.episodes if found else [silent(stop - start) for start, stop in kept])
-    return shard_digest([wanted(rows, leftover, _where(source, rows)) for rows in ordered], exact=True)
+    scan = _scan(source, kept) if kept and source else None
+    in_shard = iter(scan.episodes if scan else [without_rows(stop - start) for start, stop in kept])
+    return shard_digest([target_language(rows, in_shard, _where(source, rows)) for rows in ordered], exact=True)
 
 
 def read_rows(path: Path, boundaries: Sequence[Boundary]) -> tuple[tuple[Row, ...], ...]:
@@ -128,22 +128,22 @@ def read_rows(path: Path, boundaries: Sequence[Boundary]) -> tuple[tuple[Row, ..
         ShardError: the file cannot be read, or an episode's persistent list changes within it.
     """
     order = sorted(range(len(boundaries)), key=lambda index: boundaries[index])
-    found = _scan(path, [boundaries[index] for index in order])
+    scan = _scan(path, [boundaries[index] for index in order])
     rows: list[tuple[Row, ...]] = [()] * len(boundaries)
-    for index, episode in zip(order, found.episodes if found else (), strict=False):
+    for index, episode in zip(order, scan.episodes if scan else (), strict=False):
         rows[index] = episode.rows(f"{path}, rows {boundaries[index][0]}–{boundaries[index][1]}")
     return tuple(rows)
 
 
-def same_frames(one: Path, other: Path) -> bool:
-    """Say whether two shards stamp the same frames: equal `episode_index` and `timestamp`, row by row.
+def same_frames(left: Path, right: Path) -> bool:
+    """Whether two shards have the same frames: equal `episode_index` and `timestamp`, row by row.
 
     Raises:
         ShardError: one of them cannot be read.
     """
-    if one.samefile(other):
+    if left.samefile(right):
         return True
-    with opened_shard(one) as first, opened_shard(other) as second:
+    with opened_shard(left) as first, opened_shard(right) as second:
         if first.metadata.num_rows != second.metadata.num_rows:
             return False
         columns = ["episode_index", "timestamp"]
@@ -157,9 +157,9 @@ def _rewrite(source: Path, temporary: Path, episodes: Sequence[EpisodeRows]) -> 
         placed = place_episodes(file, source, times, [*episodes, *gaps])
         _write(file, temporary, placed)
         _read_back(file, temporary, times, placed)
-    left = {bounds(gap) for gap in gaps}
-    asked = [episode.language for episode in placed if (episode.start, episode.stop) not in left]
-    return ShardImage(language=shard_digest(asked, exact=True), frames=len(times.timestamps), episodes=len(asked))
+    between = {bounds(gap) for gap in gaps}
+    written = [episode.language for episode in placed if (episode.start, episode.stop) not in between]
+    return ShardImage(language=shard_digest(written, exact=True), frames=len(times.timestamps), episodes=len(written))
 
 
 def _write(file: pq.ParquetFile, temporary: Path, placed: Sequence[PlacedEpisode]) -> None:
@@ -182,14 +182,14 @@ def _write(file: pq.ParquetFile, temporary: Path, placed: Sequence[PlacedEpisode
 
 
 def _read_back(file: pq.ParquetFile, temporary: Path, times: FrameTimes, placed: Sequence[PlacedEpisode]) -> None:
-    """Compare what was written with what was meant: every list of every frame, and the shape of all other columns."""
+    """Compare what was written with what was intended: every list of every frame, the shape of all other columns."""
     with opened_shard(temporary) as written:
         if _shape(written.metadata) != _shape(file.metadata):
             raise _differs(temporary, "other columns or row groups", "their value counts")
-        found = scan_language(written, temporary, times, [(episode.start, episode.stop) for episode in placed])
-    if not found.exact:
+        scan = scan_language(written, temporary, times, [(episode.start, episode.stop) for episode in placed])
+    if not scan.exact:
         raise _differs(temporary, "language columns", "their Arrow types")
-    for episode, language in zip(placed, found.episodes, strict=True):
+    for episode, language in zip(placed, scan.episodes, strict=True):
         if language != episode.language:
             raise _differs(temporary, "language columns", times.where(episode.start, episode.stop))
 
