@@ -1,8 +1,8 @@
 """Every console block in README, docs and examples runs, in order, as a reader would run it.
 
-A line that starts with `$ ` is a command; the lines under it, if there are any, are what it prints on stdout. Another block
-that names a file, such as ```python annotate.py, is a file of this repository, word for word, or one that the reader
-makes. The packages of tests/plugins are importable for the page that shows them.
+A line that starts with `$ ` is a command; the lines under it, if there are any, are what it prints on stdout. Another
+block that names a file, such as ```python annotate.py, is a file of this repository, word for word, or one that the
+reader makes. The packages of tests/plugins are importable for the page that shows them.
 """
 
 import os
