@@ -7,7 +7,7 @@ import pytest
 
 from annotator_store.digests import Digest
 from annotator_store.log.events import EpisodeSources, ShardWritten
-from annotator_store.log.shard_history import fold_shards, adds_to_record
+from annotator_store.log.shard_history import adds_to_record, fold_shards
 from tests.store import facts
 
 PLAN, SPEECH, NEWER = facts.digest("plan"), facts.digest("speech"), facts.digest("newer")
