@@ -38,6 +38,7 @@ fix: setup
 docs: setup
 	@page=$$($(BIN)/python scripts/generate_cli_docs.py) && printf "%s\n" "$$page" > docs/cli.md
 	@page=$$($(BIN)/python scripts/generate_event_docs.py) && printf "%s\n" "$$page" > docs/events.md
+	@page=$$($(BIN)/python scripts/draw_architecture.py) && printf "%s\n" "$$page" > docs/architecture.svg
 
 # Is what the command does to known datasets what it was? A quick half of it is in `make test`; this compares all, in four
 # minutes. `python scripts/sameness.py record` records anew what was meant to change.

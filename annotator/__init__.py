@@ -1,7 +1,7 @@
-"""MAKES facts: from a dataset's episodes to rows, one recorded call at a time.
+"""Language annotations for LeRobot v3 datasets. This module is the Python API.
 
-`import annotator` is the Python API; the functions are documented in `annotator.api`, the settings in
-`annotator.config.settings`. A name is imported when it is first used, so that importing the package costs nothing.
+The functions are documented in `annotator.api`, the settings in `annotator.config.settings`. Names are imported on
+first use, so that importing the package is fast.
 """
 
 from importlib import import_module
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         VqaSettings,
     )
     from annotator.errors import AnnotatorError, UsageError
+    from annotator.modules.third_party import sync_settings
     from annotator.pipeline.run import Outcome
     from annotator.pipeline.work_plan import RunPlan
 
@@ -45,6 +46,7 @@ __all__ = [
     "plan_run",
     "query",
     "sync",
+    "sync_settings",
 ]
 
 _HOMES = {
@@ -52,20 +54,21 @@ _HOMES = {
     "plan_run": "annotator.api",
     "query": "annotator.api",
     "sync": "annotator.api",
+    "sync_settings": "annotator.modules.third_party",
     "AnnotatorError": "annotator.errors",
     "UsageError": "annotator.errors",
     "Outcome": "annotator.pipeline.run",
     "RunPlan": "annotator.pipeline.work_plan",
 }
-"""Where a public name is defined, where that is not `annotator.config.settings`."""
+"""Modules of the public names; the others are in `annotator.config.settings`."""
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used (PEP 562)."""
+    """Import a public name on first use (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_HOMES.get(name, "annotator.config.settings")), name)
-    globals()[name] = value
+    globals()[name] = value  # the next access finds it there
     return value
 
 

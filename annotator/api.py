@@ -1,4 +1,4 @@
-"""What `import annotator` offers: the same as the command line, for programs.
+"""The functions of the Python API, which do what the commands of the same names do.
 
     import annotator
 
@@ -6,7 +6,7 @@
     outcome = annotator.sync(settings)
     table = annotator.query("demo", "SELECT style, count(*) AS n FROM rows GROUP BY ALL ORDER BY ALL")
 
-Heavy libraries are imported when a function is called.
+Libraries such as DuckDB and pyarrow are imported when a function is called.
 """
 
 from pathlib import Path
@@ -27,20 +27,21 @@ if TYPE_CHECKING:
 
 
 def sync(settings: SyncSettings, progress: "Progress | None" = None) -> "Outcome":
-    """Annotate what is not annotated yet, and bring the shards up to date, as `annotator sync` does.
+    """Annotate new and changed episodes and update the shards, like `annotator sync`.
 
-    Reads no `annotator.toml`. `progress` hears of the run; without one it says nothing.
+    `annotator.toml` is not read. `progress` is notified of the run; by default it is silent. If third-party modules are
+    installed, `annotator.sync_settings()` returns the type of settings that includes theirs.
 
     Example:
         >>> outcome = annotator.sync(annotator.SyncSettings(root=Path("demo")))
 
     Returns:
-        "done"; "incomplete" where calls failed and a rerun would ask them again; "failed" or "interrupted".
+        "done"; or "incomplete" if calls failed that a rerun would repeat.
 
     Raises:
         UsageError: a setting is out of range, or settings contradict each other.
         DatasetError: the dataset is not what LeRobot v3 says it is.
-        Problem: whatever else ends a run: `annotator.errors` and `annotator_store.errors` draw the tree.
+        Problem: any other error; `annotator.errors` and `annotator_store.errors` show the tree.
     """
     from annotator.hub.sync import run_at_hub
     from annotator.pipeline.progress import SilentProgress
@@ -49,9 +50,9 @@ def sync(settings: SyncSettings, progress: "Progress | None" = None) -> "Outcome
 
 
 def plan_run(settings: SyncSettings) -> "RunPlan":
-    """Work out what `sync` would do with these settings, and why, without doing it.
+    """Return what `sync` would do with these settings, and why, without doing it.
 
-    Nothing is asked and no event is recorded. The log is locked meanwhile, and made where there is none.
+    No model is called and no event is recorded. The log is locked meanwhile, and created if there is none.
 
     Example:
         >>> plan = annotator.plan_run(annotator.SyncSettings(root=Path("demo")))
@@ -68,9 +69,9 @@ def plan_run(settings: SyncSettings) -> "RunPlan":
 
 
 def open_log(root: str | Path, *, store: str | Path | None = None) -> "ReadingLog":
-    """Open the log of the dataset at `root` to read; another process may be writing it. Use it as a context manager.
+    """Open the log of the dataset at `root` read-only; another process may be writing it. A context manager.
 
-    `store` is the log's folder where it is not `.annotator` in the dataset.
+    `store` is the folder of the log if it is not `.annotator` in the dataset.
 
     Example:
         >>> with annotator.open_log("demo") as log:
@@ -89,17 +90,17 @@ def open_log(root: str | Path, *, store: str | Path | None = None) -> "ReadingLo
 
 
 def query(root: str | Path, sql: str, *, store: str | Path | None = None) -> "pa.Table":
-    """Answer one SELECT over the log's views, as `annotator query` does; also while a run is writing the log.
+    """Return the result of one SELECT over the views of the log, also while a run is writing it.
 
-    The views are rows, calls, episodes, runs, failures, prompts and vocabulary (docs/query.md has their columns). Where
-    the dataset has no log, or no shard was written from it yet, `rows` are those of its language columns.
+    The views are rows, calls, episodes, runs, failures, prompts and vocabulary (see docs/query.md). If the
+    dataset has no log, or no shard was written from it yet, `rows` reads the language columns.
 
     Example:
         >>> annotator.query("demo", "SELECT content FROM rows WHERE style = 'subtask'").to_pylist()
 
     Raises:
-        UsageError: there is neither a log nor a dataset.
-        QueryRefused: the SQL is wrong, or asks for more than reading the views.
+        UsageError: there is neither a log nor a dataset at `root`.
+        QueryRefused: the SQL is invalid, or does more than read the views.
     """
     from annotator.dataset.language_columns import has_language_columns, read_language_columns
     from annotator_store.log.query import columns_query, run_query
@@ -108,7 +109,7 @@ def query(root: str | Path, sql: str, *, store: str | Path | None = None) -> "pa
     folder = store_path(root, Path(store) if store else None)
     is_dataset = store is None and (root / "meta" / "info.json").is_file()
     if folder.is_dir():
-        # Reading the shards' schemas is worth it only where the query can use what is in them.
+        # Opening every shard for its schema is slow; it is needed only if the query can read the columns.
         readable = is_dataset and "rows" in sql.lower()
         return run_query(
             folder, sql,

@@ -1,21 +1,20 @@
 """Draw docs/architecture.svg from the import graph: `python scripts/draw_architecture.py > docs/architecture.svg`.
 
-A box is a folder with its number of files; an arrow points to what a folder imports. Arrows that follow from
-others (a → b → c, and so a → c) are left out, or nothing could be seen.
+A box is a folder, the store's are green; an arrow points to what a folder imports. Arrows that follow from others
+(a → b → c, and so a → c) are left out, or nothing could be seen.
 """
 
 import ast
 import sys
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"annotator": ROOT / "annotator", "annotator_store": ROOT / "store" / "annotator_store"}
-BASE = "digests, keys, rows, errors"
+BASE = "digests, keys, rows …"
 """The files at the top of the store, drawn as one box."""
-BOX_W, BOX_H, GAP_X, GAP_Y, MARGIN = 150, 44, 34, 46, 24
+BOX_W, BOX_H, GAP_X, GAP_Y, MARGIN = 160, 32, 34, 40, 24
 
 Graph = dict[str, set[str]]
 """Folder → the folders it imports, named `package/folder`."""
@@ -26,25 +25,22 @@ class Box:
     """Where a folder is drawn; `x` and `y` are the top left corner, pixels."""
 
     name: str
-    label: str
     x: int
     y: int
 
 
-def read_graph() -> tuple[Graph, dict[str, str]]:
-    """Read which folder imports which, and the second line of each box: how many files."""
+def read_graph() -> Graph:
+    """Read which folder imports which."""
     graph: Graph = {}
-    files: Counter[str] = Counter()
     for package, folder in PACKAGES.items():
         for path in sorted(folder.rglob("*.py")):
             here = _folder(package, path.relative_to(folder).with_suffix("").parts)
             if here is None:
                 continue
             text = path.read_text(encoding="utf-8")
-            files[here] += 1
             imported = {there for name in _imports(text) if (there := _folder_of_module(name)) not in (here, None)}
             graph.setdefault(here, set()).update(name for name in imported if name)
-    return graph, {name: f"{count} file{'s' * (count > 1)}" for name, count in files.items()}
+    return graph
 
 
 def _folder(package: str, parts: tuple[str, ...]) -> str | None:
@@ -88,25 +84,29 @@ def reduce_graph(graph: Graph) -> Graph:
     }
 
 
-def place(graph: Graph, sizes: Mapping[str, str]) -> dict[str, Box]:
+def place(graph: Graph) -> dict[str, Box]:
     """Place each folder one row above the highest that it imports; the store's rows lie below all others."""
     depth: dict[str, int] = {}
 
-    def depth_of(name: str) -> int:
+    def depth_of(name: str, lowest: int = 0) -> int:
         if name not in depth:
-            depth[name] = 1 + max((depth_of(there) for there in graph.get(name, set())), default=-1)
+            package = name.partition("/")[0]
+            below = (there for there in graph[name] if there.startswith(f"{package}/"))
+            depth[name] = max((1 + depth_of(there, lowest) for there in below), default=lowest)
         return depth[name]
 
+    store = [name for name in sorted(graph) if name.startswith("annotator_store/")]
+    top = max(depth_of(name) for name in store)
     rows: dict[int, list[str]] = {}
-    for name in sorted(sizes):
-        rows.setdefault(depth_of(name), []).append(name)
+    for name in sorted(graph):
+        rows.setdefault(depth_of(name, 0 if name in store else top + 1), []).append(name)
     width = max(len(names) for names in rows.values()) * (BOX_W + GAP_X) - GAP_X
     boxes: dict[str, Box] = {}
     for level, names in rows.items():
         y = MARGIN + (max(rows) - level) * (BOX_H + GAP_Y)
         left = MARGIN + (width - (len(names) * (BOX_W + GAP_X) - GAP_X)) // 2
         for column, name in enumerate(names):
-            boxes[name] = Box(name=name, label=sizes[name], x=left + column * (BOX_W + GAP_X), y=y)
+            boxes[name] = Box(name=name, x=left + column * (BOX_W + GAP_X), y=y)
     return boxes
 
 
@@ -118,10 +118,10 @@ def render(graph: Graph, boxes: Mapping[str, Box]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif">',
         "<style>",
         "rect { fill: #eef3fb; stroke: #5b7db1; rx: 6 } .store rect { fill: #eef8f0; stroke: #4f8a62 }",
-        "text { fill: #1c2733; font-size: 13px; text-anchor: middle } .size { font-size: 10px; fill: #5a6672 }",
+        "text { fill: #1c2733; font-size: 13px; text-anchor: middle }",
         "path { fill: none; stroke: #8794a3; stroke-width: 1.2; marker-end: url(#tip) } #tip path { fill: #8794a3 }",
         "@media (prefers-color-scheme: dark) { rect { fill: #1d2a3d } .store rect { fill: #1b3324 }",
-        "  text { fill: #e6edf3 } .size { fill: #9aa7b4 } }",
+        "  text { fill: #e6edf3 } }",
         "</style>",
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
         '<path d="M0 0 8 4 0 8z" style="marker-end:none;stroke:none"/></marker></defs>',
@@ -135,7 +135,7 @@ def render(graph: Graph, boxes: Mapping[str, Box]) -> str:
         x, y = box.x + BOX_W // 2, box.y
         lines.append(
             f'<g{kind}><rect x="{box.x}" y="{y}" width="{BOX_W}" height="{BOX_H}"/>'
-            f'<text x="{x}" y="{y + 19}">{folder}</text><text class="size" x="{x}" y="{y + 35}">{box.label}</text></g>'
+            f'<text x="{x}" y="{y + 21}">{folder}</text></g>'
         )
     return "\n".join([*lines, "</svg>", ""])
 
@@ -148,9 +148,8 @@ def _arrow(box: Box, target: Box) -> str:
 
 def draw_architecture() -> str:
     """Return the picture of this checkout."""
-    graph, sizes = read_graph()
-    reduced = reduce_graph(graph)
-    return render(reduced, place(reduced, sizes))
+    graph = reduce_graph(read_graph())
+    return render(graph, place(graph))
 
 
 if __name__ == "__main__":

@@ -47,7 +47,6 @@ HOMES: dict[str, tuple[str, ...]] = {
     "PIL": ("annotator/media/", "annotator/vlm/transformers/"),
     "duckdb": ("store/",),
     "xxhash": ("store/annotator_store/digests.py",),
-    "filelock": ("store/",),
     "rich": ("annotator/cli/",),
     "tyro": ("annotator/cli/",),
     "jinja2": ("annotator/prompting/", "annotator/vlm/transformers/"),

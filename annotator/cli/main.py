@@ -1,6 +1,7 @@
-"""The command line. Each command imports what it needs when it runs, so that `--help` answers at once.
+"""The command line. A command's module is imported when the command runs, so that `--help` is fast.
 
-stdout is data, stderr is talk. Exit status: 0 done, 1 some work failed, 2 usage, 130 interrupted, 143 terminated.
+Results go to stdout, messages to stderr. Exit status: 0 done, 1 some work failed, 2 usage, 130 interrupted,
+143 terminated.
 """
 
 import sys
@@ -12,7 +13,7 @@ from annotator_store.errors import Problem
 
 
 class Command(NamedTuple):
-    """One command: the module whose `run` it is, the words it takes, and its line of `annotator --help`."""
+    """A command: its module, which has `run(args) -> int`, its arguments, and its line of `annotator --help`."""
 
     module: str
     words: str
@@ -20,33 +21,33 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "sync": Command("run.sync", "DATASET", "annotate what is not annotated yet, and bring the shards up to date"),
+    "sync": Command("run.sync", "DATASET", "annotate new and changed episodes and update the shards"),
     "query": Command(
-        "look.query", "SQL", "ask the log or the dataset: rows, calls, episodes, runs, failures, prompts, vocabulary"
+        "look.query",
+        "SQL",
+        "query the log or the dataset in SQL: rows, calls, episodes, runs, failures, prompts, vocabulary",
     ),
     "log": Command("look.log", "", "list the runs"),
-    "prompts": Command("run.prompts", "", "list the prompts, or copy them out: annotator prompts eject DIR"),
-    "validate": Command("store.validate", "DATASET", "hold the language columns to the rules, whoever wrote them"),
-    "verify": Command("store.verify", "DATASET", "derive every digest again, project again, and name what differs"),
-    "export": Command(
-        "store.export", "DATASET", "write the rows as files, one for each episode and module: --staging DIR"
-    ),
-    "doctor": Command("run.doctor", "", "say what is installed, which engine would answer, and what it can do"),
-    "pull": Command("hub.pull", "ORG/NAME", "download a dataset of the Hugging Face Hub, with its log"),
+    "prompts": Command("run.prompts", "", "list the prompts, or copy them to a folder: annotator prompts eject DIR"),
+    "validate": Command("store.validate", "DATASET", "check the language columns against the rules"),
+    "verify": Command("store.verify", "DATASET", "recompute every digest, rebuild the rows, and list what differs"),
+    "export": Command("store.export", "DATASET", "write the rows as files, one per episode and module: --staging DIR"),
+    "doctor": Command("run.doctor", "", "check the installation, the engine, and what the engine supports"),
+    "pull": Command("hub.pull", "ORG/NAME", "download a dataset from the Hugging Face Hub, with its log"),
     "push": Command("hub.push", "DATASET", "push a dataset to the Hub, with its card, lock and log"),
-    "job": Command("hub.job", "submit", "annotate on Hugging Face Jobs; job status, logs, wait, cancel look after it"),
+    "job": Command("hub.job", "submit", "annotate on Hugging Face Jobs; job status, logs, wait, cancel monitor it"),
 }
-"""Every command by its name; the modules are those of `annotator.cli`, each imported when its command runs."""
+"""Commands by name. Modules are relative to `annotator.cli`."""
 
 USAGE = """\
 usage: annotator COMMAND [OPTIONS]
 
-Language for robot demonstrations: every call to a model is kept, reruns are free,
-and LeRobot v3 datasets get the columns language_persistent and language_events.
+Language annotations for robot demonstrations: writes the columns language_persistent and
+language_events of LeRobot v3 datasets. Every model call is recorded, so reruns are free.
 
 {commands}
 
-annotator COMMAND --help shows a command's options.
+Run annotator COMMAND --help for the options of a command.
 """
 
 
@@ -63,13 +64,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"annotator {__version__}")
         return 0
     if args[0] not in COMMANDS:
-        print(f"no such command – {args[0]}\nhint: annotator --help", file=sys.stderr)
+        print(f"unknown command – {args[0]}\nhint: annotator --help", file=sys.stderr)
         return 2
     return _run(COMMANDS[args[0]], args[1:])
 
 
 def _run(command: Command, args: list[str]) -> int:
-    """Run a command, and turn what ends it into a message on stderr and an exit status."""
+    """Run a command, and turn errors and signals into a message on stderr and an exit status."""
     from annotator.cli.sigterm import Termination
     from annotator.errors import UsageError
     from annotator_store.errors import QueryRefused
@@ -77,7 +78,7 @@ def _run(command: Command, args: list[str]) -> int:
     termination = Termination()
     try:
         with termination:
-            " ".join(args).encode()  # DuckDB and Arrow take no path that is not text
+            " ".join(args).encode()  # fails for a path that is not text, which DuckDB and Arrow do not accept
             return import_module(f"annotator.cli.{command.module}").run(args)
     except (UsageError, QueryRefused) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -93,14 +94,15 @@ def _run(command: Command, args: list[str]) -> int:
         print(f"error: {_beyond_locale(error)}", file=sys.stderr)
         return 1
     except BrokenPipeError:
+        # `annotator query … | head` is no error. Without stderr, Python cannot report the failed flush at exit.
         sys.stderr.close()
         return 0
 
 
 def _beyond_locale(error: UnicodeEncodeError) -> Problem:
-    """A path was read, or a text is to be written, in a locale that has not all of its characters."""
+    """Return the error for a path or text that cannot be encoded in the current locale."""
     return Problem(
-        "a path or a text has characters that this locale cannot express",
+        "a path or a text has characters that the locale cannot encode",
         where=ascii(error.object[max(error.start - 40, 0) : error.end + 40]),
         got=f"{error.encoding}: {error.reason}",
         hint="set PYTHONUTF8=1, or a UTF-8 locale such as LC_ALL=C.UTF-8",

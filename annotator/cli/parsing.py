@@ -1,6 +1,7 @@
-"""Arguments: a command line, and `annotator.toml`, as a struct of settings.
+"""Parse a command line and `annotator.toml` into a struct of settings.
 
-Options are generated from the struct (see `annotator.config.options`); tyro matches their names and prints the help.
+The options of a command are the fields of its struct (see `annotator.config.options`); tyro matches the names and
+prints the help.
 """
 
 import inspect
@@ -23,17 +24,17 @@ S = TypeVar("S", bound=Settings)
 Format = Literal["table", "json", "csv", "parquet"]
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 JOINED = frozenset({"vlm.api_base"})
-"""Options that may be repeated, their values joined by commas; of any other the last one counts."""
+"""Repeatable options, whose values are joined by commas; of any other option the last value counts."""
 
-SYNC_TEXT = """Annotate what is not annotated yet, and bring the shards up to date: annotator sync DATASET [OPTIONS]
+SYNC_TEXT = """Annotate new and changed episodes and update the shards: annotator sync DATASET [OPTIONS]
 
-A rerun asks only what is new: an edited prompt, another model, other settings, new episodes.
-The same names may stand in annotator.toml, in the working folder or named with --config FILE.
+A rerun calls the model only for what changed: an edited prompt, another model, other settings, new episodes.
+Options can also be set in annotator.toml, in the working folder or given with --config FILE.
 """
 
 
 class DatasetArguments(Settings, frozen=True, kw_only=True):
-    """The arguments of a command that works on one dataset."""
+    """Arguments of a command that works on one dataset."""
 
     dataset: Annotated[Path | None, POSITIONAL] = None
     """The dataset's folder; the same as --root."""
@@ -42,25 +43,26 @@ class DatasetArguments(Settings, frozen=True, kw_only=True):
 
     @property
     def folder(self) -> Path:
-        """The dataset's folder, whichever way it was given."""
+        """The dataset's folder, whether given as a word or with --root."""
         return self.dataset or self.root
 
 
 class Words(msgspec.Struct, frozen=True):
-    """A command line, split: options by dotted name, with None for a value that is missing, and the other words."""
+    """A split command line: option values by dotted name (None for a missing value), and all other words."""
 
     options: dict[str, str | None]
     loose: list[str]
 
 
 def split_words(args: Sequence[str], *kinds: type[Settings]) -> Words:
-    """Split a command line into options and loose words, in any order.
+    """Split a command line into options and other words, which can be mixed in any order.
 
-    Names get underscores, a boolean option without a value gets "true". Every other option takes the next word.
+    `kinds` are the structs whose boolean options can stand without a value, which means "true". Every other option
+    takes the next word as its value. Hyphens in option names become underscores.
     """
     booleans = {option.name for kind in kinds for option in options_of(kind) if option.base is bool}
     words = Words({}, [])
-    waiting = list(reversed(args))
+    waiting = list(reversed(args))  # a stack, with the next word at its end
     while waiting:
         word = waiting.pop()
         if not word.startswith("-"):
@@ -73,7 +75,7 @@ def split_words(args: Sequence[str], *kinds: type[Settings]) -> Words:
         elif name in booleans and (not waiting or waiting[-1].lower() not in TRUE + FALSE):
             given = "true"
         elif name == "help" or not waiting or waiting[-1].startswith("--"):
-            given = None
+            given = None  # a value that begins with dashes must be joined: --name=--value
         else:
             given = waiting.pop()
         before = words.options.get(name)
@@ -82,60 +84,61 @@ def split_words(args: Sequence[str], *kinds: type[Settings]) -> Words:
 
 
 def parse(command: str, kind: type[S], args: Sequence[str]) -> S:
-    """Read the arguments of a command that takes nothing from `annotator.toml`.
+    """Return the arguments of a command that does not read `annotator.toml`.
 
     Raises:
-        UsageError: a value is of another type, or out of range.
-        SystemExit: status 2 for an option that there is not, or that lacks its value; 0 after --help.
+        UsageError: a value has the wrong type, or is out of range.
+        SystemExit: with status 2 for an unknown option or a missing value, 0 after --help.
     """
     return build(command, kind, split_words(args, kind))
 
 
 def parse_sync(args: Sequence[str]) -> SyncSettings:
-    """Read `annotator sync`'s arguments over those of `annotator.toml`.
+    """Return the settings of `annotator sync`: the command line over `annotator.toml` over the defaults.
 
     Raises:
-        UsageError: the settings file cannot be read, a value cannot be meant, or more than one dataset is named.
-        SystemExit: status 2 for an option that there is not, or that lacks its value; 0 after --help.
+        UsageError: the settings file cannot be read, a value is invalid, or more than one dataset is named.
+        SystemExit: with status 2 for an unknown option or a missing value, 0 after --help.
     """
     return build_sync(split_words(args, sync_settings()))
 
 
 def build_sync(words: Words) -> SyncSettings:
-    """Read a split command line as `parse_sync` does."""
+    """Return the settings of a split command line, see `parse_sync`."""
     defaults = take_config(words)
     if len(words.loose) > 1:
-        raise UsageError("one dataset at a time", got=" ".join(words.loose), hint="annotator sync DATASET [OPTIONS]")
+        raise UsageError("more than one dataset", got=" ".join(words.loose), hint="annotator sync DATASET [OPTIONS]")
     options = words.options | ({"root": words.loose[0]} if words.loose else {})
     return build("sync", sync_settings(), Words(options, []), defaults, SYNC_TEXT)
 
 
 def take_config(words: Words) -> SyncSettings:
-    """Take `--config FILE` out of the options, and read it; without it, annotator.toml of the working folder.
+    """Remove `--config FILE` from the options and return its settings; without it, those of ./annotator.toml, if any.
 
     Raises:
-        UsageError: the settings file is not named, or cannot be read.
+        UsageError: --config has no value, or the file cannot be read.
     """
     kind, local = sync_settings(), Path("annotator.toml")
     if "config" not in words.options:
         return read_toml(local, kind) if local.is_file() else kind()
     named = words.options.pop("config")
     if named is None:
-        raise UsageError("a settings file is not named", where="--config", hint="--config FILE")
+        raise UsageError("no settings file is named", where="--config", hint="--config FILE")
     return read_toml(Path(named), kind)
 
 
 def build(command: str, kind: type[S], words: Words, defaults: S | None = None, text: str | None = None) -> S:
-    """Make a command's struct of its options, over the defaults, with tyro: it knows which options there are.
+    """Return a command's struct from its split command line, over the defaults.
 
     Raises:
-        UsageError: a value is of another type, or out of range.
-        SystemExit: status 2 for an option that there is not, or that lacks its value; 0 after --help.
+        UsageError: a value has the wrong type, or is out of range.
+        SystemExit: with status 2 for an unknown option or a missing value, 0 after --help.
     """
     known = {option.name for option in options_of(kind)}
     flags: list[str] = []
     for name, value in words.options.items():
-        # As one word, a value may begin with a dash; of a name that is not known, tyro shows those that are like it.
+        # Joined by "=", a value can begin with a dash. For an unknown option, tyro suggests similar names only if the
+        # name is a word of its own.
         flags += [f"--{name}={value}"] if name in known and value is not None else [f"--{name}", *filter(None, [value])]
     with _registry:
         return tyro.cli(
@@ -151,17 +154,17 @@ _registry = ConstructorRegistry()
 
 
 def _proxy(kind: type[Settings], values: Settings | None, prefix: str) -> type[Any]:
-    """Make a plain class that stands for a struct in tyro, whose own rule for it is never asked.
+    """Return a plain class that represents a struct in tyro, for `_struct` to unpack.
 
-    Before tyro asks for the rules of a struct it compares the type of its default, for which it imports typeguard,
-    unittest.mock and asyncio, half of the time that `annotator sync --help` would take.
+    tyro checks the default of a struct's type with typeguard, whose import, with unittest.mock and asyncio, would take
+    half of the time of `annotator sync --help`. Plain classes are checked without it.
     """
     return type(kind.__name__, (), {"__doc__": kind.__doc__, "struct": (kind, values, prefix)})
 
 
 @_registry.struct_rule
 def _struct(info: tyro.constructors.StructTypeInfo) -> StructConstructorSpec | None:
-    """Tell tyro a struct's fields: groups as structs, every other one as an option that takes one word."""
+    """Return tyro's specification of a struct: its groups as structs, every other field as an option with one value."""
     if not hasattr(info.type, "struct"):
         return None
     kind, values, prefix = info.type.struct
@@ -182,11 +185,11 @@ def _struct(info: tyro.constructors.StructTypeInfo) -> StructConstructorSpec | N
 
 
 METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", bool: "{true,false}", Path: "PATH", tuple: "NAME,NAME,…"}
-"""What the help shows as an option's value, by the origin of its type; choices show themselves."""
+"""Placeholders of values in the help, by the origin of the type. Options with choices list these instead."""
 
 
 def _word(option: Option, name: str) -> PrimitiveConstructorSpec[Any]:
-    """Tell tyro how one word becomes the value of an option, and how the help shows it."""
+    """Return tyro's specification of an option: how to parse its value, and how to show it in the help."""
     where = name.upper() if option.positional else f"--{name}"
     choices = "{" + ",".join(option.choices) + "}" if option.choices else None
     return PrimitiveConstructorSpec(
@@ -199,16 +202,18 @@ def _word(option: Option, name: str) -> PrimitiveConstructorSpec[Any]:
 
 
 def _read(option: Option, text: str) -> Any:
-    """Read a word of the command line as JSON would have it; what is no number stays text, which `checked` refuses."""
+    """Parse a word of the command line into builtin types. What does not parse stays text, which `checked` refuses."""
     if text == "None" and option.default is None:
-        return None
+        return None  # as the help shows the default
     if option.origin is tuple:
+        # Also in the notation of Python and TOML: ['a', 'b'].
         return [part.strip(" '\"") for part in text.strip("[]() ").split(",") if part.strip(" '\"")]
     if option.origin is bool and text.lower() in TRUE + FALSE:
         return text.lower() in TRUE
+    if option.origin in (str, Path, Literal):
+        return text
     try:
-        if option.origin is dict:
-            return msgspec.json.decode(text)
-        return option.origin(text) if option.origin in (int, float) else text
+        # Python reads more numbers than JSON has, such as 1e3 for a float, 1_000, nan, which the range refuses.
+        return option.origin(text) if option.origin in (int, float) else msgspec.json.decode(text)
     except (ValueError, msgspec.DecodeError):
         return text

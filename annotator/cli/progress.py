@@ -1,4 +1,4 @@
-"""Talk to the person at the keyboard: progress, notes, the closing table. All of it goes to stderr."""
+"""Progress, notes and the closing table of a run, on stderr."""
 
 import sys
 import time
@@ -15,7 +15,7 @@ PLAIN_EVERY_S = 5.0
 
 
 class ConsoleProgress:
-    """Shows a run. On a terminal a live bar; elsewhere a plain line now and then."""
+    """Shows a run: a live progress bar on a terminal, else one line every few seconds."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(file=sys.stderr, highlight=False, emoji=False)
@@ -26,7 +26,7 @@ class ConsoleProgress:
         self._last = self._started = time.monotonic()
 
     def note(self, message: str) -> None:
-        """Say something once."""
+        """Print a message, unless it was printed before."""
         if message not in self._noted:
             self._noted.add(message)
             self._console.print(message, markup=False, soft_wrap=True)
@@ -44,13 +44,13 @@ class ConsoleProgress:
             self._progress.start()
 
     def changed(self) -> None:
-        """Show the present counts; cheap enough to be called after every call."""
+        """Update what is shown; cheap enough to call after every model call."""
         if self._stats is None:
             return
         if self._progress is not None and self._task is not None:
             done = self._stats.episodes_finished
             self._progress.update(self._task, completed=done, calls=calls_line(self._stats))
-        elif time.monotonic() - self._last >= PLAIN_EVERY_S:
+        elif time.monotonic() - self._last >= PLAIN_EVERY_S:  # a log file should not fill with progress
             self._last = time.monotonic()
             self._console.print(self._plain(self._stats), soft_wrap=True)
 
@@ -58,6 +58,7 @@ class ConsoleProgress:
         done, total = stats.episodes_finished, stats.episodes_total
         worked = stats.episodes_done + stats.episodes_failed
         line = f"episodes {done}/{total} | {calls_line(stats)}"
+        # Episodes that were up to date took no time, so only the others say how fast the run is.
         if worked and done < total:
             left_s = (time.monotonic() - self._started) / worked * (total - done)
             line += f" | about {left_s:.0f} s left"
@@ -83,14 +84,14 @@ class ConsoleProgress:
 
 
 def calls_line(stats: RunStats) -> str:
-    """Say in one line what became of the calls so far."""
+    """Return the counts of calls so far in one line."""
     calls = stats.calls.outcomes
     text = f"calls: {calls['answered']} answered, {calls['hit']} in the log, {calls['failed']} failed"
     return f"{text} | {(stats.calls.tokens_in + stats.calls.tokens_out) / 1000:.0f}k tokens"
 
 
 def closing_lines(stats: RunStats, *, engine: str, elapsed_s: float) -> list[tuple[str, str]]:
-    """The lines of the closing table."""
+    """Return the rows of the closing table."""
     calls = stats.calls.outcomes
     outcomes = ("answered", "hit", "failed", "declined", "asked again", "rejected", "missing")
     shown = {"hit": "from the log", "missing": "not in the log"}
@@ -112,6 +113,6 @@ def closing_lines(stats: RunStats, *, engine: str, elapsed_s: float) -> list[tup
 
 
 def _joined(counts: dict[str, int]) -> str:
-    """Join counts; the first is always shown, the others where there are any."""
+    """Join counts by name, leaving out zeros except for the first."""
     first, *rest = counts.items()
     return ", ".join(f"{count} {name}" for name, count in [first, *(item for item in rest if item[1])])

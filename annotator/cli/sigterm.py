@@ -1,4 +1,4 @@
-"""SIGTERM ends a run as Ctrl-C does: in order, with a message, with a record of the run."""
+"""Handle SIGTERM like Ctrl-C, so that a run closes its log and records its end."""
 
 import signal
 import threading
@@ -7,14 +7,14 @@ from typing import Any, Self
 
 
 class Termination:
-    """While entered, turns SIGTERM into what Ctrl-C does; `asked` says whether it came."""
+    """Context manager that handles SIGTERM like SIGINT. `asked` is whether SIGTERM was received."""
 
     def __init__(self) -> None:
         self.asked = False
         self._before: Any = None
 
     def __enter__(self) -> Self:
-        # Only the main thread may say what a signal does; elsewhere nothing changes.
+        # Python allows only the main thread to set signal handlers.
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._interrupt)
         return self
@@ -27,8 +27,8 @@ class Termination:
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
-        # An event loop puts its own handler there, which cancels in order; where Ctrl-C is ignored (a job in the
-        # background of a script), there is none to call.
+        # asyncio installs its own SIGINT handler, which cancels the main task. There is none to call where SIGINT is
+        # ignored, as in the background job of a script.
         interrupt = signal.getsignal(signal.SIGINT)
         if callable(interrupt):
             interrupt(signal.SIGINT, frame)

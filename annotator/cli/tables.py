@@ -1,27 +1,25 @@
-"""Tables on stdout: one look for everything that is a list, and a query's result in the format that was asked for."""
+"""Print lists as tables, and query results as table, JSON, CSV or parquet."""
 
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import rich.table
-from rich.console import Console
-from rich.text import Text
-
 if TYPE_CHECKING:
     import pyarrow as pa
+    from rich.table import Table
 
 PIPE_COLUMNS = 200
-"""Columns of a table that goes to a file or a pipe, where no terminal says how many there are."""
+"""Width of a table that is written to a file or a pipe, characters."""
 
 
-def rows_table(
-    rows: Iterable[Sequence[object]], *, header: Sequence[str] = (), widths: Sequence[int] = ()
-) -> rich.table.Table:
-    """Lay rows out in columns, without frames. `widths` are least widths, for rows that are printed one by one."""
-    table = rich.table.Table(box=None, pad_edge=False, show_header=bool(header), header_style="bold")
-    # As Text, a value is shown as it is: rich's markup, emoji codes and links mean nothing in it.
+def rows_table(rows: Iterable[Sequence[object]], *, header: Sequence[str] = (), widths: Sequence[int] = ()) -> "Table":
+    """Return a rich table without borders. `widths` are minimum widths, to align rows that are printed one by one."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, show_header=bool(header), header_style="bold")
+    # Strings would be parsed as rich markup, with emoji codes and links; a Text is printed as it is.
     lines = [
         [Text("" if value is None else f"{value:g}" if isinstance(value, float) else str(value)) for value in row]
         for row in rows
@@ -35,7 +33,9 @@ def rows_table(
 
 
 def print_table(rows: Iterable[Sequence[object]], *, header: Sequence[str] = (), widths: Sequence[int] = ()) -> None:
-    """Print rows in columns on stdout."""
+    """Print a table to stdout."""
+    from rich.console import Console
+
     width = None if sys.stdout.isatty() else PIPE_COLUMNS
     Console(width=width, highlight=False, markup=False, emoji=False).print(
         rows_table(rows, header=header, widths=widths)
@@ -43,7 +43,7 @@ def print_table(rows: Iterable[Sequence[object]], *, header: Sequence[str] = (),
 
 
 def write_table(table: "pa.Table", form: str) -> None:
-    """Write a query's result to stdout. JSON is one object a line; parquet is bytes."""
+    """Write a query result to stdout. JSON is one object per line; parquet is bytes."""
     table = _printable(table)
     if form == "table":
         print_table((row.values() for row in table.to_pylist()), header=table.column_names)
@@ -60,16 +60,17 @@ def write_table(table: "pa.Table", form: str) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        sink: Any = pa.BufferOutputStream()  # parquet needs to seek, stdout cannot
+        sink: Any = pa.BufferOutputStream()  # writing parquet needs a seekable file
         pq.write_table(table, sink)
         sys.stdout.buffer.write(memoryview(sink.getvalue()))
     sys.stdout.flush()
 
 
 def _printable(table: "pa.Table") -> "pa.Table":
-    """Tell columns of one name apart, and write intervals as text, which no output format has."""
+    """Return the table with unique column names, and with intervals, which no output format has, as text."""
     import pyarrow as pa
 
+    # DuckDB allows `SELECT a, a`; JSON objects and CSV readers do not. The second `a` becomes `a_1`.
     seen: Counter[str] = Counter()
     names: list[str] = []
     for name in table.column_names:
@@ -91,7 +92,7 @@ def _printable(table: "pa.Table") -> "pa.Table":
 
 
 def _flat(table: "pa.Table") -> "pa.Table":
-    """Turn nested columns into JSON text, since CSV has no lists."""
+    """Return the table with nested columns as JSON text, for CSV."""
     import msgspec
     import pyarrow as pa
 

@@ -1,4 +1,4 @@
-"""Read settings from `annotator.toml`, and refuse values that no run could mean."""
+"""Read settings from `annotator.toml`, and check their types, ranges and contradictions."""
 
 import math
 import tomllib
@@ -16,10 +16,10 @@ S = TypeVar("S", bound=Settings)
 
 
 def parse_episodes(text: str | None, known: list[int]) -> list[int]:
-    """Read `0,5-9` (also `[0, 5]`) as episode indices of the dataset; None means all of them.
+    """Parse a list of episodes, `0,5-9` or `[0, 5]`, into ascending indices; None means all of `known`.
 
     Raises:
-        UsageError: not such a list, or an episode the dataset does not have.
+        UsageError: the text is not such a list, or the dataset has no such episode.
     """
     if text is None:
         return known
@@ -38,7 +38,7 @@ def parse_episodes(text: str | None, known: list[int]) -> list[int]:
 
 
 def spell_episodes(indices: Iterable[int]) -> str:
-    """Write ascending episode indices as `parse_episodes` reads them: `episode 4`, `episodes 0, 5-9`."""
+    """Format ascending episode indices for a message: `episode 4`, `episodes 0, 5-9`."""
     spans: list[tuple[int, int]] = []
     for index in indices:
         first = spans.pop()[0] if spans and spans[-1][1] == index - 1 else index
@@ -48,10 +48,10 @@ def spell_episodes(indices: Iterable[int]) -> str:
 
 
 def validated(settings: S) -> S:
-    """Return the settings with every value of its declared type, a whole number of a `float` setting as a float.
+    """Return the settings with every value converted to its declared type: 2 becomes 2.0 for a float, as keys need it.
 
     Raises:
-        UsageError: naming the first setting that is out of its range, of the wrong type, or contradicts another one.
+        UsageError: a setting has the wrong type, is out of range, or contradicts another one.
     """
     values: dict[str, Any] = {}
     for option in options_of(type(settings)):
@@ -60,35 +60,36 @@ def validated(settings: S) -> S:
             value = getattr(value, part)
         values[option.name] = checked(option, value, f"--{option.name}")
     settings = replaced(settings, values)
+    # What no single type can say: the inside of JSON objects, and settings that exclude each other.
     if isinstance(settings, SyncSettings):
         for name in ("chat_template_kwargs", "mm_processor_kwargs"):
-            _refuse_unnameable(getattr(settings.vlm, name), name)
+            _refuse_non_finite(getattr(settings.vlm, name), name)
         if settings.vqa.enabled and not settings.vqa.question_types:
-            raise UsageError("no type of question is left", where="--vqa.question_types", hint="--vqa.enabled false")
+            raise UsageError("no question type is selected", where="--vqa.question_types", hint="--vqa.enabled false")
         if settings.vlm.camera_key is not None and settings.vlm.camera_keys:
             raise UsageError("two settings name cameras", where="--vlm.camera_key, --vlm.camera_keys", hint="give one")
     return settings
 
 
 def checked(option: Option, value: Any, where: str) -> Any:
-    """Return a value as the type of its option.
+    """Return a value converted to the type of its option. `where` names the option in the error.
 
     Raises:
-        UsageError: it is of another type, or out of range.
+        UsageError: it has another type, or is out of range.
     """
     try:
         return msgspec.convert(value, option.type, dec_hook=lambda kind, given: kind(given))
     except msgspec.ValidationError as cause:
-        numeric = option.range and isinstance(value, int | float) and not isinstance(value, bool)
+        numeric = option.range and type(value) in (int, float)  # a bool is an int, but in no range
         what = "setting out of range" if numeric else "setting cannot be read"
         hint = f"expected {option.takes}{option.range and f', {option.range}'}"
         raise UsageError(what, where=where, got=repr(value), hint=hint) from cause
 
 
 def replaced(settings: S, values: Mapping[str, Any]) -> S:
-    """Return the settings with other values, by dotted name: `{"plan.view": "video"}`."""
+    """Return a copy of the settings with some values replaced, by dotted name: `{"plan.view": "video"}`."""
     own: dict[str, Any] = {}
-    groups: dict[str, dict[str, Any]] = {}
+    groups: dict[str, dict[str, Any]] = {}  # by the name of the group; names inside it are relative to it
     for name, value in values.items():
         group, dot, rest = name.partition(".")
         if dot:
@@ -99,21 +100,21 @@ def replaced(settings: S, values: Mapping[str, Any]) -> S:
     return msgspec.structs.replace(settings, **own)
 
 
-def _refuse_unnameable(value: object, name: str) -> None:
-    """NaN and infinities have no JSON, so no key could cover them."""
+def _refuse_non_finite(value: object, name: str) -> None:
+    """Refuse NaN and infinity anywhere in a JSON value: they have no JSON, so no key could contain them."""
     if isinstance(value, float) and not math.isfinite(value):
-        raise UsageError("setting is no number", where=f"--vlm.{name}", got=str(value))
+        raise UsageError("setting is not a finite number", where=f"--vlm.{name}", got=str(value))
     if isinstance(value, dict | list):
         parts = cast("dict[str, object]", value).values() if isinstance(value, dict) else cast("list[object]", value)
         for part in parts:
-            _refuse_unnameable(part, name)
+            _refuse_non_finite(part, name)
 
 
 def read_toml(path: Path, kind: type[S] = SyncSettings) -> S:
-    """Read defaults from an `annotator.toml`: the same dotted names, as tables.
+    """Read settings from a TOML file, in which groups are tables and names may have hyphens.
 
     Raises:
-        UsageError: not TOML, an unknown name, a value of the wrong type or out of range.
+        UsageError: the file is missing or not TOML, a name is unknown, or a value has the wrong type or range.
     """
     hint = "names are those of `annotator sync --help`"
     try:
@@ -127,14 +128,14 @@ def read_toml(path: Path, kind: type[S] = SyncSettings) -> S:
     for name, value in _flat(tables, options):
         if name not in options:
             raise UsageError("no such setting", where=str(path), got=name, hint=hint)
-        # A list of episodes reads better as TOML's own; it is kept as it would be written on the command line.
+        # Episodes can be a TOML list; the setting is the text of the command line.
         given = str(value) if name == "only_episodes" and isinstance(value, int | list) else value
         values[name] = checked(options[name], given, f"--{name} in {path}")
     return replaced(kind(), values)
 
 
 def _flat(table: Mapping[str, Any], leaves: Mapping[str, Option], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield a TOML table's values by dotted name with underscores; a table that is itself a value stays as it is."""
+    """Yield the values of a TOML table by dotted name. A table that is the value of an option is not flattened."""
     for key, value in table.items():
         name = prefix + key.replace("-", "_")
         if isinstance(value, dict) and name not in leaves:

@@ -1,6 +1,6 @@
-"""The options that a struct of settings stands for: dotted names, types, ranges, texts.
+"""The options of a struct of settings: dotted names, types, ranges, defaults, texts.
 
-The command line, `annotator.toml`, the check of values and docs/cli.md all read them from here.
+The command line, `annotator.toml`, the validation of values and docs/cli.md all use this description.
 """
 
 import ast
@@ -10,22 +10,22 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
 from annotator.config.settings import Settings
 
 POSITIONAL = msgspec.Meta(extra={"positional": True})
-"""Marks a field that is a word of its own on the command line, without a flag."""
+"""Annotation of a field that is a positional argument."""
 _NAMES: dict[Any, str] = {str: "text", int: "integer", float: "number", bool: "true or false", Path: "path"}
 
 
 class Option(msgspec.Struct, frozen=True, kw_only=True):
-    """One option of a command.
+    """An option of a command.
 
-    `type` is the field's annotation, with its range; `base` the same without the range and without None: a class,
-    or a Literal, tuple or dict type. `default` is `msgspec.NODEFAULT` where a value must be given.
+    `type` is the field's annotation; `base` is the same without ranges (`metas`) and without None: a class, or a
+    Literal, tuple or dict type. `default` is `msgspec.NODEFAULT` if a value is required.
     """
 
     name: str
@@ -41,36 +41,39 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def positional(self) -> bool:
-        """Whether it is a word of its own instead of a flag."""
+        """Whether it is a positional argument instead of a flag."""
         return POSITIONAL in self.metas
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The values there are; or, of a setting that others may add values to, those that come with this package."""
+        """The allowed values; for a setting to which other packages can add values, the known ones."""
         if self.origin is Literal:
             return get_args(self.base)
         return tuple(str(value) for meta in self.metas for value in meta.examples or ())
 
     @property
     def takes(self) -> str:
-        """What it takes, in words: `integer`, `number`, "`table`, `json`"."""
+        """What it takes, in words, such as "integer" or "`table`, `json`"."""
         return ", ".join(f"`{value}`" for value in self.choices) or _describe(self.base)
 
     @property
     def range(self) -> str:
-        """The range of its values, in words: `1 to 95`; "" where any will do."""
+        """Its range, in words, such as "1 to 95"; "" if it has none."""
+        ranges: list[str] = []
         for meta in self.metas:
-            low = meta.ge if meta.gt is None else meta.gt
-            if low is not None and meta.le is not None and meta.le < sys.float_info.max:
-                return f"{low} to {meta.le}"
-            if low is not None:
-                return f"above {low}" if meta.gt is not None else f"{low} or more"
-        return ""
+            # The largest float stands for "finite", see `annotator.config.settings`: it is no limit to speak of.
+            most = None if meta.le == sys.float_info.max else meta.le
+            if meta.ge is not None and most is not None:
+                ranges.append(f"{meta.ge} to {most}")
+            else:
+                limits = {"above {}": meta.gt, "{} or more": meta.ge, "below {}": meta.lt, "at most {}": most}
+                ranges += [words.format(limit) for words, limit in limits.items() if limit is not None]
+        return ", ".join(ranges)
 
 
 @cache
 def options_of(kind: type[Settings], prefix: str = "") -> tuple[Option, ...]:
-    """Return the options of a struct in the order of its fields, those of a group where the group stands."""
+    """Return the options of a struct and its groups, in the order of their fields."""
     options: list[Option] = []
     for field in msgspec.structs.fields(kind):
         name = f"{prefix}{field.name}"
@@ -84,7 +87,7 @@ def options_of(kind: type[Settings], prefix: str = "") -> tuple[Option, ...]:
 
 
 def groups_of(kind: type[Settings], prefix: str = "") -> Iterator[tuple[str, type[Settings]]]:
-    """Yield each group of settings in a struct by its dotted name, a group before those inside it."""
+    """Yield the dotted name and type of each group in a struct, parents first."""
     for field in msgspec.structs.fields(kind):
         if is_group(field.type):
             yield f"{prefix}{field.name}", field.type
@@ -97,13 +100,14 @@ def is_group(hint: Any) -> bool:
 
 
 def texts_of(kind: type[Settings]) -> dict[str, str]:
-    """Return the text below each field, by the field's name, read off the source: Python does not keep it."""
+    """Return the docstring below each field, by field name. Python discards these, so they are read from the source."""
     texts: dict[str, str] = {}
     for owner in reversed(kind.__mro__):
         if issubclass(owner, Settings) and owner is not Settings:
-            # One made while running, such as by `msgspec.defstruct`, has no source, and so no texts.
+            # A struct made at run time, as by `msgspec.defstruct`, has no source and so no texts.
             nodes = (node for node in _parsed(owner.__module__).body if isinstance(node, ast.ClassDef))
             body = next((node.body for node in nodes if node.name == owner.__name__), [])
+            # The docstring of a field is the expression that follows it.
             for field, text in pairwise(body):
                 match field, text:
                     case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
@@ -115,25 +119,28 @@ def texts_of(kind: type[Settings]) -> dict[str, str]:
 
 @cache
 def _parsed(module: str) -> ast.Module:
-    # One parse of the file: `inspect.getsource` would tokenize it once for each class, ten times as slow.
-    return ast.parse(Path(cast("str", sys.modules[module].__file__)).read_text(encoding="utf-8"))
+    # Parsing the file once is ten times as fast as `inspect.getsource`, which tokenizes it for every class.
+    file = getattr(sys.modules.get(module), "__file__", None)
+    # In an interactive session, or a zip file, there is no file to read: options have no texts then.
+    return ast.parse(Path(file).read_text(encoding="utf-8") if file and Path(file).is_file() else "")
 
 
 def _unwrap(hint: Any) -> tuple[Any, tuple[msgspec.Meta, ...]]:
-    """Split an annotation into its bare type and its ranges, None left aside."""
+    """Split an annotation into its type without None, and its `msgspec.Meta` annotations."""
     if get_origin(hint) is Annotated:
         inner, *found = get_args(hint)
         base, metas = _unwrap(inner)
         return base, (*metas, *(meta for meta in found if isinstance(meta, msgspec.Meta)))
     if get_origin(hint) in (types.UnionType, Union):
-        (inner,) = (part for part in get_args(hint) if part is not types.NoneType)
-        return _unwrap(inner)
+        parts = [part for part in get_args(hint) if part is not types.NoneType]
+        # Of several types, none is the base: such an option takes JSON.
+        return _unwrap(parts[0]) if len(parts) == 1 else (hint, ())
     return hint, ()
 
 
 def _describe(base: Any) -> str:
-    if get_origin(base) is Literal:  # of the parts of a tuple
+    if get_origin(base) is Literal:  # the parts of a tuple
         return ", ".join(f"`{value}`" for value in get_args(base))
     if get_origin(base) is tuple:
         return f"{_describe(get_args(base)[0])}, joined by commas"
-    return "JSON object" if get_origin(base) is dict else _NAMES[base]
+    return "JSON object" if get_origin(base) is dict else _NAMES.get(base, "JSON")

@@ -1,4 +1,4 @@
-"""Read the two language columns of a dataset, whoever wrote them."""
+"""Read the two language columns of a dataset, whichever tool wrote them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,10 +20,10 @@ def has_language_columns(root: Path) -> bool:
 
 
 def read_language_columns(root: Path) -> "Iterator[pa.Table]":
-    """Read a dataset's language columns with episode_index and timestamp, row group after row group.
+    """Yield the language columns with episode_index and timestamp, one table per row group, in shard order.
 
     Raises:
-        UsageError: a shard has none.
+        UsageError: a shard does not have the columns.
     """
     dataset = open_dataset(root)
     columns = ["episode_index", "timestamp", PERSISTENT, EVENTS]
@@ -39,7 +39,7 @@ def read_language_columns(root: Path) -> "Iterator[pa.Table]":
 
 
 def _typed(table: "pa.Table") -> "pa.Table":
-    """Give a column in which nothing was ever said the type it would have: some tools write `list<null>` then."""
+    """Return the table with empty columns of type `list<null>`, as some tools write them, cast to the language type."""
     import pyarrow as pa
 
     from annotator_store.parquet.columns import language_field

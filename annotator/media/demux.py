@@ -119,7 +119,7 @@ def open_video(path: Path) -> Generator[Video]:
             )
         # One thread a decoder: frame threads delay frames and make each seek dearer; files run in parallel instead.
         stream.codec_context.thread_count = 1
-        yield Video(path, container, stream, stream.time_base)
+        yield Video(path, container, stream, Fraction(stream.time_base))  # av 19 has a type of its own
 
 
 def scan(

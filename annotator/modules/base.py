@@ -20,7 +20,7 @@ from annotator.vlm.session import A, StepAnswer
 from annotator_store.digests import Digest
 from annotator_store.keys import MediaItem
 from annotator_store.log.events import AnnotatedRow, Gap
-from annotator_store.rows import Row
+from annotator_store.rows import Row, Style
 
 S = typing_extensions.TypeVar("S", bound=Settings, default=Any)
 T = TypeVar("T")
@@ -127,7 +127,8 @@ class Module(Generic[S]):
     `needs_pixels`: without a camera, or with an engine that sees none, it is left out.
     `uses_signals(settings)`: whether rows depend on `observation.state` and `action`.
     `warn(settings, cameras, fps)`: what the user should know before the run; "" for nothing.
-    `prompts`: the folder of its prompt files, for a module that is not shipped with this package.
+    `prompts`: the folder of its prompt files, and `new_styles`: those of its `styles` that the format does not have;
+    both for a module that is not shipped with this package.
     """
 
     name: str
@@ -146,6 +147,7 @@ class Module(Generic[S]):
     uses_signals: Callable[[S], bool] = lambda settings: False
     warn: Callable[[S, int, float], str] = lambda settings, cameras, fps: ""
     prompts: Path | None = None
+    new_styles: tuple[Style, ...] = ()
 
     def own_settings(self, settings: SyncSettings) -> S:
         """Return its group of settings: its defaults where `settings` were made without this module."""
@@ -196,7 +198,11 @@ class Gaps:
     """Collects the steps of one episode that gave nothing, where the module can go on without them."""
 
     def __init__(self) -> None:
-        self.found: list[Gap] = []
+        self.recorded: list[Gap] = []
+
+    def in_order(self) -> tuple[Gap, ...]:
+        """Return the gaps in the order that annotations have them in, which is not that of the asks."""
+        return tuple(sorted(self.recorded, key=lambda gap: (gap.step, gap.call, gap.detail)))
 
     async def optional(
         self,
@@ -213,7 +219,7 @@ class Gaps:
         try:
             return await ask(step, answer, inputs, media, allowed=allowed, misfit=misfit)
         except (Declined, Rejected) as error:
-            self.found.append(gap_of(step, error))
+            self.recorded.append(gap_of(step, error))
         return None
 
 

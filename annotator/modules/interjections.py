@@ -60,7 +60,7 @@ async def annotate(episode: ModuleInput, ask: Ask, settings: InterjectionsSettin
     asks += [_interjection(episode, ask, gaps, settings, task, point) for point in points_of(episode, settings)]
     rows = [row for rows in await gather_all(asks) for row in rows]
     rows.sort(key=lambda annotated: order_key(annotated.row))
-    return ModuleOutput(rows=tuple(rows), gaps=tuple(sorted(gaps.found, key=lambda gap: (gap.step, gap.call))))
+    return ModuleOutput(rows=tuple(rows), gaps=gaps.in_order())
 
 
 def points_of(episode: ModuleInput, settings: InterjectionsSettings) -> list[InterjectionPoint]:

@@ -3,7 +3,6 @@
 A package adds one by an entry point of the group `annotator.modules`, see `annotator.modules.third_party`.
 """
 
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -29,11 +28,6 @@ def all_modules() -> tuple[Module, ...]:
 def module_named(name: str) -> Module:
     """Return a module by its name."""
     return next(module for module in all_modules() if module.name == name)
-
-
-def followers(name: str) -> Iterator[Module]:
-    """Yield the modules that start from the rows of this one."""
-    return (module for module in all_modules() if module.follows == name)
 
 
 def prompt_folders() -> tuple[Path, ...]:

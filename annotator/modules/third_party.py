@@ -16,6 +16,7 @@ import msgspec
 
 from annotator.config.settings import Settings, SyncSettings
 from annotator.errors import UsageError
+from annotator_store.rows import register_style
 
 if TYPE_CHECKING:
     from annotator.modules.base import Module
@@ -42,36 +43,39 @@ def sync_settings() -> type[SyncSettings]:
 
 
 def third_party_modules(shipped: Sequence["Module"]) -> tuple["Module", ...]:
-    """Return the modules of other packages by name, each after the one that it follows.
+    """Return the modules of other packages by name, each after the one that it follows; their styles are known then.
 
     Raises:
-        UsageError: one cannot be loaded, has a style of another, or follows a module that is not there.
+        UsageError: one cannot be imported or used, has a style of another, or follows a module that is not there.
     """
-    placed = list(shipped)
+    modules = list(shipped)
     waiting = list(_loaded().values())
     while waiting:
-        names = {module.name for module in placed}
-        ready = [module for module in waiting if module.follows is None or module.follows in names]
-        if not ready:
-            raise _refused(waiting[0].name, "a module follows one that is not there", f"{waiting[0].follows}")
-        for module in ready:
-            others = {style: other.name for other in placed for style in other.styles}
-            if taken := sorted(str(style) for style in module.styles & others.keys()):
-                raise _refused(module.name, "a style is another module's", ", ".join(taken))
-            placed.append(module)
-        waiting = [module for module in waiting if module not in ready]
-    return tuple(placed[len(shipped) :])
+        names = {None, *(module.name for module in modules)}
+        module = next((module for module in waiting if module.follows in names), None)
+        if module is None:
+            raise _refused(waiting[0].name, "the module that it follows is not there", str(waiting[0].follows))
+        for fault in _clashes(module, modules):
+            raise _refused(module.name, "the module cannot be used", fault)
+        try:
+            for style in module.new_styles:
+                register_style(style)
+        except ValueError as cause:
+            raise _refused(module.name, "the module's new style cannot be used", str(cause)) from cause
+        modules.append(module)
+        waiting.remove(module)
+    return tuple(modules[len(shipped) :])
 
 
 @cache
 def _loaded() -> dict[str, "Module"]:
-    """Load every entry point; by name."""
+    """Import every entry point's module; by name."""
     modules: dict[str, Module] = {}
     for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
+        if point.name in SyncSettings.__struct_fields__:
+            raise _refused(point.name, "the name is taken by settings of this package", point.value)
         if point.name in modules:
-            raise _refused(point.name, "two packages bring a module of one name", point.value)
-        if point.name in SyncSettings.__struct_fields__ or not point.name.isidentifier():
-            raise _refused(point.name, "a module cannot have this name", point.value)
+            raise _refused(point.name, "two packages bring a module of this name", point.value)
         modules[point.name] = _load(point)
     return modules
 
@@ -81,28 +85,46 @@ def _load(point: EntryPoint) -> "Module":
 
     try:
         module = point.load()
-    except Exception as cause:  # whatever another package does when it is imported, it is said in one line
+    except Exception as cause:  # an import runs another package's code, which may raise anything
         got = f"{point.value}: {type(cause).__name__}: {cause}"
-        raise _refused(point.name, "a module cannot be loaded", got) from cause
+        raise _refused(point.name, "the module cannot be imported", got) from cause
     if not isinstance(module, Module):
-        raise _refused(point.name, "an entry point is no module", f"{point.value} is a {type(module).__name__}")
+        raise _refused(point.name, "the entry point is no Module", f"{point.value} is a {type(module).__name__}")
     for fault in _faults(module, point.name):
-        raise _refused(point.name, "a module cannot be used", fault)
+        raise _refused(point.name, "the module cannot be used", fault)
     return module
 
 
 def _faults(module: "Module", name: str) -> Iterator[str]:
-    if module.name != name:
-        yield f"the module's name is {module.name}"
+    """Say what is wrong with a module on its own."""
+    if module.name != name or not name.isidentifier():
+        yield f"its name is {module.name!r}"
     if not issubclass(module.settings, Settings) or "enabled" not in module.settings.__struct_fields__:
-        yield f"its settings, {module.settings.__name__}, are no annotator.config.settings.Settings with `enabled`"
+        yield f"{module.settings.__name__} is no subclass of Settings with a field `enabled`"
     if strange := [step for step in module.steps if not step.startswith(f"{name}.")]:
         yield f"the step {strange[0]} does not begin with {name}."
-    if module.prompts is None or not module.prompts.is_dir():
-        yield f"its folder of prompts is {module.prompts}"
+    if unknown := {style.name for style in module.new_styles} - module.styles:
+        yield f"{', '.join(map(str, unknown))} is among its new styles, but not among its styles"
+
+
+def _clashes(module: "Module", others: Sequence["Module"]) -> Iterator[str]:
+    """Say what in a module belongs to another one already, or is missing beside it."""
+    from annotator.prompting.loader import load_prompts
+
+    prompts = {file.head.id for file in load_prompts(None, [module.prompts])} if module.prompts else set[str]()
+    if missing := set(module.steps) - prompts:
+        yield f"{module.prompts} has no prompt for {', '.join(sorted(missing))}"
+    for other in others:
+        if taken := module.styles & other.styles:
+            yield f"the style {', '.join(map(str, taken))} belongs to {other.name}"
+        if module.refresh and other.refresh and module.refresh.style == other.refresh.style:
+            yield f"{other.name} refreshes the style {module.refresh.style}, too"
+    if module.refresh and not any(module.refresh.style in o.styles for o in others if o.name == module.follows):
+        yield f"the style {module.refresh.style} that it refreshes is not of the module that it follows"
 
 
 def _refused(name: str, what: str, got: str) -> UsageError:
-    dist = next((point.dist for point in entry_points(group=GROUP, name=name)), None)
-    hint = f"it is in the package {dist.name}: repair or uninstall it" if dist else ""
-    return UsageError(what, where=f"{GROUP}, {name}", got=got, hint=hint)
+    dists = [point.dist for point in entry_points(group=GROUP, name=name)]
+    packages = ", ".join(f"{dist.name} {dist.version}" for dist in dists if dist)
+    hint = f"it is in the package {packages}: repair or uninstall it"
+    return UsageError(what, where=f"module {name}", got=got, hint=hint)

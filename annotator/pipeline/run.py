@@ -126,7 +126,7 @@ def _modules(
         if module.needs_pixels and not cameras:
             notes.append(f"{module.name}: left out, the dataset has no camera to ask about")
         elif module.needs_pixels and reads_evidence(model):
-            notes.append(f"{module.name}: left out, the signals engine sees no pixels")
+            notes.append(f"{module.name}: left out, the {settings.vlm.backend} engine sees no pixels")
         else:
             modules.append(module)
             if warning := module.warn(module.own_settings(settings), len(cameras), dataset.fps):

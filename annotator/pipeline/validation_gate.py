@@ -9,12 +9,19 @@ from annotator.config.load import spell_episodes
 from annotator.config.settings import SyncSettings
 from annotator.dataset.metadata import Dataset
 from annotator.errors import RulesBroken, UsageError
+from annotator.modules.registry import all_modules
 from annotator.modules.vocabulary.entries import Vocabulary
 from annotator_store.digests import Digest, canonical, digest_parts
 from annotator_store.errors import RuleError
 from annotator_store.parquet.info_json import declare_language
 from annotator_store.validation.dataset_rules import tool_names
-from annotator_store.validation.report import RuleViolations, ValidationReport, merge_reports, render_report, summary_line
+from annotator_store.validation.report import (
+    RuleViolations,
+    ValidationReport,
+    merge_reports,
+    render_report,
+    summary_line,
+)
 from annotator_store.validation.rules import Rule, digest_rules, load_rules
 from annotator_store.validation.run import CameraSize, RuleContext, check_rows, try_rules
 from annotator_store.validation.tables import CandidateRow
@@ -113,8 +120,9 @@ def load_usable_rules(folder: Path | None) -> tuple[Rule, ...]:
     """Load the shipped rules and those in `folder`, and try these out before anything depends on them.
 
     Raises:
-        UsageError: a rule cannot be read or cannot run.
+        UsageError: a rule cannot be read or cannot run, or a third-party module cannot be used.
     """
+    all_modules()  # rules know the styles of third-party modules from then on
     try:
         rules = load_rules(folder)
         if folder is not None:

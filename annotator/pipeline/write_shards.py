@@ -20,7 +20,7 @@ from annotator_store.errors import ShardError
 from annotator_store.keys import Projection
 from annotator_store.log.events import EpisodeSources, ShardWritten, utc_now
 from annotator_store.log.log import Log
-from annotator_store.log.shard_history import fold_shards, adds_to_record
+from annotator_store.log.shard_history import adds_to_record, fold_shards
 from annotator_store.parquet.episode_language import EpisodeRows
 from annotator_store.parquet.info_json import update_info
 from annotator_store.parquet.parallel import ShardJob, prepare_shards

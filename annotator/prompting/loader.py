@@ -106,11 +106,16 @@ def load_prompts(folder: Path | None = None, third_party: Sequence[Path] = ()) -
     `third_party`: the folders of modules that are not shipped, see `annotator.modules.registry.prompt_folders`.
 
     Raises:
-        PromptError: a file is malformed, or its inputs and body disagree, or it replaces nothing.
+        PromptError: a file is malformed, its inputs and body disagree, it replaces nothing, or two have one id.
     """
     files = [parse_prompt(text, where=f"prompts/{name}") for name, text in shipped_files()]
     files += [parse_prompt(text, where=str(path)) for other in third_party for path, text in _read_folder(other)]
-    shipped = {file.head.id: file for file in files}
+    shipped: dict[str, PromptFile] = {}
+    for file in files:
+        if file.head.id in shipped:
+            got, hint = f"{file.head.id}, as {shipped[file.head.id].where} does", "a module's prompts have its own ids"
+            raise PromptError("two prompts have one id", where=file.where, got=got, hint=hint)
+        shipped[file.head.id] = file
     own: dict[str, PromptFile] = {}
     for path, text in _read_folder(folder) if folder is not None else ():
         file = parse_prompt(text, where=str(path))

@@ -1,4 +1,4 @@
-"""The doctor: what is installed, which GPU there is, which engine would answer, and what that engine can really do.
+"""The doctor's checks: what is installed, which GPUs there are, which engine a sync would take, and what it can do.
 
 Every claim about an engine comes from asking it: a server may accept a JSON schema, a video or a seed and ignore it.
 """
@@ -24,15 +24,13 @@ from annotator_store.keys import Message, Slot, Text
 
 _REQUIRED = dict.fromkeys(name for spec in SHIPPED for name in spec.requires)
 PACKAGES = ("duckdb", "pyarrow", "av", "pillow", "openai", *_REQUIRED, "huggingface-hub")
-_GPU = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
-_LOOK = "What is to be seen?"
-_KEPT, _FRAMES = 32, 40
+_LIST_GPUS = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
+_VLLM_KEEPS, _FRAMES = 32, 40
 """A vLLM server drops all frames of a video after the 32nd where nobody tells it otherwise. Source: vLLM 0.32."""
 _KEEP_FRAMES = (
     """hint: start a vLLM server with --media-io-kwargs '{"video": {"num_frames": -1, "fps": 2}}',"""
     " the 2 being --plan.frames_per_second"
 )
-_UNTOLD = "it is taken; cannot tell whether it is looked at: the server counts no tokens"
 _WORD = "zebra-7"
 """No model says this of its own accord: a reply that does was held to the schema."""
 
@@ -61,21 +59,21 @@ def installed() -> Iterator[Check]:
 
 
 def gpus() -> Iterator[Check]:
-    """Name the GPUs that the driver shows."""
+    """Yield the GPUs that the driver lists."""
     try:
-        said = subprocess.run(_GPU, capture_output=True, text=True, timeout=20, check=True).stdout
+        lines = subprocess.run(_LIST_GPUS, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
     except FileNotFoundError:
         yield Check(what="gpu", state="none", found="no NVIDIA driver")
         return
     except (subprocess.SubprocessError, OSError) as cause:
         yield Check(what="gpu", state="none", found=f"nvidia-smi fails: {cause}")
         return
-    for line in filter(None, map(str.strip, said.splitlines())):
+    for line in filter(None, map(str.strip, lines)):
         yield Check(what="gpu", state="ok", found=line)
 
 
 async def engine(vlm: VlmSettings, *, video_needed: bool = False) -> AsyncIterator[Check]:
-    """Choose the engine as a sync would, and ask it what can be asked. What servers say goes with them."""
+    """Open the engine as a sync would, and yield what it can do; close it afterwards. Logs of servers are deleted."""
     notes: list[str] = []
     with TemporaryDirectory(prefix="annotator-doctor-") as folder:
         try:
@@ -86,99 +84,88 @@ async def engine(vlm: VlmSettings, *, video_needed: bool = False) -> AsyncIterat
         try:
             yield Check(what="engine", state="ok", found="\n".join(notes) or chosen.name)
             if chosen.looks:
-                async for check in _abilities(chosen, vlm, video_needed):
-                    yield check
+                yield await _check_schema(chosen, vlm)
+                yield await _check_pictures(chosen, vlm, "image", (0, 1))
+                video = await _check_pictures(chosen, vlm, "video", (0, _VLLM_KEEPS, _FRAMES))
+                if video.state == "fails" and not video_needed:
+                    found = f"{video.found}\nonly --plan.view video needs it"
+                    video = msgspec.structs.replace(video, state="none", found=found)
+                yield video
+                yield await _check_seed(chosen, vlm)
         finally:
             await chosen.aclose()
 
 
-async def _abilities(chosen: Engine, vlm: VlmSettings, video_needed: bool) -> AsyncIterator[Check]:
-    yield await _held(chosen, vlm)
-    yield await _takes(chosen, vlm, "takes images", "image", (0, 1))
-    video = await _takes(chosen, vlm, "takes video", "video", (0, _KEPT, _FRAMES))
-    if video.state == "fails" and not video_needed:
-        found = f"{video.found}\nonly --plan.view video needs it"
-        video = msgspec.structs.replace(video, state="none", found=found)
-    yield video
-    yield await _seed(chosen, vlm)
-
-
-async def _held(chosen: Engine, vlm: VlmSettings) -> Check:
-    what = "answers in the schema"
+async def _check_schema(chosen: Engine, vlm: VlmSettings) -> Check:
+    """Whether a reply is held to a schema that allows one word only."""
+    what, schema = "answers in the schema", _schema({"enum": [_WORD]})
     try:
-        reply = await chosen.generate(_request(vlm, "held", "Name an animal.", schema=_schema({"enum": [_WORD]})))
+        reply = await chosen.generate(_request(vlm, "held", "Name an animal.", schema=schema))
     except (CallError, Declined) as error:
         return Check(what=what, state="fails", found=str(error))
-    wrong = _says_the_word(reply)
-    return Check(what=what, state="fails" if wrong else "ok", found=wrong or _took(reply))
+    fault, answer = _read_answer(reply)
+    if not fault and answer != _WORD:
+        fault = f"the schema is taken and not kept to: it says {answer!r}"
+    return Check(what=what, state="fails" if fault else "ok", found=fault or f"{reply.elapsed_s:.1f} s")
 
 
-async def _takes(
-    chosen: Engine, vlm: VlmSettings, what: str, kind: Literal["image", "video"], frames: Sequence[int]
+async def _check_pictures(
+    chosen: Engine, vlm: VlmSettings, kind: Literal["image", "video"], frames: Sequence[int]
 ) -> Check:
-    """Ask the same with so many frames, ascending from none: what is looked at makes the prompt longer."""
+    """Whether pictures are looked at: prompts alike but for the number of frames, ascending from 0, get longer."""
+    what = "takes images" if kind == "image" else "takes video"
+    replies: list[Reply] = []
     try:
-        replies = [await chosen.generate(_look(vlm, kind, count)) for count in frames]
+        for count in frames:
+            pictures = (_picture(kind, count),) if count else ()
+            request = _request(vlm, kind if count else "blind", "What is to be seen?", pictures=pictures)
+            replies.append(await chosen.generate(request))
     except (CallError, Declined) as error:
         return Check(what=what, state="fails", found=str(error))
-    wrong = _fits(replies[-1])
-    if not wrong and not replies[-1].tokens_in:
-        return Check(what=what, state="none", found=_UNTOLD)
-    wrong = wrong or _dropped(*(reply.tokens_in for reply in replies))
-    return Check(what=what, state="fails" if wrong else "ok", found=wrong or _took(replies[-1]))
-
-
-def _dropped(blind: int, *shown: int) -> str:
-    if shown[-1] <= blind:
-        return "it is dropped: the prompt is no longer with it"
+    fault, _ = _read_answer(replies[-1])
+    blind, *shown = (reply.tokens_in for reply in replies)
+    if not fault and not shown[-1]:
+        untold = "it is taken; cannot tell whether it is looked at: the server counts no tokens"
+        return Check(what=what, state="none", found=untold)
+    if not fault and shown[-1] <= blind:
+        fault = "it is dropped: the prompt is no longer with it"
     # A quarter more frames. The times between them are text too, so the length may differ by some digits.
-    if len(shown) > 1 and shown[-1] - blind < 1.1 * (shown[0] - blind):
-        return f"not all frames are looked at: {_FRAMES} make the prompt no longer than {_KEPT}\n{_KEEP_FRAMES}"
-    return ""
+    elif not fault and len(shown) > 1 and shown[-1] - blind < 1.1 * (shown[0] - blind):
+        fault = f"not all frames are looked at: {_FRAMES} make the prompt no longer than {_VLLM_KEEPS}\n{_KEEP_FRAMES}"
+    return Check(what=what, state="fails" if fault else "ok", found=fault or f"{replies[-1].elapsed_s:.1f} s")
 
 
-def _took(reply: Reply) -> str:
-    return f"{reply.elapsed_s:.1f} s"
-
-
-async def _seed(chosen: Engine, vlm: VlmSettings) -> Check:
-    """Ask for free text at a high temperature three times, twice with one seed."""
-    warm = msgspec.structs.replace(vlm, temperature=1.0)
+async def _check_seed(chosen: Engine, vlm: VlmSettings) -> Check:
+    """Whether a seed gives one text: asked three times at a high temperature, twice with one seed."""
+    warm = msgspec.structs.replace(vlm, temperature=1.0)  # at 0 any seed gives one text
+    texts: list[str] = []
     try:
-        one, same, other = [
-            (await chosen.generate(_request(warm, "seed", "Invent a name for a robot.", seed=seed))).text
-            for seed in (1, 1, 2)
-        ]
+        for seed in (1, 1, 2):
+            texts.append((await chosen.generate(_request(warm, "seed", "Invent a name for a robot.", seed=seed))).text)
     except (CallError, Declined) as error:
         return Check(what="keeps to the seed", state="fails", found=str(error))
-    if one != same:
+    first, same_seed, other_seed = texts
+    if first != same_seed:
         return Check(what="keeps to the seed", state="none", found="no: one seed gave two texts; the log is the pin")
-    more = "" if one != other else ", but another seed gives it too"
+    more = "" if first != other_seed else ", but another seed gives it too"
     return Check(what="keeps to the seed", state="ok", found=f"one seed, one text{more}")
 
 
-def _says_the_word(reply: Reply) -> str:
-    wrong = _fits(reply)
-    said = "" if wrong else msgspec.json.decode(json_part(reply.text))["answer"]
-    return wrong or ("" if said == _WORD else f"the schema is taken and not kept to: it says {said!r}")
-
-
-def _fits(reply: Reply) -> str:
+def _read_answer(reply: Reply) -> tuple[str, str]:
+    """Return what is wrong with a reply to `_schema`, "" where nothing is, and its answer."""
     try:
-        answer: Any = msgspec.json.decode(json_part(reply.text))
+        value: Any = msgspec.json.decode(json_part(reply.text))
     except msgspec.DecodeError:
-        return f"the reply is no JSON: {reply.text[:80]!r}"
-    fits = isinstance(answer, dict) and set(answer) == {"answer"} and isinstance(answer["answer"], str)  # pyright: ignore[reportUnknownArgumentType]
-    return "" if fits else f"the reply does not fit its schema: {reply.text[:80]!r}"
+        return f"the reply is no JSON: {reply.text[:80]!r}", ""
+    match value:
+        case {"answer": str(answer), **rest} if not rest:
+            return "", answer
+        case _:
+            return f"the reply does not fit its schema: {reply.text[:80]!r}", ""
 
 
 def _schema(answer: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": {"answer": answer}, "required": ["answer"], "additionalProperties": False}
-
-
-def _look(vlm: VlmSettings, kind: Literal["image", "video"], frames: int) -> Request:
-    """The same words each time, so that prompts differ by the picture alone."""
-    return _request(vlm, kind if frames else "blind", _LOOK, pictures=(_picture(kind, frames),) if frames else ())
 
 
 def _request(

@@ -1,4 +1,4 @@
-"""No engine at all: what is not in the log stays unanswered, and says so."""
+"""The engine of a run that may not ask: what is not in the log stays unanswered."""
 
 from annotator.errors import NotInLog
 from annotator.vlm.base import EngineContext, Reply, Request
@@ -28,7 +28,7 @@ class OfflineEngine:
         )
 
     async def aclose(self) -> None:
-        """Nothing is held."""
+        """Nothing is open."""
 
 
 async def open_engine(context: EngineContext) -> OfflineEngine:

@@ -130,6 +130,7 @@ def third_party_engines() -> Iterator[EntryPoint]:
 
 @cache
 def _third_party(name: str) -> EngineSpec:
+    # Cached: reading the entry points goes through every installed package.
     points = [point for point in third_party_engines() if point.name == name]
     if not points:
         names = [*(spec.name for spec in SHIPPED), *(point.name for point in third_party_engines())]
@@ -289,6 +290,7 @@ async def _check(spec: EngineSpec, context: EngineContext) -> None:
 async def _first(context: EngineContext) -> tuple[EngineSpec, str]:
     """Return the first engine that is there, in the order of the table, and why it is taken."""
     missing: list[str] = []
+    # Packages of others are not looked at: an engine that was just installed must not change who answers.
     for spec in SHIPPED:
         if spec.availability is not None:
             available: Availability = await resolve_name(spec.availability)(context)
@@ -300,6 +302,7 @@ async def _first(context: EngineContext) -> tuple[EngineSpec, str]:
 
 
 def _require_installed(spec: EngineSpec) -> None:
+    # Found, not imported: importing torch takes seconds.
     missing = [name for name in spec.requires if importlib.util.find_spec(name) is None]
     if missing:
         hint = f"pip install '{spec.install}'"

@@ -5,6 +5,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import msgspec
@@ -135,7 +136,7 @@ def describe_video(path: Path, encoder: str) -> dict[str, object]:
             "video.width": stream.width,
             "video.codec": stream.codec.canonical_name,
             "video.pix_fmt": stream.pix_fmt,
-            "video.fps": int(stream.average_rate or 0),
+            "video.fps": int(Fraction(stream.average_rate or 0)),  # av 19 has a type of its own
             "video.channels": 3,
             "has_audio": False,
             "video.g": int(options["g"]),

@@ -159,10 +159,10 @@ def test_a_vocabulary_or_a_lock_that_cannot_be_read_is_told_and_all_else_is_chec
     (dataset / "meta" / name).write_text("{")
     status, out, err = shown(capsys, dataset)
     assert (status, rules_of(out)) == (1, ["speech_prompted"])
-    assert err.startswith("the rows are held to no vocabulary – the ")
+    assert err.startswith("the vocabulary is not checked – the ")
     assert name in err
     assert err.count("hint: ") == 1
-    assert err.endswith("or --vocabulary false leaves it aside\n")
+    assert err.endswith("or switch it off: --vocabulary false\n")
     assert shown(capsys, dataset, "--vocabulary", "false")[2] == ""
 
 

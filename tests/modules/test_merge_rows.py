@@ -110,3 +110,43 @@ def test_calls_of_other_tools_are_nobody_s_and_stay() -> None:
     assert owners([*others, row(None, 0)]) == [None, None, None, "interjections"]
     rows = merge_rows([row(None, 0), *others, row(None, 7)], {"interjections": new(row(None, 1))})
     assert [one.row for one in rows] == [row(None, 1), *others]
+
+
+def test_new_interjections_at_the_time_of_a_plan_that_stands_take_its_place() -> None:
+    spoken = [row("interjection", 4), row(None, 4), row("plan", 4, "1. b, as asked")]
+    rows = merge_rows(PLANNED, {"interjections": new(*spoken)})
+    plans = [(one.row.timestamp, one.row.content, one.module, one.kept) for one in rows if one.row.style == "plan"]
+    assert plans == [(0, "1. a\n2. b", "plan", True), (4, "1. b, as asked", "interjections", False)]
+
+
+def test_a_refresh_that_no_new_plan_says_more_of_keeps_its_own_words() -> None:
+    """Interjections were made after another plan, and the new one has nothing at or before their time."""
+    rows = said(merge_rows(SPOKEN, {"plan": new(row("subtask", 6, "c"), row("plan", 6, "1. c"))}))
+    assert [(t, c) for s, t, c in rows if s == "plan"] == [(4, "1. b, as asked"), (6, "1. c")]
+
+
+def test_no_new_rows_of_a_module_take_its_old_ones_away() -> None:
+    assert said(merge_rows([row("vqa", 2), row("motion", 1)], {"vqa": []})) == [("motion", 1, "x")]
+    assert said(merge_rows(PLANNED, {"plan": []})) == []
+    assert said(merge_rows([*PLANNED[:3], *SPOKEN], {"interjections": []})) == [
+        ("plan", 0, "1. a\n2. b"),
+        ("subtask", 0, "x"),
+        ("plan", 4, "1. b, as asked"),
+        ("subtask", 4, "x"),
+    ]
+
+
+def test_the_order_in_which_rows_stand_and_modules_wrote_does_not_matter() -> None:
+    standing = [*PLANNED[:3], *SPOKEN, row("motion", 1), row("vqa", 2)]
+    written = {"plan": new(*PLANNED), "vqa": new(row("vqa", 5), row("vqa", 3))}
+    merged = merge_rows(standing, written)
+    turned = {module: rows[::-1] for module, rows in reversed(written.items())}
+    assert merge_rows(standing[::-1], turned) == merged
+    assert [one.row for one in merged] == sorted((one.row for one in merged), key=order_key)
+
+
+def test_merging_the_same_rows_again_changes_none_of_them() -> None:
+    written = {"plan": new(*PLANNED), "interjections": new(*SPOKEN), "vqa": new(row("vqa", 5))}
+    once = [one.row for one in merge_rows([row("motion", 1), row("vqa", 2)], written)]
+    assert [one.row for one in merge_rows(once, written)] == once
+    assert [one.row for one in merge_rows(once, {})] == once

@@ -49,6 +49,7 @@ def steady(tmp_path_factory: pytest.TempPathFactory, env: Env) -> Iterator[Serve
 def reference(tmp_path_factory: pytest.TempPathFactory, steady: Server, env: Env) -> Path:
     """A copy of the dataset that one server annotated, undisturbed."""
     root = copy_banana(tmp_path_factory.mktemp("reference") / "banana")
+    steady.control("reset", [])  # whichever test comes first: the server may still hold the faults of another one
     finish(begin(root, steady.api_base, env=env))
     return root
 

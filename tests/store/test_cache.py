@@ -4,17 +4,21 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
 
 from annotator_store.log import cache as cache_module
 from annotator_store.log import rebuild as rebuild_module
+from annotator_store.log import segments as segments_module
 from annotator_store.log.cache import Cache, CacheDamaged
 from annotator_store.log.events import AnyEvent
 from annotator_store.log.lines import entry_of
 from annotator_store.log.log import Log
+from annotator_store.log.segments import list_segments, read_segment
 from tests.store.facts import annotated, answered, digest, seen
 
 EVENTS: list[AnyEvent] = [
@@ -194,3 +198,30 @@ def test_a_reader_that_keeps_the_cache_open_does_not_stop_a_writer(
             assert everything(log) == want
         reader.communicate(b"\n")
         assert reader.returncode == 0
+
+
+@pytest.mark.parametrize("way", [rebuild_module.fill, rebuild_module.catch_up], ids=["fill", "catch up"])
+def test_a_file_is_noted_as_ingested_only_once_all_of_it_is_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Callable[[Cache, Path], object]
+) -> None:
+    """A process may end after any transaction, and a file that is noted by then is never read again."""
+    for batch in (EVENTS[:5], EVENTS[5:6]):
+        with Log.open(tmp_path / "store") as log:
+            log.record(*batch).result()
+    monkeypatch.setattr(segments_module, "BATCH_ROWS", 2)
+    journal = tmp_path / "store" / "journal"
+    ids = {name: {e.id for part in read_segment(journal / name) for e in part} for name in list_segments(journal)}
+    assert sorted(map(len, ids.values())) == [1, 5]
+    real, noted = Cache.ingest, list[set[str]]()
+
+    def ingest(self: Cache, *arguments: Any, **news: Any) -> None:
+        real(self, *arguments, **news)
+        stored = {event_id.hex for (event_id,) in self.connection.execute("SELECT id FROM events").fetchall()}
+        noted.append(self.ingested())
+        assert all(ids[name] <= stored for name in noted[-1])
+
+    monkeypatch.setattr(Cache, "ingest", ingest)
+    with closing(Cache.in_memory()) as cache:
+        way(cache, journal)
+    assert noted[0] == set()
+    assert noted[-1] == set(ids)

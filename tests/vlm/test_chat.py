@@ -1,10 +1,10 @@
-"""What the engines that load a model share: template arguments, the clock of a video, how long a reply may get."""
+"""What engines that load a model share: template arguments, frame numbers of a video, how long a reply may get."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotator.vlm.chat import clock_of, media_io, reply_tokens, template_kwargs
+from annotator.vlm.chat import media_io, number_frames, reply_tokens, template_kwargs
 from annotator_store.keys import Model
 from tests.contracts.engine_contract import make_picture, make_request
 
@@ -30,22 +30,22 @@ def test_a_reasoning_effort_switches_thinking(effort: str, thinks: bool) -> None
 
 
 def test_a_regular_video_is_numbered_from_where_it_begins() -> None:
-    clock = clock_of([60.0, 60.5, 61.0, 61.5])
-    assert clock.fps == 2
-    assert clock.indices == (120, 121, 122, 123)
+    numbers = number_frames([60.0, 60.5, 61.0, 61.5])
+    assert numbers.fps == 2
+    assert numbers.indices == (120, 121, 122, 123)
 
 
 @given(st.floats(0, 5000), st.floats(0.1, 30), st.integers(2, 60), st.integers(0, 1000))
 def test_index_over_fps_is_each_frames_time_to_half_a_step(start: float, fps: float, count: int, jitter: int) -> None:
     times = [start + (i + (jitter * i % 7) / 20) / fps for i in range(count)]
-    clock = clock_of(times)
-    assert len(clock.indices) == count
-    assert all(later > earlier for earlier, later in zip(clock.indices, clock.indices[1:], strict=False))
-    assert abs(clock.indices[0] / clock.fps - times[0]) <= 0.5 / clock.fps + 1e-6
+    numbers = number_frames(times)
+    assert len(numbers.indices) == count
+    assert all(later > earlier for earlier, later in zip(numbers.indices, numbers.indices[1:], strict=False))
+    assert abs(numbers.indices[0] / numbers.fps - times[0]) <= 0.5 / numbers.fps + 1e-6
 
 
-def test_one_frame_has_a_clock_too() -> None:
-    assert clock_of([3.2]).indices == (3,)
+def test_one_frame_is_numbered_too() -> None:
+    assert number_frames([3.2]).indices == (3,)
 
 
 def test_a_reply_gets_what_was_asked_for_but_no_more_than_the_context_leaves() -> None:

@@ -1,1 +1,1 @@
-"""Commands that speak to the Hugging Face Hub: pull, push, job."""
+"""Commands of the Hugging Face Hub: pull, push, job."""

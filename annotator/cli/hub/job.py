@@ -1,4 +1,4 @@
-"""`annotator job`: annotate on Hugging Face Jobs, and look after the jobs."""
+"""`annotator job`: submit annotation jobs to Hugging Face Jobs, and monitor them."""
 
 import sys
 from collections.abc import Sequence
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotator.cli.parsing import Words, build, build_sync, parse, split_words
-from annotator.cli.progress import ConsoleProgress
 from annotator.cli.tables import print_table
 from annotator.config.options import POSITIONAL
 from annotator.config.settings import Settings, SyncSettings
@@ -19,61 +18,62 @@ if TYPE_CHECKING:
 
 
 class SubmitArguments(Settings, frozen=True, kw_only=True):
-    """Annotate a dataset of the Hub on Hugging Face Jobs. Takes all options of `annotator sync` beside these.
+    """Annotate a dataset of the Hub on Hugging Face Jobs. Takes all options of `annotator sync` as well.
 
-    One job installs the code, starts a model server for each GPU, runs `annotator sync` with the same options, delivers
-    what is answered to a bucket every minute, and pushes at the end. First, what is left to do is counted on a local
-    copy: where that is nothing, no job is submitted. Prints the job's name.
+    The job installs the code, starts one model server per GPU, runs `annotator sync` with the same options, uploads new
+    answers to a bucket every minute, and pushes the dataset at the end. The remaining work is counted on a local copy
+    first; if there is none, no job is submitted. Prints the job's name.
     """
 
     flavor: str = "h200"
-    """The hardware: see `hf jobs hardware`."""
+    """Hardware flavor, see `hf jobs hardware`."""
     timeout: str | None = None
-    """End the job after this long, such as 90m or 6h; unset takes an estimate from episodes, calls and GPUs."""
+    """Timeout of the job, such as 90m or 6h; if unset, estimated from episodes, calls and GPUs."""
     image: str = "vllm/vllm-openai:v0.32.0"
-    """The container image: Python 3.11 or newer, and vLLM."""
+    """Container image, with Python 3.11 or newer and vLLM."""
     code: str | None = None
-    """What the job installs: release, tree (the code at hand), image (it is in there), or git+https://HOST/REPO@REF.
-    Unset takes tree where this runs from a source tree, else release."""
+    """What the job installs: release, tree (this source tree), image (nothing, the image has it), or
+    git+https://HOST/REPO@REF. If unset, tree when run from a source tree, else release."""
     namespace: str | None = None
-    """Whose job it is: a user or an organization; unset takes the token's own."""
+    """User or organization that owns the job; if unset, the token's own."""
     count: bool = True
-    """Count what is left to do first. Without a count, name the timeout."""
+    """Count the remaining work first. Without a count, --timeout must be given."""
     again: bool = False
-    """Submit it also where a job that has not ended works on the same dataset and bucket."""
+    """Submit even if an unfinished job works on the same dataset and bucket."""
 
 
 class JobArguments(Settings, frozen=True, kw_only=True):
-    """Look after jobs. wait: exit status 0 where the job completed, else 1.
+    """Show, follow, wait for or cancel jobs: annotator job status|logs|wait|cancel ID
 
-    annotator job status|logs|wait|cancel ID
+    wait: exit status 0 if the job completed, else 1.
     """
 
     action: Annotated[Literal["status", "logs", "wait", "cancel"], POSITIONAL]
     """status, logs, wait or cancel."""
     job_id: Annotated[str | None, POSITIONAL] = None
-    """The job's name, as `submit` printed it. Without one, status lists the jobs that annotate."""
+    """Name of the job, as printed by `submit`. Without one, status lists all annotation jobs."""
     namespace: str | None = None
-    """Whose job it is, where its name does not say."""
+    """User or organization that owns the job, if its name does not include it."""
     follow: bool = False
-    """logs: go on until the job ends."""
+    """logs: follow the output until the job ends."""
 
 
 def parse_submit(args: Sequence[str]) -> tuple[SubmitArguments, SyncSettings]:
-    """Part the job's own arguments from those of `annotator sync`, and read both.
+    """Return the job's own arguments and those of `annotator sync`.
 
     Raises:
-        UsageError: the settings file cannot be read, a value cannot be meant, or more than one dataset is named.
-        SystemExit: status 2 for an option that there is not, or that lacks its value; 0 after --help.
+        UsageError: the settings file cannot be read, a value is invalid, or more than one dataset is named.
+        SystemExit: with status 2 for an unknown option or a missing value, 0 after --help.
     """
     words = split_words(args, SubmitArguments, sync_settings())
+    # `--help` is about the job's own options: those of `annotator sync` have their own help.
     own = {"help", *SubmitArguments.__struct_fields__} & words.options.keys()
     mine = Words({name: words.options.pop(name) for name in own}, [])
     return build("job submit", SubmitArguments, mine), build_sync(words)
 
 
 def run(args: Sequence[str]) -> int:
-    """Submit a job and print its name; or show a job's state or output, wait for it, cancel it."""
+    """Submit a job, show its state or output, wait for it, or cancel it."""
     from annotator.jobs import monitor
 
     if args[:1] == ["submit"]:
@@ -82,12 +82,12 @@ def run(args: Sequence[str]) -> int:
         try:
             parse("job", JobArguments, args)
         except SystemExit:
-            parse_submit(args)
+            parse_submit(args)  # `job --help` shows the options of both
     arguments = parse("job", JobArguments, args)
     name, namespace = arguments.job_id, arguments.namespace
     if name is None and arguments.action != "status":
         hint = "annotator job status lists them"
-        raise UsageError("which job?", where=f"annotator job {arguments.action}", got="no name", hint=hint)
+        raise UsageError("no job is named", where=f"annotator job {arguments.action}", hint=hint)
     if name is None:
         _print_jobs(monitor.list_jobs(namespace))
     elif arguments.action == "status":
@@ -97,7 +97,7 @@ def run(args: Sequence[str]) -> int:
             print(line)
     elif arguments.action == "cancel":
         monitor.cancel(name, namespace)
-        sys.stderr.write(f"cancelled: {name}; what it delivered to its bucket stays there\n")
+        sys.stderr.write(f"cancelled: {name}; answers it has uploaded stay in the bucket\n")
     else:
         job = monitor.wait(name, namespace)
         _print_jobs([job])
@@ -106,11 +106,12 @@ def run(args: Sequence[str]) -> int:
 
 
 def submit_job(args: Sequence[str]) -> int:
-    """Submit a job and print its name; nothing is printed where none was needed."""
+    """Submit a job and print its name; print nothing if there is no work left."""
+    arguments, settings = parse_submit(args)
+    from annotator.cli.progress import ConsoleProgress
     from annotator.jobs.request import JobRequest
     from annotator.jobs.submit import submit
 
-    arguments, settings = parse_submit(args)
     request = JobRequest(
         settings=settings, flavor=arguments.flavor, timeout=arguments.timeout, image=arguments.image,
         code=arguments.code, namespace=arguments.namespace, count=arguments.count, again=arguments.again,
@@ -131,7 +132,7 @@ def _print_jobs(jobs: "Sequence[JobStatus]") -> None:
 
 
 def run_script(argv: Sequence[str], prog: Path) -> int:
-    """Submit a job from a script of one's own, with the arguments of `annotator job submit`."""
+    """Submit a job from a script, with the arguments of `annotator job submit`, and return the exit status."""
     try:
         return submit_job(argv)
     except Problem as error:

@@ -1,1 +1,1 @@
-"""Commands that look at what is known: query, log."""
+"""Commands that read the log: query, log."""

@@ -20,16 +20,16 @@ class LogArguments(DatasetArguments, frozen=True, kw_only=True):
     """List the runs, newest last."""
 
     store: Path | None = None
-    """Where the log lives; unset takes .annotator in the dataset."""
+    """Folder of the log; if unset, .annotator in the dataset."""
     format: Format = "table"
-    """How to print the result."""
+    """Output format."""
 
 
 def run(args: Sequence[str]) -> int:
     """List the runs."""
+    arguments = parse("log", LogArguments, args)
     from annotator_store.log.query import run_query
 
-    arguments = parse("log", LogArguments, args)
     folder = store_path(arguments.folder, arguments.store)
     if not folder.is_dir():
         raise UsageError("no log", where=str(folder), hint="annotator sync makes one")

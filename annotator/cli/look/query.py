@@ -1,4 +1,4 @@
-"""`annotator query`: ask the log in SQL."""
+"""`annotator query`: query the log in SQL."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,24 +12,24 @@ from annotator.config.settings import Settings
 
 
 class QueryArguments(Settings, frozen=True, kw_only=True):
-    """Ask the log in SQL, read-only; also while a sync runs. Views: rows, calls, episodes, runs, failures, prompts,
-    vocabulary.
+    """Query the log in SQL, read-only, also while a sync is running.
 
-    Where a dataset has no log, `rows` reads its language columns.
+    The views are rows, calls, episodes, runs, failures, prompts and vocabulary. If a dataset has no log, `rows` reads
+    its language columns.
     """
 
     sql: Annotated[str, POSITIONAL]
-    """One SELECT, in DuckDB's SQL."""
+    """One SELECT statement in DuckDB's dialect."""
     root: Path = Path()
     """The dataset's folder."""
     store: Path | None = None
-    """Where the log lives; unset takes .annotator in the dataset."""
+    """Folder of the log; if unset, .annotator in the dataset."""
     format: Format = "table"
-    """How to print the result; parquet goes to stdout as bytes."""
+    """Output format; parquet is written to stdout as bytes."""
 
 
 def run(args: Sequence[str]) -> int:
-    """Answer one query."""
+    """Print the result of one query."""
     arguments = parse("query", QueryArguments, args)
     write_table(query(arguments.root, arguments.sql, store=arguments.store), arguments.format)
     return 0

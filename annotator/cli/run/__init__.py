@@ -1,1 +1,1 @@
-"""Commands that annotate, or say what annotating would meet: sync, prompts, doctor."""
+"""Commands around a run: sync, prompts, doctor."""

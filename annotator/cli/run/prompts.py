@@ -1,4 +1,4 @@
-"""`annotator prompts`: list the prompts, or copy the shipped ones out for editing."""
+"""`annotator prompts`: list the prompts, or copy the shipped ones to a folder for editing."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,23 +12,25 @@ from annotator.errors import UsageError
 
 
 class PromptsArguments(Settings, frozen=True, kw_only=True):
-    """List the prompts, check a folder of own ones, or copy the shipped ones out for editing."""
+    """List the prompts, check a folder of replacements, or copy the shipped prompts to a folder for editing."""
 
     action: Annotated[Literal["list", "eject"], POSITIONAL] = "list"
-    """list, or eject."""
+    """list or eject."""
     folder: Annotated[Path | None, POSITIONAL] = None
-    """list: a folder whose prompts replace shipped ones. eject: where to copy to."""
+    """list: a folder of prompts that replace shipped ones. eject: the folder to copy to."""
 
 
 def run(args: Sequence[str]) -> int:
-    """List the prompts with their digests, or copy the shipped ones out."""
+    """List the prompts with their digests, or copy the shipped prompts to a folder."""
+    arguments = parse("prompts", PromptsArguments, args)
     from annotator.modules.registry import prompt_folders
     from annotator.prompting.loader import eject, load_prompts
 
-    arguments = parse("prompts", PromptsArguments, args)
     if arguments.action == "eject":
         if arguments.folder is None:
-            raise UsageError("where to?", where="annotator prompts eject", hint="annotator prompts eject DIR")
+            raise UsageError(
+                "no folder to copy to", where="annotator prompts eject", hint="annotator prompts eject DIR"
+            )
         for path in eject(arguments.folder, prompt_folders()):
             print(path)
     else:

@@ -1,14 +1,15 @@
-"""`annotator sync`: annotate what is not annotated yet, and bring the shards up to date."""
+"""`annotator sync`: annotate new and changed episodes and update the shards."""
 
 from collections.abc import Sequence
 
 from annotator.api import sync
 from annotator.cli.parsing import parse_sync
-from annotator.cli.progress import ConsoleProgress
 
 
 def run(args: Sequence[str]) -> int:
-    """Sync a dataset; 0 where nothing is missing, else 1."""
+    """Sync a dataset, and return 0 if it is complete, else 1."""
+    settings = parse_sync(args)
+    from annotator.cli.progress import ConsoleProgress  # imports rich, which --help does not need
+
     with ConsoleProgress() as progress:
-        outcome = sync(parse_sync(args), progress)
-    return 0 if outcome == "done" else 1
+        return 0 if sync(settings, progress) == "done" else 1

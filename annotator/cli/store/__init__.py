@@ -1,1 +1,1 @@
-"""Commands that check or copy out what was written: verify, validate, export."""
+"""Commands that check or export what was written: verify, validate, export."""

@@ -1,4 +1,4 @@
-"""`annotator validate`: what the rules find in a dataset, rule by rule, and one line that sums it up."""
+"""`annotator validate`: check the language columns of a dataset against the rules."""
 
 import sys
 from collections.abc import Collection, Sequence
@@ -36,30 +36,30 @@ GROUP BY ALL
 
 
 class ValidateArguments(DatasetArguments, frozen=True, kw_only=True):
-    """Hold the language columns of a dataset to the rules, whoever wrote them. docs/validation.md lists the rules.
+    """Check the language columns of a dataset against the rules, whichever tool wrote them.
 
-    Exit status 0 where there is no error, 1 where there is one, 2 usage.
+    docs/validation.md lists the rules. Exit status: 0 without errors, 1 with errors, 2 usage.
     """
 
     rules: Path | None = None
-    """A folder of own rules, one SQL file each, beside the shipped ones."""
+    """A folder of additional rules, one SQL file per rule."""
     only_episodes: str | None = None
-    """Episodes to look at, such as 0,5-9."""
+    """Episodes to check, such as 0,5-9."""
     vocabulary: bool = True
-    """Hold subtasks and memory to meta/canonical_vocabulary.json, where there is one."""
+    """Check subtasks and memory against meta/canonical_vocabulary.json, if it exists."""
     store: Path | None = None
-    """Where the log lives that knows the call of a row; unset takes .annotator in the dataset, if it is there."""
+    """Folder of the log that names the call of a row; if unset, .annotator in the dataset, if it exists."""
     limit: PositiveInt = 20
-    """Findings of each rule to print; all are counted."""
+    """Maximum number of findings printed per rule; all are counted."""
     format: Literal["table", "json", "csv"] = "table"
-    """How to print what is wrong."""
+    """Output format of the findings."""
 
 
 def run(args: Sequence[str]) -> int:
-    """Run the rules over a dataset's language columns and print what they find; 1 where there is an error.
+    """Print what the rules find, and return 1 if there is an error.
 
     Raises:
-        UsageError: the rules, the episodes or the limit cannot be meant.
+        UsageError: the rules, the episodes or an argument are invalid.
         Problem: the dataset cannot be read, or has no language columns.
     """
     arguments = parse("validate", ValidateArguments, args)
@@ -79,12 +79,14 @@ def run(args: Sequence[str]) -> int:
 
 
 def _check(arguments: ValidateArguments, dataset: Dataset, rules: Sequence[Rule]) -> ValidationReport:
-    """Hold the dataset as a whole to its rules, and the episodes asked for, where they have columns, to theirs."""
+    """Check the dataset as a whole, and the rows of the requested episodes in shards that have the columns."""
     types = language_types({shard: dataset.root / shard for shard in dataset.shards})
     whole = check_declarations(dataset.info, types, limit=arguments.limit)
     judged = {shard for shard, found in types.items() if len(found) == len(LANGUAGE_COLUMNS)}
     report = _check_rows(arguments, dataset, rules, judged or set(types))
-    breaches = sorted([*whole, *report.violations], key=lambda violation: (violation.rule.severity, violation.rule.name))
+    breaches = sorted(
+        [*whole, *report.violations], key=lambda violation: (violation.rule.severity, violation.rule.name)
+    )
     return msgspec.structs.replace(report, violations=tuple(breaches), rules=report.rules + len(DATASET_RULES))
 
 
@@ -102,7 +104,7 @@ def _check_rows(
     calls = _calls(arguments, sorted(shown))
     if calls is None:
         return report
-    # Only now that something is wrong is it worth reading the log, and only for the episodes that are shown.
+    # Joining the log is slow, so it is done only for findings, and only for the episodes that are printed.
     again = check_shards(shards, rules, context, only=shown, calls=calls, limit=arguments.limit)
     traced = {violation.rule.name: violation.findings for violation in again.violations}
     breaches = [
@@ -113,7 +115,7 @@ def _check_rows(
 
 
 def _vocabulary(arguments: ValidateArguments, root: Path) -> Vocabulary | None:
-    """Read the vocabulary that the rows were written with, where that can be told; None leaves its rules out."""
+    """Return the vocabulary the rows were written with; None, which skips its rules, if it is unknown or off."""
     path, lock = root / FILE, root / "meta" / "annotations.lock.json"
     if not arguments.vocabulary or not path.exists():
         return None
@@ -123,10 +125,10 @@ def _vocabulary(arguments: ValidateArguments, root: Path) -> Vocabulary | None:
             from annotator.provenance.lock import read_lock  # brings the modules and jinja2 along
 
             pinned = read_lock(lock)
-        # A lock that pins none says that the file is not in use.
+        # The rows were written without the vocabulary if the lock pins none.
         return None if pinned is not None and pinned.vocabulary is None else read_vocabulary(path)
     except (VocabularyError, StoreError) as error:
-        sys.stderr.write(f"the rows are held to no vocabulary – {error}\n      or --vocabulary false leaves it aside\n")
+        sys.stderr.write(f"the vocabulary is not checked – {error}\n      or switch it off: --vocabulary false\n")
         return None
 
 
@@ -142,5 +144,5 @@ def _calls(arguments: ValidateArguments, episodes: Sequence[int]) -> "pa.Table |
     try:
         return run_query(folder, CALLS, {"episodes": list(episodes)})
     except StoreError as error:
-        sys.stderr.write(f"the log cannot say which calls the rows came from – {error}\n")
+        sys.stderr.write(f"the calls of the rows are not shown – {error}\n")
         return None

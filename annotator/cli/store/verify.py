@@ -1,41 +1,44 @@
-"""`annotator verify`: derive every digest again, project again, and name what differs."""
+"""`annotator verify`: recompute every digest, rebuild the rows, and list what differs."""
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from annotator.cli.parsing import DatasetArguments, Format, parse
 from annotator.cli.tables import write_table
 from annotator.config.store_path import store_path
 from annotator.errors import UsageError
-from annotator_store.verify.findings import VerifyReport
+
+if TYPE_CHECKING:
+    from annotator_store.verify.findings import VerifyReport
 
 
 class VerifyArguments(DatasetArguments, frozen=True, kw_only=True):
-    """Derive every digest of the log again, fold and project again, and compare with shards, lock and prompts.
+    """Recompute every digest of the log, rebuild the rows, and compare them with the shards, the lock and the prompts.
 
-    Reads only. What differs is listed with its place, what was expected there and what was found; exit status 1 then.
+    Read-only. Differences are listed with place, expected and found value; exit status 1 if there are any.
     """
 
     store: Path | None = None
-    """Where the log lives; unset takes .annotator in the dataset."""
+    """Folder of the log; if unset, .annotator in the dataset."""
     prompts: Path | None = None
-    """The folder of own prompts; unset takes those that the dataset's runs were given."""
+    """The folder of replaced prompts; if unset, the one that the dataset's runs used."""
     rebuild: bool = False
-    """Make the cache anew in a temporary folder as well, and compare that."""
+    """Also rebuild the cache in a temporary folder and compare it."""
     format: Format = "table"
-    """How to print what is wrong."""
+    """Output format of the differences."""
 
 
 def run(args: Sequence[str]) -> int:
-    """Verify a dataset: findings on stdout, a summary on stderr. 0 where there is something and it is right, else 1."""
+    """Print differences on stdout and a summary on stderr; return 0 if shards were checked and nothing differs."""
+    arguments = parse("verify", VerifyArguments, args)
     import msgspec
     import pyarrow as pa
 
     from annotator.dataset.metadata import open_dataset
     from annotator.verify.run import verify_dataset
 
-    arguments = parse("verify", VerifyArguments, args)
     dataset = open_dataset(arguments.folder)
     store = find_journal(arguments.folder, arguments.store)
     report = verify_dataset(dataset, store, prompts=arguments.prompts, rebuild=arguments.rebuild)
@@ -52,7 +55,7 @@ def find_journal(root: Path, store: Path | None) -> Path:
     """Return the folder of a dataset's log.
 
     Raises:
-        UsageError: there is none.
+        UsageError: it has no journal.
     """
     folder = store_path(root, store)
     if not (folder / "journal").is_dir():
@@ -60,7 +63,7 @@ def find_journal(root: Path, store: Path | None) -> Path:
     return folder
 
 
-def _summary(report: VerifyReport) -> str:
+def _summary(report: "VerifyReport") -> str:
     counts = report.counts
     checked = ", ".join(
         f"{counts[name]} {name}" for name in ("files", "events", "calls", "annotations", "shards", "episodes", "rows")

@@ -51,7 +51,7 @@ async def annotate(episode: ModuleInput, ask: Ask, settings: PlanSettings) -> Mo
     rows.sort(key=lambda annotated: (annotated.row.timestamp, annotated.row.style or "", annotated.row.role))
     return ModuleOutput(
         rows=tuple(rows),
-        gaps=tuple(sorted(gaps.found, key=lambda gap: (gap.step, gap.call, gap.detail))),
+        gaps=gaps.in_order(),
         task=None if task == tidy(episode.task) else task,
     )
 

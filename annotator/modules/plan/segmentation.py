@@ -40,7 +40,7 @@ class PlanContext:
 
     def refuse(self, step: str, details: Iterable[str], call: Digest) -> None:
         """Put on the record what an answer said in vain."""
-        self.gaps.found.extend(Gap(step=step, reason="rejected", detail=detail, call=call) for detail in details)
+        self.gaps.recorded.extend(Gap(step=step, reason="rejected", detail=detail, call=call) for detail in details)
 
 
 class Subtask(msgspec.Struct, frozen=True):
@@ -79,7 +79,7 @@ async def segmented(context: PlanContext) -> list[Subtask]:
     errors = [window.error for window in answered if window.error]
     if not spans:
         raise errors[0]
-    context.gaps.found.extend(gap_of("plan.segment", error) for error in errors)
+    context.gaps.recorded.extend(gap_of("plan.segment", error) for error in errors)
     timestamps, min_seconds = context.episode.timestamps, context.settings.min_subtask_seconds
     segments = cover([span for span, _ in spans], timestamps, min_seconds=min_seconds)
     return [Subtask(segment, spans[segment.source][1]) for segment in segments]

@@ -70,14 +70,13 @@ async def annotate(episode: ModuleInput, ask: Ask, settings: VqaSettings) -> Mod
     questions = questions_of(episode, settings)
     asking = _Asking(episode, ask)
     await asking.batch(questions[:1])
-    if not any(gap.reason == "declined" for gap in asking.gaps.found):
+    if not any(gap.reason == "declined" for gap in asking.gaps.recorded):
         batches = (questions[start : start + BATCH] for start in range(1, len(questions), BATCH))
         await asyncio.gather(*(asking.work_through(batches) for _ in range(BATCHES_AT_ONCE)))
     if asking.errors:
         raise asking.errors[min(asking.errors)]
     rows = sorted(asking.rows, key=lambda annotated: order_key(annotated.row))
-    gaps = sorted(asking.gaps.found, key=lambda gap: (gap.step, gap.call))
-    return ModuleOutput(rows=tuple(rows), gaps=tuple(gaps))
+    return ModuleOutput(rows=tuple(rows), gaps=asking.gaps.in_order())
 
 
 def frames_asked(

@@ -20,17 +20,17 @@ from annotator.vlm.redact import shown_endpoint
 
 _CONNECT_TIMEOUT_S = 10.0
 SIDE_TIMEOUT_S = 5.0
-"""How long a request beside the work may take, seconds."""
+"""Time-out of requests for health, version and models, seconds."""
 _KEEPALIVE_S = 4.0
-"""Shorter than the 5 s after which uvicorn (vLLM's server) hangs up, so that a request never meets a closing line."""
+"""Shorter than the 5 s after which uvicorn (vLLM's server) closes an idle connection, so that no request meets that."""
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _POOLS = 8
 _POOL_CONNECTIONS = 32
-"""A connection pool looks at every one of its connections for every request, so many connections are several pools."""
+"""A pool goes through all of its connections for every request, so many connections are spread over several pools."""
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):
-    """What an endpoint serves: its models, and its own version where it tells."""
+    """What an endpoint serves. `version` is the server's own, where it tells."""
 
     api_base: str
     model_ids: tuple[str, ...]
@@ -70,12 +70,13 @@ class _Pool(openai.AsyncOpenAI):
         super().__init__(
             base_url=api_base,
             api_key=api_key or NO_KEY,
+            # "" and not None, for which the client looks into the environment.
             admin_api_key="",
             organization="",
             project="",
             webhook_secret="",
             timeout=timeout,
-            max_retries=0,
+            max_retries=0,  # the engine retries, elsewhere if need be
             http_client=http,
         )
         # "" kept OPENAI_ORG_ID and its like out; None now keeps their headers out.
@@ -87,7 +88,7 @@ class _Pool(openai.AsyncOpenAI):
 
 
 class Client:
-    """Sends requests to one endpoint. `connections` is how many may be open at once, 0 where nobody knows.
+    """Sends requests to one endpoint. `connections` is the most that are open at once, 0 without a limit.
 
     `video_times` tells a vLLM server at which times a video's frames were taken.
 
@@ -106,8 +107,8 @@ class Client:
     ) -> None:
         self.url = shown_endpoint(api_base)
         self._base, self._api_key = _checked_base(api_base), _checked_key(api_key)
-        wanted = -(-connections // _POOL_CONNECTIONS) if connections else _POOLS
-        self._pools = [_Pool(self._base, self._api_key, timeout_s=timeout_s) for _ in range(min(wanted, _POOLS))]
+        pools = -(-connections // _POOL_CONNECTIONS) if connections else _POOLS
+        self._pools = [_Pool(self._base, self._api_key, timeout_s=timeout_s) for _ in range(min(pools, _POOLS))]
         self._side_timeout_s = min(timeout_s, SIDE_TIMEOUT_S)
         self._video_times = video_times
         self._versions: Mapping[str, str] | None = None
@@ -125,24 +126,24 @@ class Client:
         response = await self._post(body, where)
         elapsed_s = time.monotonic() - started
         try:
-            said = read_completion(response.content)
+            completion = read_completion(response.content)
         except BadReply as cause:
             error = bad_reply(cause, where=where, api_key=self._api_key)
             error.endpoint = self.url
             raise error from cause
-        fingerprint = {"fingerprint": said.fingerprint} if said.fingerprint else {}
+        fingerprint = {"fingerprint": completion.fingerprint} if completion.fingerprint else {}
         return Reply(
-            text=said.text,
-            finish_reason=said.finish_reason,
-            tokens_in=said.tokens_in,
-            tokens_out=said.tokens_out,
+            text=completion.text,
+            finish_reason=completion.finish_reason,
+            tokens_in=completion.tokens_in,
+            tokens_out=completion.tokens_out,
             elapsed_s=elapsed_s,
             endpoint=self.url,
             versions={**versions, **fingerprint},
         )
 
     async def served(self) -> Served:
-        """Ask which models it serves, and its version.
+        """Return which models it serves, and its version.
 
         Raises:
             CallError: nothing usable answers there.
@@ -151,19 +152,20 @@ class Client:
         return msgspec.structs.replace(served, version=await self._server_version())
 
     async def is_healthy(self) -> bool:
-        """Ask `/health`, which vLLM answers for its engine; a server without it is alive if it lists its models."""
+        """Whether `/health` answers, as vLLM's does for its engine; without that page, whether models are listed."""
         try:
             await self._get(self._beside("/health"))
             return True
         except openai.APIStatusError as error:
             if error.status_code >= 500:
                 return False
+            # There is no such page: not vLLM.
         except openai.APIError:
             return False
         try:
             await self._list_models()
         except CallError as error:
-            return error.kind.startswith("http_4")
+            return error.kind.startswith("http_4")  # it answers, if only to refuse the key
         return True
 
     async def aclose(self) -> None:
@@ -172,7 +174,7 @@ class Client:
             await pool.close()
 
     async def _post(self, body: bytes, where: str) -> httpx2.Response:
-        pool = min(self._pools, key=lambda one: one.open_requests)
+        pool = min(self._pools, key=lambda pool: pool.open_requests)
         pool.open_requests += 1
         try:
             return await pool.post("/chat/completions", content=body, cast_to=httpx2.Response)
@@ -185,6 +187,7 @@ class Client:
 
     async def _translated(self, cause: openai.APIError, where: str) -> CallError:
         served = ""
+        # A 404 most often means that the model has another name there.
         if isinstance(cause, openai.NotFoundError):
             with contextlib.suppress(CallError):
                 names = ", ".join((await self._list_models()).model_ids)
@@ -218,7 +221,7 @@ class Client:
         return Served(api_base=self.url, model_ids=tuple(card.id for card in models))
 
     async def _server_version(self) -> str | None:
-        """Ask for `/version`, which vLLM answers beside `/v1`; else take what the response's `Server` header says."""
+        """Return what `/version` says, which vLLM has beside `/v1`; else the `Server` header of the response."""
         try:
             response = await self._get(self._beside("/version"))
             return msgspec.json.decode(response.content, type=_Version).version
@@ -231,7 +234,7 @@ class Client:
         return self._base.rstrip("/").removesuffix("/v1") + path
 
     async def _get(self, path: str) -> httpx2.Response:
-        """Ask something beside the work: once, and briefly."""
+        """Send a request that is not a call: once, with a short time-out."""
         options: Any = {"timeout": self._side_timeout_s}
         return await self._pools[0].get(path, cast_to=httpx2.Response, options=options)
 

@@ -59,6 +59,7 @@ class OpenAIEngine:
         self._concurrency = client_concurrency
         self._video_times = video_times
         self._parts = PictureParts(pictures_as_video=pictures_as_video)
+        # An endpoint that is named twice would get twice the requests.
         for base in dict.fromkeys([api_base] if isinstance(api_base, str) else api_base):
             client = self.connect(base)
             self.router.add(client.url, client_concurrency, client)
@@ -91,9 +92,10 @@ class OpenAIEngine:
                 reply = await self._send(request, pictures)
                 return msgspec.structs.replace(reply, attempts=attempts + 1)
             except Stopped as error:
+                # What it failed with before says more than that the run stopped.
                 raise _with_attempts(last_error or error, attempts) from error
             except CallError as error:
-                attempts += 1 if error.endpoint else 0
+                attempts += 1 if error.endpoint else 0  # without an endpoint nothing was sent
                 # A lost connection says nothing of the call itself: another endpoint may answer it.
                 elsewhere = moves + 1 < len(self.router.endpoints) and self.router.any_up()
                 moves_on = error.kind == "connection" and elsewhere
@@ -104,6 +106,7 @@ class OpenAIEngine:
                     moves += 1
                     continue
                 retries += 1
+                # The limiter already pauses for a Retry-After.
                 if error.retry_after_s is None:
                     pause_s = min(_FIRST_PAUSE_S * 2 ** (retries - 1), _LONGEST_PAUSE_S)
                     # At random, so that calls that failed together do not come together.

@@ -14,7 +14,7 @@ NO_KEY = "EMPTY"
 """Sent where no API key is set. Source: vLLM's documentation of its OpenAI-compatible server."""
 
 _SHOULD_RETRY = "x-should-retry"
-"""OpenAI's servers say in this header whether asking again can help: not where a quota is used up, for one."""
+"""A header of OpenAI's servers: whether a retry can help. It cannot where a quota is used up, for one."""
 _TRANSIENT = frozenset({408, 409, 425, 429})
 _HINT_OF_STATUS = {
     401: "set the API key: --vlm.api_key_env names the environment variable that holds it",
@@ -37,27 +37,27 @@ _HINT_OF_WORDS = (
 
 
 def retry_after_s(error: openai.APIError) -> float | None:
-    """Read how long the server asks to be left alone, seconds: `Retry-After`, as a number or as an HTTP date."""
+    """Return `Retry-After` in seconds, whether it is a number or an HTTP date; None where there is none to keep to."""
     if not isinstance(error, openai.APIStatusError):
         return None
-    said = error.response.headers.get("retry-after", "")
+    header = error.response.headers.get("retry-after", "")
     try:
-        wait_s = float(said)
+        wait_s = float(header)
     except ValueError:
         try:
-            wait_s = (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds()
+            wait_s = (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds()
         except (ValueError, TypeError):  # no date, or one without a time zone
             return None
     return wait_s if math.isfinite(wait_s) and wait_s > 0 else None
 
 
 def hide(text: str, api_key: str | None) -> str:
-    """Blot out the API key, which some servers repeat in their messages."""
+    """Replace the API key by `***`: some servers repeat it in their messages."""
     return text.replace(api_key, "***") if api_key and api_key != NO_KEY else text
 
 
 def call_error(error: openai.APIError, *, where: str, api_key: str | None = None, served: str = "") -> CallError:
-    """Translate the client's error. `served` names the models there are, for a 404's hint."""
+    """Translate an error of the client. `served` names the server's models, for the hint of a 404."""
     if isinstance(error, openai.APIStatusError):
         return _status_error(error, where=where, api_key=api_key, served=served)
     cause = error.__cause__
@@ -97,11 +97,11 @@ def _status_error(error: openai.APIStatusError, *, where: str, api_key: str | No
     status = error.status_code
     message = hide(_message_of(error), api_key)
     transient = status in _TRANSIENT or status >= 500
-    said = error.response.headers.get(_SHOULD_RETRY)
+    should_retry = error.response.headers.get(_SHOULD_RETRY)
     return CallError(
         "the server failed" if transient else "the server refused the request",
         kind=f"http_{status}",
-        retryable=transient if said is None else said == "true",
+        retryable=transient if should_retry is None else should_retry == "true",
         where=where,
         got=f"HTTP {status}: {message}",
         hint=_hint(error, message, served),

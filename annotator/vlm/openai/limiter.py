@@ -45,6 +45,7 @@ class ConcurrencyLimiter:
         """Halve the size, once for all requests that were sent before it was last halved (the loop's clock)."""
         if sent_at >= self._shrunk_at:
             self._shrunk_at = asyncio.get_running_loop().time()
+            # By what was really in flight: without a limit the size is infinite.
             self.size = max(1.0, min(self.size, self.active) / 2)
 
     def grow(self) -> None:
@@ -64,6 +65,7 @@ class ConcurrencyLimiter:
                 turn.set_result(False)
 
     def _has_room(self) -> bool:
+        # `int` of infinity is an error.
         return self.active < int(min(self.size, 2**31)) and asyncio.get_running_loop().time() >= self._paused_until
 
     def _admit(self) -> None:

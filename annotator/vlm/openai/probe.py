@@ -1,4 +1,4 @@
-"""Look before the first call: does a server answer, and does it have the model?"""
+"""Checks before the first call: whether a server answers, and whether it has the model."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from annotator.vlm.openai.client import SIDE_TIMEOUT_S, Client, Served
 
 
 async def served_at(api_base: str, api_key: str | None = None, timeout_s: float = SIDE_TIMEOUT_S) -> Served:
-    """Ask an endpoint what it serves.
+    """Return what an endpoint serves.
 
     Raises:
         CallError: nothing usable answers there.
@@ -22,7 +22,7 @@ async def served_at(api_base: str, api_key: str | None = None, timeout_s: float 
 
 
 async def probe(api_base: str, api_key: str | None = None, timeout_s: float = SIDE_TIMEOUT_S) -> Served | None:
-    """Ask an endpoint what it serves, or return None if no OpenAI-compatible server answers there.
+    """Return what an endpoint serves, or None if no OpenAI-compatible server answers there.
 
     Raises:
         NoEngine: a server is there, but it refuses the API key: looking further would hide that.
@@ -38,7 +38,7 @@ async def probe(api_base: str, api_key: str | None = None, timeout_s: float = SI
 async def require(
     api_base: str, model_id: str, api_key: str | None = None, timeout_s: float = SIDE_TIMEOUT_S
 ) -> Served:
-    """Check before the first call that a server answers and has the model.
+    """Return what an endpoint serves, which must include the model.
 
     Raises:
         NoEngine: it does not answer, or it serves other models.
@@ -59,24 +59,24 @@ async def require(
 
 
 async def require_any(api_bases: Sequence[str], model_id: str, api_key: str | None = None) -> list[CallError | None]:
-    """Check several endpoints at once: one that has the model is enough, if of the others nothing is to be heard.
+    """Check several endpoints at once: one that has the model is enough, as long as the others are silent.
 
-    Returns for each, in their order, why it does not answer, or None.
+    Returns one item per endpoint, in their order: why it does not answer, or None.
 
     Raises:
         NoEngine: none answers; or one does, and is no model server, serves other models or refuses the API key.
     """
     checks = [require(api_base, model_id, api_key) for api_base in api_bases]
-    found = await asyncio.gather(*checks, return_exceptions=True)
-    silent = [_silence(outcome) for outcome in found]
-    for outcome, silence in zip(found, silent, strict=True):
-        if isinstance(outcome, BaseException) and (silence is None or None not in silent):
+    outcomes = await asyncio.gather(*checks, return_exceptions=True)
+    silences = [_silence(outcome) for outcome in outcomes]
+    for outcome, silence in zip(outcomes, silences, strict=True):
+        if isinstance(outcome, BaseException) and (silence is None or None not in silences):
             raise outcome
-    return silent
+    return silences
 
 
 def _silence(outcome: Served | BaseException) -> CallError | None:
-    """What is ill, busy or not there may come later; what answers something else stays what it is."""
+    """Return why an endpoint is unhealthy, busy or not there, which may pass; None for any other outcome."""
     error = outcome.__cause__ if isinstance(outcome, NoEngine) else None
     if isinstance(error, CallError) and error.kind.startswith(("connection", "timeout", "http_429", "http_5")):
         return error

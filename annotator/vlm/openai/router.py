@@ -95,14 +95,14 @@ class Router(Generic[C]):
         while True:
             if self._stopped:
                 raise Stopped("the run asks nothing more", kind="stopped", retryable=True, where=where, attempts=0)
-            changed = self._changed
+            changed = self._changed  # taken before choosing: a change in between is not missed
             endpoint = self._choose(episode)
             if endpoint is None:
                 if all(other.state == "gone" for other in self.endpoints):
                     raise _all_gone(where)
                 await changed.wait()
                 continue
-            endpoint.open_calls += 1
+            endpoint.open_calls += 1  # also while it waits: the next episode is assigned by it
             try:
                 if await endpoint.limiter.acquire():
                     if not self._stopped:
@@ -213,6 +213,7 @@ class Router(Generic[C]):
         if endpoint.state != "up":
             return
         self._set(endpoint, "starting" if endpoint.supervised else "down")
+        # Noted once an outage, and not where the errors of the calls themselves say it.
         if len(self.endpoints) > 1 and endpoint.client is not None and endpoint.outages == 0:
             consequence = consequence or ("going on with the others" if self.any_up() else "and no other is left")
             self._note(f"{endpoint.client.url} does not answer ({error.kind}): {consequence}")
@@ -240,6 +241,7 @@ class Router(Generic[C]):
         """Let calls in. If the others took its share while it was away, all episodes are assigned anew."""
         self._set(endpoint, "up")
         up = [other for other in self.endpoints if other.state == "up"]
+        # Assigning anew costs every episode its prefix cache, so a small imbalance stays.
         if endpoint.episodes * len(up) * _SHARE >= sum(other.episodes for other in up):
             return
         self._sticky.clear()
@@ -253,6 +255,7 @@ class Router(Generic[C]):
         for other in self.endpoints:
             if other.state in ("starting", "gone") or (other.state == "down" and self.any_up()):
                 other.limiter.dismiss_waiting()
+        # Wakes those that wait now, and no later ones.
         self._changed.set()
         self._changed = asyncio.Event()
 

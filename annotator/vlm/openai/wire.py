@@ -25,7 +25,7 @@ Part = msgspec.Raw
 
 
 class BadReply(Exception):
-    """The body is no usable completion; `reason` is one line about why, `refused` that the model declined in words."""
+    """The body is no usable completion: `reason` says why in one line; `refused`: the model declined in words."""
 
     def __init__(self, reason: str, *, hint: str = "", refused: bool = False) -> None:
         super().__init__(reason)
@@ -35,7 +35,7 @@ class BadReply(Exception):
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server said, of what we use."""
+    """The fields of a completion that are used here."""
 
     text: str
     finish_reason: str
@@ -66,7 +66,7 @@ class _Body(msgspec.Struct, frozen=True):
 
 
 class PictureParts:
-    """Message parts of pictures, each picture encoded once and kept under its media digest, up to `limit_bytes`.
+    """Message parts of pictures: each picture is encoded once and cached by its media digest, up to `limit_bytes`.
 
     A video is one `video_url` part, or, with `pictures_as_video` off, a run of `image_url` parts.
     """
@@ -74,31 +74,27 @@ class PictureParts:
     def __init__(self, *, pictures_as_video: bool = True, limit_bytes: int = 128 * 1024 * 1024) -> None:
         self._as_video = pictures_as_video
         self._limit_bytes = limit_bytes
-        self._kept: OrderedDict[Digest, tuple[Part, ...]] = OrderedDict()
-        self._kept_bytes = 0
+        self._cache: OrderedDict[Digest, tuple[Part, ...]] = OrderedDict()
+        self._cached_bytes = 0
 
     async def get(self, picture: Picture) -> tuple[Part, ...]:
-        """Encode a picture, off the event loop if it is large."""
-        known = self._kept.get(picture.media_digest)
-        if known is not None:
-            self._kept.move_to_end(picture.media_digest)
-            return known
+        """Return the parts of a picture, encoded off the event loop if it is large."""
+        cached = self._cache.get(picture.media_digest)
+        if cached is not None:
+            self._cache.move_to_end(picture.media_digest)
+            return cached
         if sum(map(len, picture.jpegs)) > _OFF_THE_LOOP_BYTES:
             parts = await asyncio.to_thread(_encode, picture, self._as_video)
         else:
             parts = _encode(picture, self._as_video)
-        self._keep(picture.media_digest, parts)
+        # Another request may have encoded the same picture meanwhile.
+        if picture.media_digest not in self._cache:
+            self._cache[picture.media_digest] = parts
+            self._cached_bytes += _size(parts)
+            while self._cached_bytes > self._limit_bytes:
+                _, dropped = self._cache.popitem(last=False)
+                self._cached_bytes -= _size(dropped)
         return parts
-
-    def _keep(self, digest: Digest, parts: tuple[Part, ...]) -> None:
-        # Two requests may have encoded the same picture at once; the second then finds it kept.
-        if digest in self._kept:
-            return
-        self._kept[digest] = parts
-        self._kept_bytes += _size(parts)
-        while self._kept_bytes > self._limit_bytes:
-            _, dropped = self._kept.popitem(last=False)
-            self._kept_bytes -= _size(dropped)
 
 
 def _size(parts: tuple[Part, ...]) -> int:
@@ -106,10 +102,10 @@ def _size(parts: tuple[Part, ...]) -> int:
 
 
 def _encode(picture: Picture, as_video: bool) -> tuple[Part, ...]:
-    coded = [base64.b64encode(jpeg) for jpeg in picture.jpegs]
+    encoded = [base64.b64encode(jpeg) for jpeg in picture.jpegs]
     if picture.kind == "video" and as_video:
-        return (_media_part(b"video_url", b"data:video/jpeg;base64," + b",".join(coded)),)
-    return tuple(_media_part(b"image_url", b"data:image/jpeg;base64," + image) for image in coded)
+        return (_media_part(b"video_url", b"data:video/jpeg;base64," + b",".join(encoded)),)
+    return tuple(_media_part(b"image_url", b"data:image/jpeg;base64," + image) for image in encoded)
 
 
 def _media_part(kind: bytes, url: bytes) -> Part:
@@ -121,15 +117,17 @@ def request_body(request: Request, pictures: Sequence[Sequence[Part]], *, video_
     """Encode a request: a pure function of it. `pictures[i]` are the parts of `request.pictures[i]`.
 
     Settings at their neutral value (no token limit, no kwargs, no reasoning effort) are left out, since servers
-    that do not know them refuse them; `video_times` says how videos are to be read, which is vLLM's own.
+    that do not know them refuse them. `video_times` adds vLLM's `media_io_kwargs`.
     """
     model = request.model
+    # OpenAI allows letters, digits, _ and - in a schema's name, at most 64 of them.
+    schema_name = "".join(c if c.isalnum() and c.isascii() else "_" for c in request.step)[:64] or "answer"
     body: dict[str, Any] = {
         "model": model.model_id,
         "messages": [_message(message, pictures) for message in request.messages],
         "response_format": {
             "type": "json_schema",
-            "json_schema": {"name": _schema_name(request.step), "schema": request.schema, "strict": True},
+            "json_schema": {"name": schema_name, "schema": request.schema, "strict": True},
         },
         "seed": request.seed,
         "temperature": model.temperature,
@@ -143,8 +141,8 @@ def request_body(request: Request, pictures: Sequence[Sequence[Part]], *, video_
         body["chat_template_kwargs"] = model.chat_template_kwargs
     if model.mm_processor_kwargs:
         body["mm_processor_kwargs"] = model.mm_processor_kwargs
-    if video_times and (told := media_io(request)):
-        body["media_io_kwargs"] = told
+    if video_times and (media_io_kwargs := media_io(request)):
+        body["media_io_kwargs"] = media_io_kwargs
     return msgspec.json.encode(body)
 
 
@@ -162,13 +160,8 @@ def _message(message: Message, pictures: Sequence[Sequence[Part]]) -> dict[str, 
     return {"role": message.role, "content": content}
 
 
-def _schema_name(step: str) -> str:
-    # OpenAI allows letters, digits, _ and - in a schema's name, at most 64 of them.
-    return "".join(c if c.isalnum() and c.isascii() else "_" for c in step)[:64] or "answer"
-
-
 def read_completion(body: bytes) -> Completion:
-    """Read a completion's JSON.
+    """Decode a completion.
 
     Raises:
         BadReply: it is not one, or it holds no text.
@@ -209,6 +202,6 @@ def _looks_like(body: bytes) -> str:
 
 
 def excerpt(body: bytes, limit: int = 200) -> str:
-    """Shorten a body for a message: one line, blank space collapsed."""
+    """Return the beginning of a body for a message: one line, whitespace collapsed."""
     line = " ".join(body[: 4 * limit].decode("utf-8", "replace").split())
     return line if len(line) <= limit else f"{line[:limit]}…"

@@ -14,13 +14,13 @@ from annotator_store.keys import Text
 Scripted = Answer | Mapping[str, Any] | str | Exception
 """An answer, its JSON object, a raw reply text (which may be broken on purpose), or an error to raise."""
 Script = Mapping[str, Scripted | Callable[[Request], Scripted]] | Callable[[Request], Scripted | None]
-"""Step → what it answers, or one function of the request; a step it leaves out, or None, is sampled."""
+"""Step → its answer, or one function of the request; a step that is left out, or None, is sampled."""
 
 
 class ScriptedEngine:
     """Answer each step as the script says; sample what it leaves out from the request's key.
 
-    `requests` holds every request it saw, in order, where `record` is set: pictures too, so mind the memory.
+    With `record`, `requests` holds every request in order, with its pictures: mind the memory.
     `delay_s` is how long each answer takes. The texts do not describe the footage and must never pose as a model's.
     """
 
@@ -47,7 +47,7 @@ class ScriptedEngine:
         """Answer from the script.
 
         Raises:
-            Exception: the very error that the script names for this step.
+            Exception: the error that the script holds for this step.
         """
         if self._record:
             self.requests.append(request)
@@ -57,7 +57,7 @@ class ScriptedEngine:
         return Reply(text=text, tokens_in=words, tokens_out=len(text.split()), elapsed_s=self._delay_s)
 
     async def aclose(self) -> None:
-        """Nothing is held."""
+        """Nothing is open."""
 
     def _text(self, request: Request) -> str:
         answer = self._answer(request)

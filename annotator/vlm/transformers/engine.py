@@ -11,7 +11,7 @@ from annotator.vlm.transformers.model import LoadedModel
 
 
 class TransformersEngine:
-    """Answer with a model loaded here, held to the answer's JSON schema. Requests wait in line for one thread.
+    """Answer with a model loaded here, held to the answer's JSON schema. Requests queue for one thread.
 
     `max_model_len` shortens the model's context, tokens. The model runs on the first CUDA device, else on the CPU.
     A seed gives the same text again on the same hardware and versions.
@@ -48,21 +48,21 @@ class TransformersEngine:
             NoEngine: the model cannot be loaded.
         """
         model = await self._model()
-        left = threading.Event()
+        cancelled = threading.Event()
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(
-                self._thread, self._answer, model, request, lambda: left.is_set() or self._closed.is_set()
+                self._thread, self._answer, model, request, lambda: cancelled.is_set() or self._closed.is_set()
             )
         finally:
-            left.set()
+            cancelled.set()
 
     def stop(self) -> None:
-        """Begin nothing more: calls that wait for their turn fail, the one being answered ends as it would."""
+        """Start no further call: those that wait fail with `attempts` 0, the one being answered ends as it would."""
         self._stopped.set()
 
     async def aclose(self) -> None:
-        """End what is being generated, and let go of the model."""
+        """End the generation that is under way, and release the model."""
         self._stopped.set()
         self._closed.set()
         await asyncio.to_thread(self._thread.shutdown, wait=True)

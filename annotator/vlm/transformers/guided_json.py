@@ -1,5 +1,5 @@
 # pyright: reportMissingImports=false
-"""Hold a reply to a JSON schema while transformers generates it, by llguidance's token masks."""
+"""Constrain a reply to a JSON schema while transformers generates it, by llguidance's token masks."""
 
 import json
 from typing import Any
@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 COMPACT = {"whitespace_flexible": False}
-"""No blanks between JSON tokens: a model that may add any amount of them sometimes never stops."""
+"""No whitespace between JSON tokens: a model that may add any amount of it sometimes never stops."""
 
 
 def constraint_tokenizer(tokenizer: Any, logits: int, end_ids: list[int]) -> Any:
-    """Prepare a model's tokenizer for masks, once: it takes about a second. `logits` is the width of its output.
+    """Return a model's tokenizer as llguidance takes it; takes about a second. `logits` is the width of its output.
 
     Raises:
         ValueError: the tokenizer is not one of the fast kind.
@@ -34,13 +34,13 @@ class JsonConstraint:
         self._matcher = llguidance.LLMatcher(tokenizer, grammar)
         if self._matcher.is_error():
             raise ValueError(f"the schema cannot be compiled: {self._matcher.get_error()}")
-        self._begun = False
+        self._started = False
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         """Mask the next token's scores. `input_ids`: (1, tokens so far), `scores`: (1, vocabulary)."""
-        if self._begun:
+        if self._started:
             self._matcher.consume_token(int(input_ids[0, -1]))
-        self._begun = True
-        # One byte a token, 0 where it is not allowed.
+        self._started = True
+        # (vocabulary,) uint8, 0 where a token is not allowed; the output may be narrower than the tokenizer.
         allowed = np.frombuffer(self._matcher.compute_logit_bias(), np.uint8)[: scores.shape[-1]]
         return scores.masked_fill(torch.from_numpy(allowed == 0).to(scores.device), float("-inf"))

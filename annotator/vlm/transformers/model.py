@@ -15,7 +15,7 @@ from PIL import Image
 from annotator.errors import CallError, NoEngine
 from annotator.media.picture import Picture
 from annotator.vlm.base import Reply, Request
-from annotator.vlm.chat import clock_of, reply_tokens, template_kwargs
+from annotator.vlm.chat import number_frames, reply_tokens, template_kwargs
 from annotator.vlm.transformers.guided_json import JsonConstraint, constraint_tokenizer
 from annotator_store.keys import Message, Text
 
@@ -35,11 +35,12 @@ class LoadedModel:
         self._context = min(max_model_len or text.max_position_embeddings, text.max_position_embeddings)
         end_ids = self._model.generation_config.eos_token_id
         self._end_ids: list[int] = [end_ids] if isinstance(end_ids, int) else list(end_ids or ())
-        self._held = constraint_tokenizer(self._processor.tokenizer, text.vocab_size, self._end_ids)
+        device = self._model.device
+        self._constraint_tokenizer = constraint_tokenizer(self._processor.tokenizer, text.vocab_size, self._end_ids)
         self.revision = getattr(self._model.config, "_commit_hash", None) or revision
         self.versions: Mapping[str, str] = {
             **{name: importlib.metadata.version(name) for name in ("transformers", "torch", "llguidance")},
-            "hardware": _hardware(self._model.device),
+            "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         }
 
     def answer(self, request: Request, stopped: Callable[[], bool]) -> Reply:
@@ -53,19 +54,25 @@ class LoadedModel:
         try:
             inputs = self._inputs(request).to(self._model.device)
             prompt_tokens = int(inputs["input_ids"].shape[1])
-            self._refuse_too_long(request, prompt_tokens)
+            if prompt_tokens >= self._context:
+                got = f"{prompt_tokens} tokens of prompt, where the context has {self._context}"
+                raise _refused(request, got, hint=_FEWER_FRAMES)
             ids = self._generate(request, inputs, prompt_tokens, stopped)
         except torch.OutOfMemoryError as cause:
-            raise _out_of_memory(request, cause) from cause
+            got = " ".join(str(cause).split())[:200]
+            raise _call_error(
+                request, "the device is out of memory", "out_of_memory", got, _FEWER_FRAMES, retryable=False
+            ) from cause
         except RuntimeError as cause:
-            # Numbers that overflow, and whatever goes wrong on the device.
+            # Overflowing numbers, and whatever goes wrong on the device.
             raise _failed(request, cause) from cause
         except (ValueError, TypeError, KeyError, IndexError, OSError, jinja2.TemplateError) as cause:
-            # The processors' ways of saying no: to a picture, to an argument, to the order of the messages.
+            # What processors refuse a picture, an argument or the order of the messages with.
             raise _refused(request, f"{type(cause).__name__}: {cause}") from cause
         ended = bool(ids) and ids[-1] in self._end_ids
         if stopped() and not ended:
-            raise _closed(request)
+            what = "the engine was closed before the reply was complete"
+            raise _call_error(request, what, "engine_closed", "", "the next run asks again")
         return Reply(
             text=self._processor.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True),
             finish_reason="stop" if ended else "length",
@@ -84,15 +91,10 @@ class LoadedModel:
         )
         return self._processor(text=[text], return_tensors="pt", **_media(request), **request.model.mm_processor_kwargs)
 
-    def _refuse_too_long(self, request: Request, prompt_tokens: int) -> None:
-        if prompt_tokens >= self._context:
-            got = f"{prompt_tokens} tokens of prompt, where the context has {self._context}"
-            raise _refused(request, got, hint=_FEWER_FRAMES)
-
     def _generate(self, request: Request, inputs: Any, prompt_tokens: int, stopped: Callable[[], bool]) -> list[int]:
         model = request.model
         sampled = {"temperature": model.temperature, "top_p": model.top_p} if model.temperature > 0 else {}
-        # The library's own default of the 50 likeliest tokens would be a setting that nobody made.
+        # The library's default of the 50 likeliest tokens would be a setting that nobody made.
         top_k = {"top_k": self._model.generation_config.top_k or 0} if sampled else {}
         torch.manual_seed(request.seed)
         with torch.inference_mode():
@@ -102,14 +104,14 @@ class LoadedModel:
                 **top_k,
                 do_sample=bool(sampled),
                 max_new_tokens=reply_tokens(model, prompt_tokens=prompt_tokens, context_tokens=self._context),
-                logits_processor=[JsonConstraint(self._held, request.schema)],
+                logits_processor=[JsonConstraint(self._constraint_tokenizer, request.schema)],
                 stopping_criteria=[_Stop(stopped)],
             )
         return ids[0, prompt_tokens:].tolist()
 
 
 class _Stop:
-    """A stopping criterion that asks whether anybody still waits."""
+    """A stopping criterion that ends the generation once nobody waits for it."""
 
     def __init__(self, stopped: Callable[[], bool]) -> None:
         self._stopped = stopped
@@ -134,10 +136,6 @@ def _load(model_id: str, revision: str | None) -> tuple[Any, Any]:
         ) from cause
 
 
-def _hardware(device: Any) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
 def _message(message: Message, pictures: tuple[Picture, ...]) -> dict[str, Any]:
     parts = [
         {"type": "text", "text": part.text} if isinstance(part, Text) else {"type": pictures[part.index].kind}
@@ -147,79 +145,53 @@ def _message(message: Message, pictures: tuple[Picture, ...]) -> dict[str, Any]:
 
 
 def _media(request: Request) -> dict[str, Any]:
-    """The pictures, in the order in which the messages show them, as a processor's arguments."""
+    """Return a processor's arguments for the pictures, in the order in which the messages show them."""
     shown = [
         request.pictures[part.index]
         for message in request.messages
         for part in message.parts
         if not isinstance(part, Text)
     ]
-    images = [_decoded(jpeg) for picture in shown if picture.kind == "image" for jpeg in picture.jpegs]
+    images = [image for picture in shown if picture.kind == "image" for image in _decode(picture)]
     videos = [picture for picture in shown if picture.kind == "video"]
     media: dict[str, Any] = {"images": images} if images else {}
     if videos:
-        media["videos"] = [[_decoded(jpeg) for jpeg in video.jpegs] for video in videos]
-        media["video_metadata"] = [_metadata(video) for video in videos]
+        media["videos"] = [_decode(video) for video in videos]
+        media["video_metadata"] = [_video_metadata(video) for video in videos]
         media["do_sample_frames"] = False
     return media
 
 
-def _decoded(jpeg: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(jpeg)).convert("RGB")
+def _decode(picture: Picture) -> list[Image.Image]:
+    return [Image.open(io.BytesIO(jpeg)).convert("RGB") for jpeg in picture.jpegs]
 
 
-def _metadata(video: Picture) -> dict[str, Any]:
-    clock = clock_of(video.timestamps)
-    count = clock.indices[-1] + 1
+def _video_metadata(video: Picture) -> dict[str, Any]:
+    numbers = number_frames(video.timestamps)
+    count = numbers.indices[-1] + 1
     return {
-        "fps": clock.fps,
-        "frames_indices": list(clock.indices),
+        "fps": numbers.fps,
+        "frames_indices": list(numbers.indices),
         "total_num_frames": count,
-        "duration": count / clock.fps,
+        "duration": count / numbers.fps,
     }
 
 
 def _refused(request: Request, got: str, *, hint: str = "") -> CallError:
-    return CallError(
-        "the model cannot take the request",
-        kind="bad_request",
-        retryable=False,
-        where=f"{request.step} at {request.model.model_id}",
-        got=" ".join(got.split())[:400],
-        hint=hint or "the model's processor says so; --vlm.mm_processor_kwargs and --vlm.chat_template_kwargs reach it",
-    )
-
-
-def _out_of_memory(request: Request, cause: Exception) -> CallError:
-    return CallError(
-        "the device is out of memory",
-        kind="out_of_memory",
-        retryable=False,
-        where=f"{request.step} at {request.model.model_id}",
-        got=" ".join(str(cause).split())[:200],
-        hint=_FEWER_FRAMES,
-    )
+    hint = hint or "the model's processor says so; --vlm.mm_processor_kwargs and --vlm.chat_template_kwargs reach it"
+    got = " ".join(got.split())[:400]
+    return _call_error(request, "the model cannot take the request", "bad_request", got, hint, retryable=False)
 
 
 def _failed(request: Request, cause: Exception) -> CallError:
     got = " ".join(str(cause).split())[:400]
+    hint = "the next run asks again; inf or nan comes of weights, or of a number format that this device lacks"
     # After an error of the device itself, everything further in this process fails with the same.
-    dead = "CUDA error" in got
-    return CallError(
-        "the device failed" if dead else "the model failed",
-        kind="engine_dead" if dead else "engine_failed",
-        retryable=True,
-        where=f"{request.step} at {request.model.model_id}",
-        got=got,
-        hint="the next run asks again; inf or nan comes of weights, or of a number format that this device lacks",
-    )
+    if "CUDA error" in got:
+        return _call_error(request, "the device failed", "engine_dead", got, hint)
+    return _call_error(request, "the model failed", "engine_failed", got, hint)
 
 
-def _closed(request: Request) -> CallError:
-    return CallError(
-        "the engine was closed before the reply was complete",
-        kind="engine_closed",
-        retryable=True,
-        where=f"{request.step} at {request.model.model_id}",
-        hint="the next run asks again",
-    )
+def _call_error(request: Request, what: str, kind: str, got: str, hint: str, *, retryable: bool = True) -> CallError:
+    where = f"{request.step} at {request.model.model_id}"
+    return CallError(what, kind=kind, retryable=retryable, where=where, got=got, hint=hint)

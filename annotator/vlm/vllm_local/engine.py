@@ -1,5 +1,5 @@
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
-"""vLLM in this process: no server, no HTTP; its engine's own process and its GPUs belong to the run."""
+"""vLLM in this process: no server, no HTTP. Its engine core runs in processes of the run."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ from typing import Any
 from annotator.errors import CallError
 from annotator.vlm.base import EngineContext, Reply, Request
 from annotator.vlm.openai.router import Stopped
-from annotator.vlm.vllm_local.messages import rendered, sampling
+from annotator.vlm.vllm_local.messages import render_prompt, sampling_params
 from annotator.vlm.vllm_local.processes import EngineProcesses
 from annotator.vlm.vllm_local.startup import boot
 from annotator.vlm.vllm_server.command import visible_gpus
@@ -23,8 +23,8 @@ _SHUTDOWN_S = 30.0
 class VllmEngine:
     """Answer with vLLM's asynchronous engine, held to the answer's JSON schema by its guidance backend.
 
-    `max_model_len` is the context, tokens; None takes what fits. `gpu_memory_utilization` is the part of each GPU
-    that the engine may fill; None leaves it to vLLM. `client_concurrency` limits requests in flight; 0 sets no limit.
+    `max_model_len` is the context, tokens; None takes what fits. `gpu_memory_utilization` is the share of each GPU's
+    memory that the engine may fill; None leaves it to vLLM. `client_concurrency` limits requests in flight, unless 0.
     `engine_kwargs` are further arguments of vLLM's engine. Several requests are answered in one batch, so a seed gives
     the same text again only where the batch cannot matter: see `batch_invariant` in a reply's versions.
     """
@@ -57,14 +57,14 @@ class VllmEngine:
         self._starting: asyncio.Task[Any] | None = None
         self._processes: EngineProcesses | None = None
         self._stopped = False
-        self._numbers = itertools.count()
+        self._numbers = itertools.count()  # vLLM wants another id for a request that is asked again
         self._versions: Mapping[str, str] = {}
 
     async def start(self) -> Any:
-        """Start vLLM, unless it runs, and give its `AsyncLLM`.
+        """Return vLLM's `AsyncLLM`, starting it on first use. Concurrent callers share one start and its failure.
 
         Raises:
-            NoEngine: it does not come up.
+            NoEngine: it does not start.
         """
         if self._starting is None:
             # A task of its own: a caller that is cancelled leaves it to the others.
@@ -81,7 +81,7 @@ class VllmEngine:
         Raises:
             CallError: no usable reply. `kind` is `bad_request`, `engine_failed` or `engine_dead`.
             Stopped: its turn came after `stop`.
-            NoEngine: vLLM does not come up.
+            NoEngine: vLLM does not start.
         """
         llm = await self.start()
         from vllm.exceptions import VLLMClientError, VLLMError
@@ -102,18 +102,18 @@ class VllmEngine:
             return self._reply(request, output, time.monotonic() - started)
 
     def stop(self) -> None:
-        """Begin nothing more: a call that still waits for its turn fails, those in the batch end as they would."""
+        """Start no further call: those that wait fail with `attempts` 0, those in the batch end as they would."""
         self._stopped = True
 
     async def aclose(self) -> None:
-        """Stop vLLM's processes, also where they are being started; requests in flight end with an error."""
+        """Stop vLLM's processes, also while they are being started; requests in flight end with an error."""
         starting, self._starting = self._starting, None
         processes, self._processes = self._processes, None
         if starting is None or processes is None:
             return
         if not starting.done():
             processes.abandon()
-        # A start that failed was told to whoever waited for it.
+        # A failed start was raised to its callers.
         (llm,) = await asyncio.gather(starting, return_exceptions=True)
         if not isinstance(llm, BaseException):
             await self._shut_down(llm)
@@ -133,33 +133,33 @@ class VllmEngine:
 
     async def _shut_down(self, llm: Any) -> None:
         if llm.output_handler is not None and not llm.get_num_unfinished_requests():
-            # Else it takes the end of the engine for its death, and says so at length.
+            # Else it takes the end of the engine for its death, and logs that at length.
             llm.output_handler.cancel()
         await asyncio.to_thread(llm.shutdown, timeout=_SHUTDOWN_S)
         # Its finalizer shuts down once more, at the interpreter's end, when the modules it needs are gone.
-        llm.shutdown = _nothing
+        llm.shutdown = lambda timeout=None: None
         if llm.output_handler is not None:
             await asyncio.gather(llm.output_handler, return_exceptions=True)
 
     async def _output(self, llm: Any, request: Request) -> Any:
-        prompt = await rendered(llm, request)
-        self._refuse_stopped(request)
-        last: Any = None
-        parameters = sampling(llm, request, prompt_tokens=len(prompt["prompt_token_ids"]))
+        prompt = await render_prompt(llm, request)
+        self._refuse_stopped(request)  # rendering many pictures takes a while
+        last_output: Any = None
+        parameters = sampling_params(llm, request, prompt_tokens=len(prompt["prompt_token_ids"]))
         async for output in llm.generate(prompt, parameters, f"{request.key}-{next(self._numbers)}"):
-            last = output
-        return last
+            last_output = output
+        return last_output
 
     def _reply(self, request: Request, output: Any, elapsed_s: float) -> Reply:
-        said = output.outputs[0]
-        if said.finish_reason not in ("stop", "length"):
-            got = f"finish_reason {said.finish_reason}"
+        completion = output.outputs[0]
+        if completion.finish_reason not in ("stop", "length"):
+            got = f"finish_reason {completion.finish_reason}"
             raise self._failed(request, "vLLM ended the reply", "engine_failed", got)
         return Reply(
-            text=said.text,
-            finish_reason=said.finish_reason,
+            text=completion.text,
+            finish_reason=completion.finish_reason,
             tokens_in=len(output.prompt_token_ids),
-            tokens_out=len(said.token_ids),
+            tokens_out=len(completion.token_ids),
             elapsed_s=elapsed_s,
             model_revision=self._versions.get("model_revision") or self._revision,
             versions={name: value for name, value in self._versions.items() if name != "model_revision"},
@@ -226,10 +226,6 @@ async def open_engine(context: EngineContext) -> VllmEngine:
     return engine
 
 
-def _nothing(timeout: float | None = None) -> None:
-    """There is nothing left to shut down."""
-
-
 def _hint(got: str) -> str:
     if "context length" in got or "max_model_len" in got or "maximum model length" in got:
         return (
@@ -246,11 +242,11 @@ def _versions(llm: Any) -> dict[str, str]:
     from vllm import envs
     from vllm.platforms import current_platform
 
-    found = {
+    versions = {
         "vllm": vllm.__version__,
         "torch": importlib.metadata.version("torch"),
         "hardware": str(current_platform.get_device_name()),
         "batch_invariant": str(bool(envs.VLLM_BATCH_INVARIANT)).lower(),
     }
     revision = getattr(llm.model_config.hf_config, "_commit_hash", None)
-    return {**found, "model_revision": revision} if revision else found
+    return {**versions, "model_revision": revision} if revision else versions

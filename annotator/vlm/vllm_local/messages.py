@@ -1,5 +1,5 @@
 # pyright: reportMissingImports=false
-"""A request as vLLM's own chat renderer takes it: the messages, and how its pictures are to be read."""
+"""A request as vLLM's own chat renderer takes it: messages, pictures and how they are read, sampling."""
 
 import base64
 from typing import Any
@@ -11,12 +11,12 @@ from annotator_store.keys import Message, Text
 
 
 def conversation(request: Request) -> list[dict[str, Any]]:
-    """Write the messages out, each picture under its media digest, so that one seen before is not processed again."""
+    """Return the messages, each picture with its media digest, so that vLLM processes it once for all requests."""
     return [_message(message, request.pictures) for message in request.messages]
 
 
-async def rendered(llm: Any, request: Request) -> Any:
-    """Render the prompt as the engine takes it, by the renderer that vLLM's server uses, so with the same tokens."""
+async def render_prompt(llm: Any, request: Request) -> Any:
+    """Render the prompt with the renderer of vLLM's server, so with the same tokens."""
     from vllm.renderers import ChatParams
 
     renderer, model = llm.renderer, request.model
@@ -35,8 +35,8 @@ async def rendered(llm: Any, request: Request) -> Any:
     return prompt
 
 
-def sampling(llm: Any, request: Request, *, prompt_tokens: int) -> Any:
-    """Gather how the reply is sampled.
+def sampling_params(llm: Any, request: Request, *, prompt_tokens: int) -> Any:
+    """Return vLLM's `SamplingParams` for a request.
 
     Raises:
         ValueError: the prompt leaves no room for a reply.
@@ -45,14 +45,14 @@ def sampling(llm: Any, request: Request, *, prompt_tokens: int) -> Any:
 
     model = request.model
     context = llm.model_config.max_model_len
-    most = reply_tokens(model, prompt_tokens=prompt_tokens, context_tokens=context)
-    if most < 1:
+    max_tokens = reply_tokens(model, prompt_tokens=prompt_tokens, context_tokens=context)
+    if max_tokens < 1:
         raise ValueError(f"{prompt_tokens} tokens of prompt fill the maximum model length of {context}")
-    # As the server does: what the model's own generation_config.json says holds where no setting does.
-    own = llm.model_config.get_diff_sampling_param()
-    set_here = {"temperature": model.temperature, "top_p": model.top_p, "max_tokens": most}
+    # As in the server, the model's generation_config.json holds where no setting does.
+    defaults = llm.model_config.get_diff_sampling_param()
+    settings = {"temperature": model.temperature, "top_p": model.top_p, "max_tokens": max_tokens}
     return SamplingParams(
-        **{**own, **set_here},
+        **{**defaults, **settings},
         seed=request.seed,
         structured_outputs=StructuredOutputsParams(json=request.schema),
         output_kind=RequestOutputKind.FINAL_ONLY,
@@ -70,11 +70,11 @@ def _message(message: Message, pictures: tuple[Picture, ...]) -> dict[str, Any]:
 
 
 def _parts(picture: Picture) -> list[dict[str, Any]]:
-    coded = [base64.b64encode(jpeg).decode() for jpeg in picture.jpegs]
+    encoded = [base64.b64encode(jpeg).decode() for jpeg in picture.jpegs]
     if picture.kind == "video":
-        return [_part("video_url", "data:video/jpeg;base64," + ",".join(coded), picture.media_digest)]
+        return [_part("video_url", "data:video/jpeg;base64," + ",".join(encoded), picture.media_digest)]
     # One digest names one item: an image picture holds one.
-    return [_part("image_url", "data:image/jpeg;base64," + image, picture.media_digest) for image in coded]
+    return [_part("image_url", "data:image/jpeg;base64," + image, picture.media_digest) for image in encoded]
 
 
 def _part(kind: str, url: str, uuid: str) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 # pyright: reportMissingImports=false
-"""Start vLLM's engine beside this process: its arguments, and what to say when it does not come up."""
+"""Start vLLM's engine: its arguments, and the hints for when it does not start."""
 
 import importlib.util
 import os
@@ -10,15 +10,16 @@ from annotator.errors import NoEngine
 from annotator.vlm.base import Availability, EngineContext
 from annotator.vlm.vllm_server.command import visible_gpus
 
-_SURROUNDINGS = {
+_ENVIRONMENT = {
     # stdout is for data.
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
 """Set before vLLM is imported, where nobody set them. None of them can change an answer."""
 
-_FITTING = -1
-"""As long a context as the memory holds. Source: vLLM 0.32, ModelConfig.max_model_len."""
+_GOT_CHARACTERS = 400
+_FIT_MEMORY = -1
+"""Have vLLM take as long a context as the memory holds. Source: vLLM 0.32, ModelConfig.max_model_len."""
 
 _HINTS = (
     (("gpu_memory_utilization", "kv cache", "out of memory", "outofmemory", "max_model_len", "max seq len",
@@ -32,7 +33,7 @@ _HINTS = (
     (("unexpected keyword", "engine_kwargs", "validation error"),
      "--vlm.engine_kwargs takes the names of vLLM's engine arguments, such as {\"max_num_seqs\": 64}"),
 )  # fmt: skip
-_UNKNOWN = (
+_UNKNOWN_HINT = (
     "what vLLM printed above says why; most often the model needs more memory (lower --vlm.max_model_len, raise"
     " --vlm.gpu_memory_utilization) or more GPUs (--vlm.tensor_parallel_size)"
 )
@@ -57,14 +58,14 @@ def boot(
     more: Mapping[str, Any],
     abandoned: Callable[[], bool],
 ) -> Any:
-    """Start the engine and wait until it answers: minutes, for a large model. `more` are further engine arguments.
+    """Return a started `AsyncLLM`; blocks for minutes with a large model. `more` are further engine arguments.
 
     Raises:
-        NoEngine: it does not come up, or was `abandoned` before its processes were started.
+        NoEngine: it does not start, or was `abandoned` before its processes were started.
     """
-    # A fork would copy the threads that decode and write, locks and all, and the pipe that tells of the run's end.
+    # A fork would copy the locks of the threads that decode and write, and the pipe that tells the watchdog of the end.
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
-    for name, value in _SURROUNDINGS.items():
+    for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     where = f"--vlm.backend vllm, model {model_id}"
     try:
@@ -78,7 +79,7 @@ def boot(
             "revision": revision,
             "tokenizer_revision": revision,
             "tensor_parallel_size": tensor_parallel_size,
-            "max_model_len": max_model_len or _FITTING,
+            "max_model_len": max_model_len or _FIT_MEMORY,
             **({"gpu_memory_utilization": gpu_memory_utilization} if gpu_memory_utilization else {}),
             "enable_prefix_caching": True,
             "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
@@ -87,14 +88,11 @@ def boot(
         return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
     except (RuntimeError, ValueError, TypeError, AssertionError, OSError, ImportError) as cause:
         got = " ".join(str(cause).split())
-        raise NoEngine("vLLM does not start", where=where, got=_short(got), hint=hint_for(got)) from cause
+        shown = got if len(got) <= _GOT_CHARACTERS else f"{got[:_GOT_CHARACTERS]}…"
+        raise NoEngine("vLLM does not start", where=where, got=shown, hint=hint_for(got)) from cause
 
 
-def hint_for(got: str, otherwise: str = _UNKNOWN) -> str:
-    """Choose what helps by the words that vLLM failed with."""
-    said = got.lower()
-    return next((hint for words, hint in _HINTS if any(word in said for word in words)), otherwise)
-
-
-def _short(text: str, limit: int = 400) -> str:
-    return text if len(text) <= limit else f"{text[:limit]}…"
+def hint_for(got: str, otherwise: str = _UNKNOWN_HINT) -> str:
+    """Return the hint for the message that vLLM failed with."""
+    message = got.lower()
+    return next((hint for words, hint in _HINTS if any(word in message for word in words)), otherwise)

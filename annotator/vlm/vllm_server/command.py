@@ -33,12 +33,12 @@ class ServerPlan(msgspec.Struct, frozen=True, kw_only=True):
     log: Path
 
     def with_port(self, port: int) -> list[str]:
-        """Fill in the port."""
+        """Return the command with its port."""
         return [word.replace("{port}", str(port)) for word in self.command]
 
 
 def plan_servers(vlm: VlmSettings, environment: Mapping[str, str], folder: Path) -> tuple[ServerPlan, ...]:
-    """Plan the servers of a run; each gets GPUs of its own, as far as they go. Their logs go into `folder`.
+    """Return the servers of a run, each with GPUs of its own where there are any. Logs are written into `folder`.
 
     Raises:
         UsageError: there is no such command, or too few GPUs.
@@ -81,7 +81,7 @@ async def availability(context: EngineContext) -> Availability:
 
 
 def serve_command(vlm: VlmSettings, environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Make the command that starts one server, {port} left open.
+    """Return the command that starts one server, with {port} still to be filled in.
 
     Raises:
         UsageError: the command has no {port}, or cannot be found.
@@ -98,89 +98,88 @@ def serve_command(vlm: VlmSettings, environment: Mapping[str, str]) -> tuple[str
             raise UsageError("the command cannot be read", where=where, got=str(cause), hint=hint) from cause
         if not any("{port}" in word for word in words):
             raise UsageError("the command has no {port}", where=where, got=shown_command(vlm.serve_command), hint=hint)
-    program = _found(words[0], environment)
+    program = _find_program(words[0], environment)
     if program is None:
         raise UsageError("there is no such command", where=where, got=shown_command(words[0]), hint=hint)
     return (program, *words[1:])
 
 
-def _found(program: str, environment: Mapping[str, str]) -> str | None:
-    """Look on the PATH, and beside the interpreter: there it is in a virtual environment that is not activated."""
+def _find_program(program: str, environment: Mapping[str, str]) -> str | None:
+    """Return the program if it is on the PATH, else its path beside the interpreter of an environment not activated."""
     if shutil.which(program, path=environment.get("PATH")) is not None:
         return program
     return shutil.which(program, path=str(Path(sys.executable).parent))
 
 
 def default_command(vlm: VlmSettings) -> list[str]:
-    """Write out the `vllm serve` that suits this project.
-
-    Guidance is the backend whose JSON always parses. Thinking is off unless an effort is asked for, since a schema
-    holds a reply from its first token. Requests may say how their media are read, since the server listens on this
-    machine alone; so the times of a video's frames go along. Prompt-token details say what the prefix cache saved. The
-    context is what the memory holds: without a word vLLM wants room for the model's whole context, and does not start.
-    Source: vLLM 0.32's `vllm serve --help`.
-    """
+    """Return the words of the `vllm serve` that suits this project. Source: vLLM 0.32's `vllm serve --help`."""
     words = ["vllm", "serve", vlm.model_id, "--host", "127.0.0.1", "--port", "{port}"]
+    # Of vLLM's backends, guidance is the one whose JSON always parses.
     words += ["--structured-outputs-config", '{"backend":"guidance","disable_any_whitespace":true}']
+    # Prompt-token details say what the prefix cache saved.
     words += ["--limit-mm-per-prompt", f'{{"image":{_IMAGES},"video":{_VIDEOS}}}', "--enable-prompt-tokens-details"]
+    # Requests give the times of a video's frames. Only this machine can send any, so they may be trusted.
     words += ["--trust-request-mm-kwargs"]
+    # A schema constrains a reply from its first token, so a model that thinks first could not.
     if vlm.reasoning_effort in (None, "none"):
         words += ["--default-chat-template-kwargs", '{"enable_thinking":false}']
-    chosen = {
+    options = {
         "--revision": vlm.model_revision,
+        # By default vLLM wants room for the model's whole context, and does not start where the memory has none.
         "--max-model-len": vlm.max_model_len or "auto",
         "--gpu-memory-utilization": vlm.gpu_memory_utilization,
         "--tensor-parallel-size": vlm.tensor_parallel_size if vlm.tensor_parallel_size > 1 else None,
     }
-    for flag, value in chosen.items():
+    for flag, value in options.items():
         words += [] if value is None else [flag, str(value)]
     return words
 
 
 def share_gpus(vlm: VlmSettings, visible: Sequence[str]) -> list[tuple[str, ...]]:
-    """Share the GPUs out, `tensor_parallel_size` to a server; without any, servers get none.
+    """Return the GPUs of each server, `tensor_parallel_size` to one; without any, servers get none.
 
     Raises:
         UsageError: more are asked for than there are.
     """
     if vlm.num_gpus > len(visible):
         raise UsageError("so many GPUs are not there", where=f"--vlm.num_gpus {vlm.num_gpus}", got=str(len(visible)))
-    gpus, each = visible[: vlm.num_gpus or None], vlm.tensor_parallel_size
+    gpus, per_server = visible[: vlm.num_gpus or None], vlm.tensor_parallel_size
     if not gpus:
+        # Another command than vLLM's may well run on the CPU, or elsewhere.
         return [()] * (vlm.parallel_servers or 1)
-    room = len(gpus) // each
+    room = len(gpus) // per_server
     servers = vlm.parallel_servers or room
     if servers > room or not servers:
-        where = f"--vlm.parallel_servers {max(servers, 1)} --vlm.tensor_parallel_size {each}"
+        where = f"--vlm.parallel_servers {max(servers, 1)} --vlm.tensor_parallel_size {per_server}"
         hint = f"there is room for {room}" if room else "lower --vlm.tensor_parallel_size"
         raise UsageError("too few GPUs for so many servers", where=where, got=f"{len(gpus)} GPUs", hint=hint)
-    return [tuple(gpus[i * each : (i + 1) * each]) for i in range(servers)]
+    return [tuple(gpus[i * per_server : (i + 1) * per_server]) for i in range(servers)]
 
 
 def visible_gpus(environment: Mapping[str, str]) -> list[str]:
-    """Name the GPUs a server may use, as CUDA_VISIBLE_DEVICES does; none where none can be found."""
-    named = environment.get(VISIBLE)
-    if named is not None:
-        return [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]
+    """Return the GPUs that a server may use, by the names that CUDA_VISIBLE_DEVICES takes."""
+    listed = environment.get(VISIBLE)
+    if listed is not None:
+        return [name.strip() for name in listed.split(",") if name.strip() not in ("", "-1")]
     if shutil.which("nvidia-smi", path=environment.get("PATH")) is not None:
         query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-        return _said(query, environment).split()
+        return _output_of(query, environment).split()
     if importlib.util.find_spec("torch") is None:
         return []
-    # In a process of its own: here, it would take hold of a GPU.
-    count = _said([sys.executable, "-c", "import torch; print(torch.cuda.device_count())"], environment)
+    # In a process of its own, since torch keeps the GPUs that it has initialised.
+    count = _output_of([sys.executable, "-c", "import torch; print(torch.cuda.device_count())"], environment)
     return [str(index) for index in range(int(count))] if count.isdecimal() else []
 
 
 def gpu_names(environment: Mapping[str, str]) -> list[str]:
-    """Name the kind of each GPU of this machine; none where `nvidia-smi` finds none."""
+    """Return the model name of each GPU of this machine, as `nvidia-smi` lists them."""
     if shutil.which("nvidia-smi", path=environment.get("PATH")) is None:
         return []
     query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    return [line.strip() for line in _said(query, environment).splitlines() if line.strip()]
+    return [line.strip() for line in _output_of(query, environment).splitlines() if line.strip()]
 
 
-def _said(command: list[str], environment: Mapping[str, str]) -> str:
+def _output_of(command: list[str], environment: Mapping[str, str]) -> str:
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, check=True, timeout=_COUNT_TIMEOUT_S, env=dict(environment)

@@ -120,7 +120,7 @@ async def serve(
         undo.push_async_callback(pool.stop)
         await pool.start(plans)
         info = await asyncio.to_thread(read_info)
-        undo.pop_all()
+        undo.pop_all()  # from here on closing the engine does both
     return ServeEngine(http_engine, pool, info)
 
 
@@ -173,6 +173,7 @@ class ServerPool:
         for task in self._tasks:
             task.cancel()
         outcomes = await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Again: a task that was cancelled before it began has stopped nothing.
         await asyncio.gather(*(server.stop() for server in self._servers))
         self._tasks.clear()
         for outcome in outcomes:
@@ -217,6 +218,7 @@ class ServerPool:
                 self._any_ready.set()
                 if not first_start.done():
                     first_start.set_result(_FirstStart(server, ""))
+                # A server that ran for long has died of something else than the last time.
                 ready_at = loop.time()
                 trouble = await self._wait_until_unhealthy(server, endpoint)
                 deaths = 0 if loop.time() - ready_at > _LONG_LIFE_S else deaths
@@ -225,7 +227,7 @@ class ServerPool:
             trouble_and_log = f"{trouble}\n{server.tail()}"
             if "address already in use" in trouble_and_log.lower() and ports < _MOST_PORTS:
                 ports += 1
-                continue
+                continue  # not the server's fault, so not a death
             deaths += 1
             await self._report_failure(server, first_start, trouble_and_log)
             if deaths >= _MOST_DEATHS:
@@ -243,6 +245,7 @@ class ServerPool:
             if server.status() is not None:
                 trouble = f"ended with status {server.status()} before it was ready"
             elif await client.is_healthy():
+                # Another process may have been quicker to take the port, and answer in its place.
                 trouble = await self._trouble_with_model(client)
                 if not trouble:
                     previous = endpoint.client

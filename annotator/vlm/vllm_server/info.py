@@ -1,4 +1,4 @@
-"""What is known of servers that a run starts, beside what they say of themselves; recorded with every answer."""
+"""Provenance of the servers that a run starts, beside what they report themselves; recorded with every answer."""
 
 import importlib.util
 import platform
@@ -15,7 +15,7 @@ BATCH_INVARIANT = "VLLM_BATCH_INVARIANT"
 
 
 class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """The commit of the model that was loaded, where it has one, and what else a reply's `versions` are to say."""
+    """The commit of the model that was loaded, where it has one, and entries for a reply's `versions`."""
 
     model_revision: str | None = None
     versions: dict[str, str] = {}
@@ -32,21 +32,21 @@ def read_server_info(vlm: VlmSettings, environment: Mapping[str, str]) -> Server
 
 
 def hardware(environment: Mapping[str, str]) -> str:
-    """Name the GPUs of this machine ("2 × NVIDIA H200"), or its kind of processor where there are none."""
-    counted = Counter(gpu_names(environment))
-    return ", ".join(f"{number} × {name}" for name, number in counted.items()) or f"cpu {platform.machine()}"
+    """Return the GPUs of this machine ("2 × NVIDIA H200"), or its kind of processor where there are none."""
+    counts = Counter(gpu_names(environment))
+    return ", ".join(f"{number} × {name}" for name, number in counts.items()) or f"cpu {platform.machine()}"
 
 
 def commit_of(model_id: str, revision: str | None) -> str | None:
-    """Look up which commit of a Hub model lies in the local cache, where vLLM has just put it; None for a folder."""
+    """Return the commit of a Hub model in the local cache, where vLLM has just put it; None for a folder."""
     if Path(model_id).exists() or importlib.util.find_spec("huggingface_hub") is None:
         return None
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = try_to_load_from_cache(model_id, "config.json", revision=revision)
+        path = try_to_load_from_cache(model_id, "config.json", revision=revision)
     except HFValidationError:  # no name that the Hub could have
         return None
     # …/snapshots/<commit>/config.json
-    return Path(found).parent.name if isinstance(found, str) else None
+    return Path(path).parent.name if isinstance(path, str) else None

@@ -16,7 +16,7 @@ from annotator.errors import CallError, NoEngine
 from annotator.prompting import answers
 from annotator.vlm.base import Engine, Reply, Stoppable
 from annotator.vlm.vllm_local.engine import VllmEngine
-from annotator.vlm.vllm_local.messages import rendered
+from annotator.vlm.vllm_local.messages import render_prompt
 from annotator_store.keys import Model
 from tests.contracts.engine_contract import ModelContract, make_picture, make_request, wait_until
 from tests.vlm.real.conftest import CONTEXT, ON_A_CPU, KeptEngine
@@ -125,7 +125,7 @@ class TestVllm(ModelContract):
             video = _at(make_picture("video", frames=6), times)
             llm = await self.started.start()
             request = make_request(pictures=(video,))
-            return llm.renderer.get_tokenizer().decode((await rendered(llm, request))["prompt_token_ids"])
+            return llm.renderer.get_tokenizer().decode((await render_prompt(llm, request))["prompt_token_ids"])
 
         # Two frames make one block, said at the mean of their times.
         assert "<0.2 seconds>" in self.run(prompt(0.0, 0.5))
