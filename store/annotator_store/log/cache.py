@@ -5,14 +5,12 @@ DuckDB's errors are translated here; `annotator_store.log.rebuild` handles `Cach
 
 import threading
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
-import msgspec
 
 from annotator_store.digests import Digest
 from annotator_store.errors import StoreError
@@ -56,21 +54,6 @@ class CacheOutdated(CacheDamaged):
 
 class CacheBusy(StoreError):
     """Another process has the cache open."""
-
-
-class _Columns(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of an insert batch; digests as hex."""
-
-    id: Digest
-    type: str
-    recorded_at: datetime
-    run_id: str
-    key: Digest | None
-    episode: Digest | None
-    module: str | None
-    recipe: Digest | None
-    rows_digest: Digest | None
-    body: str
 
 
 class Cache:
@@ -259,43 +242,29 @@ def _first_line(error: Exception) -> str:
 
 
 def _batch(entries: Sequence[Entry]) -> "pa.Table":
+    """Build the Arrow table that the insert statements read: a row an event, digests as UUIDs, times in UTC."""
     import pyarrow as pa
 
-    # Unique within the batch: ON CONFLICT looks at what is in the table, not at its own rows.
-    rows = [_columns(entry) for entry in {entry.id: entry for entry in entries}.values()]
-
-    def uuids(values: Sequence[Digest | None]) -> pa.Array:
+    def uuids(values: Iterable[Digest | None]) -> pa.Array:
         raw = pa.array([None if value is None else bytes.fromhex(value) for value in values], pa.binary(16))
         return pa.ExtensionArray.from_storage(pa.uuid(), raw)
 
+    # Unique within the batch: ON CONFLICT looks at what is in the table, not at its own rows.
+    unique = list({entry.id: entry for entry in entries}.values())
+    events = [decode_event(entry.body, where=f"event {entry.id}") for entry in unique]
+    annotated = [event if isinstance(event, EpisodeAnnotated) else None for event in events]
+    times = [as_utc(event.recorded_at).replace(tzinfo=None) for event in events]
     return pa.table(
         {
-            "id": uuids([row.id for row in rows]),
-            "type": pa.array([row.type for row in rows], pa.string()),
-            "recorded_at": pa.array([row.recorded_at.replace(tzinfo=None) for row in rows], pa.timestamp("us")),
-            "run_id": pa.array([row.run_id for row in rows], pa.string()),
-            "key": uuids([row.key for row in rows]),
-            "episode": uuids([row.episode for row in rows]),
-            "module": pa.array([row.module for row in rows], pa.string()),
-            "recipe": uuids([row.recipe for row in rows]),
-            "rows_digest": uuids([row.rows_digest for row in rows]),
-            "body": pa.array([row.body for row in rows], pa.string()),
+            "id": uuids(entry.id for entry in unique),
+            "type": pa.array([str(type(event).__struct_config__.tag) for event in events], pa.string()),
+            "recorded_at": pa.array(times, pa.timestamp("us")),
+            "run_id": pa.array([event.run_id for event in events], pa.string()),
+            "key": uuids(getattr(event, "key", None) for event in events),
+            "episode": uuids(getattr(event, "episode", None) for event in events),
+            "module": pa.array([event.module if event else None for event in annotated], pa.string()),
+            "recipe": uuids(event.recipe if event else None for event in annotated),
+            "rows_digest": uuids(rows_digest(event) if event else None for event in annotated),
+            "body": pa.array([entry.body.decode() for entry in unique], pa.string()),
         }
-    )
-
-
-def _columns(entry: Entry) -> _Columns:
-    event = decode_event(entry.body, where=f"event {entry.id}")
-    annotated = event if isinstance(event, EpisodeAnnotated) else None
-    return _Columns(
-        id=entry.id,
-        type=str(type(event).__struct_config__.tag),
-        recorded_at=as_utc(event.recorded_at),
-        run_id=event.run_id,
-        key=getattr(event, "key", None),
-        episode=getattr(event, "episode", None),
-        module=annotated.module if annotated else None,
-        recipe=annotated.recipe if annotated else None,
-        rows_digest=rows_digest(annotated) if annotated else None,
-        body=entry.body.decode(),
     )

@@ -319,7 +319,10 @@ def decode_event(body: bytes, *, where: str = "") -> AnyEvent:
     try:
         return _decoder.decode(body)
     except msgspec.ValidationError as cause:
-        kind = _type_or_none(body)
+        try:
+            kind = event_type(body)
+        except msgspec.DecodeError:
+            kind = None
         if kind is not None and kind not in KNOWN_TYPES:
             raise NewerEvent(
                 "an event is of a kind this release does not know",
@@ -330,13 +333,6 @@ def decode_event(body: bytes, *, where: str = "") -> AnyEvent:
         raise JournalDamaged("an event does not fit its type", where=where, got=f"{kind}: {cause}") from cause
     except msgspec.DecodeError as cause:
         raise JournalDamaged("an event is not JSON", where=where, got=str(cause)) from cause
-
-
-def _type_or_none(body: bytes) -> str | None:
-    try:
-        return event_type(body)
-    except msgspec.DecodeError:
-        return None
 
 
 KNOWN_TYPES = frozenset(str(event.__struct_config__.tag) for event in AnyEvent.__args__)

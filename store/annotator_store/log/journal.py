@@ -64,7 +64,9 @@ class ActiveFile:
         if self._broken is not None:
             raise _refused(self.path, self._broken)
         try:
-            _write_all(self._descriptor, lines)
+            rest = memoryview(lines)
+            while rest:  # a write may be short
+                rest = rest[os.write(self._descriptor, rest) :]
             os.fsync(self._descriptor)
         except OSError as cause:
             self._cut_back()
@@ -222,12 +224,6 @@ class Journal:
         finally:
             active.close()
         self._on_sealed(active.path.name, segment)
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
 
 
 def _refused(path: Path, cause: OSError) -> StoreError:

@@ -42,30 +42,24 @@ def parse_lines(data: bytes, *, where: str) -> tuple[list[Entry], int]:
     first_bad: tuple[int, int] | None = None
     while (end := data.find(b"\n", start)) >= 0:
         number += 1
-        entry = _parse_line(data[start:end])
+        named, body = data[start : start + _ID_CHARS], data[start + _ID_CHARS + 1 : end]
+        separated = start + _ID_CHARS < end and data[start + _ID_CHARS] == _SPACE
+        entry = Entry(event_id(body), body) if separated else None
+        if entry is not None and entry.id.encode() != named:
+            entry = None
         if entry is None:
             first_bad = first_bad or (number, start)
         elif first_bad is not None:
-            raise _damaged(where, *first_bad)
+            number, offset = first_bad
+            raise JournalDamaged(
+                "a journal line does not match its id, and good lines follow it",
+                where=f"{where}, line {number}, byte {offset}",
+                got="a file that was changed after it was written",
+                hint=f"take the file from a copy, or delete line {number} alone: "
+                "the lines before and after it are whole",
+            )
         else:
             entries.append(entry)
             good = end + 1
         start = end + 1
     return entries, good
-
-
-def _parse_line(line: bytes) -> Entry | None:
-    if len(line) <= _ID_CHARS or line[_ID_CHARS] != _SPACE:
-        return None
-    body = line[_ID_CHARS + 1 :]
-    digest = event_id(body)
-    return Entry(digest, body) if digest.encode() == line[:_ID_CHARS] else None
-
-
-def _damaged(where: str, number: int, offset: int) -> JournalDamaged:
-    return JournalDamaged(
-        "a journal line does not match its id, and good lines follow it",
-        where=f"{where}, line {number}, byte {offset}",
-        got="a file that was changed after it was written",
-        hint=f"take the file from a copy, or delete line {number} alone: the lines before and after it are whole",
-    )

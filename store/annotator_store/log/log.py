@@ -142,7 +142,11 @@ class Log:
             ids = event_ids[start : start + _READ_AT_ONCE]
             bodies = dict(self._select("select_bodies", {"ids": list(ids)}))
             for event_id in ids:
-                yield _annotation(event_id, bodies.get(event_id))
+                event = _decode(event_id, bodies[event_id]) if event_id in bodies else None
+                if not isinstance(event, EpisodeAnnotated):
+                    got = "nothing" if event is None else type(event).__name__
+                    raise StoreError("the log has no such annotation", where=f"event {event_id}", got=got)
+                yield event
 
     def vocabulary(self, dataset: str) -> VocabularyDiscovered | VocabularyEdited | None:
         """Return the vocabulary of a dataset that was last recorded, discovered or edited."""
@@ -265,17 +269,6 @@ class Log:
         if self._cache is damaged:
             damaged.discard()
             self._cache = rebuild(self._path, self._folder)
-
-
-def _annotation(event_id: Digest, body: str | None) -> EpisodeAnnotated:
-    event = None if body is None else _decode(event_id, body)
-    if isinstance(event, EpisodeAnnotated):
-        return event
-    raise StoreError(
-        "the log has no such annotation",
-        where=f"event {event_id}",
-        got="nothing" if event is None else type(event).__name__,
-    )
 
 
 def _decode(event_id: Digest, body: str) -> AnyEvent:

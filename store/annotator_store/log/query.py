@@ -153,30 +153,20 @@ def _refuse_all_but_select(sql: str) -> None:
 
 def _add_rows(connection: duckdb.DuckDBPyConnection, frames: Frames, dataset: str) -> None:
     """Make the table `rows` from language columns."""
-    connection.execute(_SQL["create_column_rows"])
-    for batch in _batches(frames):
-        _add_frames(connection, batch)
-    connection.execute(_SQL["finish_column_rows"], {"dataset": dataset})
-
-
-def _batches(frames: Frames) -> "Generator[pa.RecordBatch]":
     import pyarrow as pa
 
     parts: Iterable[Any] = [frames] if isinstance(frames, pa.Table) else frames
+    connection.execute(_SQL["create_column_rows"])
     for part in parts:
-        yield from part.to_batches(_FRAMES_AT_ONCE) if isinstance(part, pa.Table) else (part,)
-
-
-def _add_frames(connection: duckdb.DuckDBPyConnection, batch: "pa.RecordBatch") -> None:
-    import pyarrow as pa
-
-    try:
-        connection.register("batch", pa.Table.from_batches([batch]))
-        connection.execute(_SQL["insert_column_rows"])
-        connection.unregister("batch")
-    except duckdb.Error as cause:
-        raise QueryRefused(
-            "the language columns are not as LeRobot has them",
-            got=str(cause).strip(),
-            hint="needed: episode_index, timestamp, language_persistent, language_events, one row per frame",
-        ) from cause
+        for batch in part.to_batches(_FRAMES_AT_ONCE) if isinstance(part, pa.Table) else (part,):
+            try:
+                connection.register("batch", pa.Table.from_batches([batch]))
+                connection.execute(_SQL["insert_column_rows"])
+                connection.unregister("batch")
+            except duckdb.Error as cause:
+                raise QueryRefused(
+                    "the language columns are not as LeRobot has them",
+                    got=str(cause).strip(),
+                    hint="needed: episode_index, timestamp, language_persistent, language_events, one row per frame",
+                ) from cause
+    connection.execute(_SQL["finish_column_rows"], {"dataset": dataset})

@@ -95,7 +95,11 @@ def read_segment(path: Path) -> Iterator[list[Entry]]:
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(BATCH_ROWS, columns=["id", "body"]):
-                entries = _checked(batch, path)
+                named = batch.column("id").storage.to_pylist()
+                entries = [Entry(event_id(body), body) for body in batch.column("body").cast("binary").to_pylist()]
+                for recorded, entry in zip(named, entries, strict=True):
+                    if recorded is None or recorded.hex() != entry.id:
+                        raise _damaged(path, f"an event that is not {recorded.hex() if recorded else 'named'}")
                 ids += [entry.id for entry in entries]
                 yield entries
     except FileNotFoundError:
@@ -143,10 +147,18 @@ def read_journal(journal: Path) -> Iterator[tuple[str, list[Entry]]]:
     vanished = True
     while vanished:  # and not while there is more: a fast writer would keep this going for ever
         vanished = False
-        for path in _list_all(journal):
+        # Active files first: one that is sealed between the two listings then shows as its segment. The other way
+        # round it could be missed by both.
+        actives = list_actives(journal)
+        for path in [*(journal / name for name in list_segments(journal)), *actives]:
+            if path.name in done:
+                continue
             try:
-                for entries in _read_file(path) if path.name not in done else ():
-                    yield path.name, entries
+                if path.suffix == ".parquet":
+                    for entries in read_segment(path):
+                        yield path.name, entries
+                else:
+                    yield path.name, parse_lines(path.read_bytes(), where=str(path))[0]
             except FileNotFoundError:
                 vanished = True
             else:
@@ -160,20 +172,6 @@ def sync_path(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _list_all(journal: Path) -> list[Path]:
-    # Active files first: one that is sealed between the two listings then shows as its segment. The other way round
-    # it could be missed by both.
-    actives = list_actives(journal)
-    return [*(journal / name for name in list_segments(journal)), *actives]
-
-
-def _read_file(path: Path) -> Iterator[list[Entry]]:
-    if path.suffix == ".parquet":
-        yield from read_segment(path)
-    else:
-        yield parse_lines(path.read_bytes(), where=str(path))[0]
 
 
 def _is_locked(path: Path) -> bool:
@@ -218,16 +216,6 @@ def stamp_of(entry: Entry) -> Stamp:
     if stamp.recorded_at.tzinfo is None:
         stamp.recorded_at = stamp.recorded_at.replace(tzinfo=UTC)
     return stamp
-
-
-def _checked(batch: "pa.RecordBatch", path: Path) -> list[Entry]:
-    ids = batch.column("id").storage.to_pylist()
-    bodies = batch.column("body").cast("binary").to_pylist()
-    entries = [Entry(event_id(body), body) for body in bodies]
-    for kept, entry in zip(ids, entries, strict=True):
-        if kept is None or kept.hex() != entry.id:
-            raise _damaged(path, f"an event that is not {kept.hex() if kept else 'named'}")
-    return entries
 
 
 def _damaged(path: Path, got: str) -> JournalDamaged:

@@ -84,7 +84,11 @@ def arrange(rows: Iterable[Row], frames: int, where: str = "") -> EpisodeLanguag
     Raises:
         ShardError: a row breaks the format; it names `where`, the row's timestamp and what is wrong.
     """
-    checked = sorted((check_row(row, where) for row in rows), key=_total_order)
+    checked = sorted(
+        (check_row(row, where) for row in rows),
+        # `order_key` reads None as "": the two flags keep such rows apart whatever order they came in.
+        key=lambda row: (*order_key(row), row.content is not None, row.tool_calls is not None),
+    )
     if checked and not frames:
         raise ShardError("an episode without frames has rows", where=where, got=f"{len(checked)} rows")
     persistent = tuple(row for row in checked if column_for_style(row.style) == PERSISTENT)
@@ -118,63 +122,42 @@ def shard_digest(episodes: Sequence[EpisodeLanguage], *, exact: bool) -> Digest:
     `exact` is False where the columns have other Arrow types than ours, or null lists: such a shard is not up to date.
     """
     form = b"exact" if exact else b"foreign"
-    return digest_parts("language.v1", [form, *(_digest(episode).encode() for episode in episodes)])
-
-
-def _digest(episode: EpisodeLanguage) -> Digest:
-    """`digest_struct` without its search for NaN in Python: decoding refuses the null that NaN is encoded as."""
-    canonical = _encoder.encode(_decoder.decode(_encoder.encode(episode)))
-    return digest_parts(EpisodeLanguage.tag_v, [canonical])
+    digests: list[bytes] = []
+    for episode in episodes:
+        # `digest_struct` without its search for NaN in Python: decoding refuses the null that NaN is encoded as.
+        canonical = _encoder.encode(_decoder.decode(_encoder.encode(episode)))
+        digests.append(digest_parts(EpisodeLanguage.tag_v, [canonical]).encode())
+    return digest_parts("language.v1", [form, *digests])
 
 
 def _broken_rule(row: Row) -> str:
+    """Return what is wrong with a row, or an empty string."""
     try:
         persistent = column_for_style(row.style) == PERSISTENT
     except ValueError as cause:
         return f"has an {cause}"
-    if not math.isfinite(row.timestamp):
-        return "has a timestamp that is not a number"
-    if row.content is None and not row.tool_calls:
-        return "has neither content nor tool_calls"
-    if row.style is None and (row.content is not None or not row.tool_calls):
-        return "has no style, so it must have tool_calls and no content"
-    if persistent and row.tool_calls is not None:
-        return "is persistent and has tool_calls"
-    return _broken_camera(row) or _broken_text(row)
-
-
-def _broken_camera(row: Row) -> str:
-    if names_camera(row.style):
-        return "" if row.camera else f"of style {row.style!r} has no camera"
-    return f"of style {row.style!r} has a camera" if row.camera is not None else ""
-
-
-def _broken_text(row: Row) -> str:
-    texts = (row.role, row.content or "", row.camera or "", *(row.tool_calls or ()))
-    if not all(text.isascii() or _encodes(text) for text in texts):
-        return "has text that is not Unicode (a lone surrogate)"
-    for call in row.tool_calls or ():
-        if not _is_json_object(call):
-            return "has a tool call that is not a JSON object"
-    return ""
-
-
-def _encodes(text: str) -> bool:
+    is_speech, has_camera = row.style is None, names_camera(row.style)
+    texts = "".join((row.role, row.content or "", row.camera or "", *(row.tool_calls or ())))
+    faults = (
+        (not math.isfinite(row.timestamp), "has a timestamp that is not a number"),
+        (row.content is None and not row.tool_calls, "has neither content nor tool_calls"),
+        (
+            is_speech and (row.content is not None or not row.tool_calls),
+            "has no style, so it must have tool_calls and no content",
+        ),
+        (persistent and row.tool_calls is not None, "is persistent and has tool_calls"),
+        (has_camera and not row.camera, f"of style {row.style!r} has no camera"),
+        (not has_camera and row.camera is not None, f"of style {row.style!r} has a camera"),
+    )
+    for is_broken, fault in faults:
+        if is_broken:
+            return fault
     try:
-        text.encode()
+        texts.encode()
+        for call in row.tool_calls or ():
+            msgspec.json.decode(call, type=dict[str, msgspec.Raw])
     except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _is_json_object(text: str) -> bool:
-    try:
-        msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+        return "has text that is not Unicode (a lone surrogate)"
     except msgspec.DecodeError:  # also of a wrong type: ValidationError is one
-        return False
-    return True
-
-
-def _total_order(row: Row) -> tuple[object, ...]:
-    # `order_key` reads None as "": the two flags keep such rows apart whatever order they came in.
-    return (*order_key(row), row.content is not None, row.tool_calls is not None)
+        return "has a tool call that is not a JSON object"
+    return ""

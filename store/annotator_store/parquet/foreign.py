@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from annotator_store.errors import ShardError
@@ -30,6 +31,11 @@ def as_lists(column: pa.Array, where: str) -> pa.ListArray:
     if value_type is None or pa.types.is_dictionary(column.type) or pa.types.is_map(column.type):
         raise _lost("a language column holds no lists", where, str(column.type))
     return cast("pa.ListArray", column.cast(pa.list_(value_type)))
+
+
+def flat_values(lists: pa.ListArray, offsets: npt.NDArray[np.int32]) -> pa.Array:
+    """Return the values of N lists, one list after the other; `offsets`: (N + 1,) int32, those of `lists`."""
+    return lists.values.slice(int(offsets[0]), int(offsets[-1] - offsets[0]))
 
 
 def foreign_rows(values: pa.Array, stamps: list[float] | None, where: str) -> tuple[Row, ...]:

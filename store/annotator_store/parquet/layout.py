@@ -18,12 +18,14 @@ _REPEATED_FLOATS = ".timestamp"
 """Of language, a dictionary is for texts: hashing 30 floats a frame takes longer than letting the codec find them."""
 _WRITE_BATCH = 1 << 14
 """Values encoded at a time; Parquet's 1,024 costs a tenth more time on 30 rows a frame. Pages end where they did."""
+_NAMED_ENCODINGS = {"BYTE_STREAM_SPLIT", "DELTA_BINARY_PACKED", "DELTA_LENGTH_BYTE_ARRAY", "DELTA_BYTE_ARRAY"}
+"""Encodings that the writer must be told by name; plain and dictionary pages follow from the other options."""
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True):
-    """What a writer must be told.
+    """What the Parquet writer needs: `schema`, `key_values` and `options` of a `ParquetWriter`.
 
-    `others` are the leaves that are not language, as the source names them; `schema` is given to the writer.
+    `others`: paths of the leaves that are not language, as the source names them.
     """
 
     schema: pa.Schema
@@ -45,11 +47,13 @@ def read_layout(file: pq.ParquetFile) -> Layout:
     options: dict[str, Any] = {
         "use_compliant_nested_type": compliant,
         "store_schema": False,
-        "version": _version(metadata),
+        "version": metadata.format_version if metadata.format_version in {"1.0", "2.4", "2.6"} else "2.6",
         "write_batch_size": _WRITE_BATCH,
     }
     options |= _column_options(metadata, renamed, language)
-    return Layout(schema=schema, others=others, key_values=_key_values(file), options=options)
+    declared = with_language(file.schema_arrow).serialize().to_pybytes()
+    key_values = cast("dict[bytes, bytes]", metadata.metadata or {}) | {b"ARROW:schema": base64.b64encode(declared)}
+    return Layout(schema=schema, others=others, key_values=key_values, options=options)
 
 
 def leaf_paths(schema: pa.Schema, compliant: bool) -> tuple[str, ...]:
@@ -61,41 +65,23 @@ def leaf_paths(schema: pa.Schema, compliant: bool) -> tuple[str, ...]:
 
 
 def _column_options(metadata: pq.FileMetaData, renamed: dict[int, str], language: list[str]) -> dict[str, Any]:
-    chunks = [(path, _chunks(metadata, index)) for index, path in renamed.items()]
+    groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+    chunks = [(path, [group.column(index) for group in groups]) for index, path in renamed.items()]
     codecs = {path: column[0].compression for path, column in chunks if column}
     common = max(codecs.values(), key=list(codecs.values()).count, default="SNAPPY")
     codecs = {path: codecs.get(path, "SNAPPY") for path, _ in chunks} | dict.fromkeys(language, common)
     dictionary = [path for path, column in chunks if any(chunk.has_dictionary_page for chunk in column)]
-    encodings = {path: _plain_encoding(column) for path, column in chunks if column and path not in dictionary}
-    options: dict[str, Any] = {
+    encodings = {
+        path: next((encoding for encoding in column[0].encodings if encoding in _NAMED_ENCODINGS), "")
+        for path, column in chunks
+        if column and path not in dictionary
+    }
+    orders = {group.sorting_columns for group in groups}
+    order = orders.pop() if len(orders) == 1 else ()
+    return {
         "compression": {path: "NONE" if codec == "UNCOMPRESSED" else codec for path, codec in codecs.items()},
         "use_dictionary": [*dictionary, *(path for path in language if not path.endswith(_REPEATED_FLOATS))],
         "column_encoding": {path: encoding for path, encoding in encodings.items() if encoding} or None,
         "write_statistics": [path for path, column in chunks if any(chunk.is_stats_set for chunk in column)],
         "write_page_index": any(chunk.has_offset_index for _, column in chunks for chunk in column),
-    }
-    return options | _sorting(metadata)
-
-
-def _chunks(metadata: pq.FileMetaData, index: int) -> list[pq.ColumnChunkMetaData]:
-    return [metadata.row_group(group).column(index) for group in range(metadata.num_row_groups)]
-
-
-def _plain_encoding(chunks: list[pq.ColumnChunkMetaData]) -> str:
-    named = {"BYTE_STREAM_SPLIT", "DELTA_BINARY_PACKED", "DELTA_LENGTH_BYTE_ARRAY", "DELTA_BYTE_ARRAY"}
-    return next((encoding for encoding in chunks[0].encodings if encoding in named), "")
-
-
-def _sorting(metadata: pq.FileMetaData) -> dict[str, Any]:
-    orders = {metadata.row_group(group).sorting_columns for group in range(metadata.num_row_groups)}
-    common = orders.pop() if len(orders) == 1 else ()
-    return {"sorting_columns": list(common)} if common else {}
-
-
-def _version(metadata: pq.FileMetaData) -> str:
-    return metadata.format_version if metadata.format_version in {"1.0", "2.4", "2.6"} else "2.6"
-
-
-def _key_values(file: pq.ParquetFile) -> dict[bytes, bytes]:
-    declared = with_language(file.schema_arrow).serialize().to_pybytes()
-    return cast("dict[bytes, bytes]", file.metadata.metadata or {}) | {b"ARROW:schema": base64.b64encode(declared)}
+    } | ({"sorting_columns": list(order)} if order else {})

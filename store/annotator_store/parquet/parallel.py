@@ -55,7 +55,10 @@ def prepare_shards(
         stopped.set()
         pool.shutdown(wait=True, cancel_futures=True)
         if not complete:
-            _discard([future.result() for future in futures if not future.cancelled() and not future.exception()])
+            for future in futures:
+                shard = None if future.cancelled() or future.exception() else future.result()
+                if shard is not None:
+                    shard.discard()
     return tuple(shard for shard in prepared if shard is not None)
 
 
@@ -68,9 +71,3 @@ def estimated_bytes(path: Path) -> int:
     with opened_shard(path) as file:
         groups = [file.metadata.row_group(index).total_byte_size for index in range(file.metadata.num_row_groups)]
     return 3 * max(groups, default=0) + _OWN_BYTES
-
-
-def _discard(prepared: Sequence[PreparedShard | None]) -> None:
-    for shard in prepared:
-        if shard is not None:
-            shard.discard()

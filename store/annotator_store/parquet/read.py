@@ -11,14 +11,13 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from annotator_store.errors import ShardError
 from annotator_store.parquet.columns import LANGUAGE_COLUMNS, language_field
 from annotator_store.parquet.episode_language import EpisodeLanguage, FrameEvents, RowRun
-from annotator_store.parquet.foreign import as_lists, foreign_rows
+from annotator_store.parquet.foreign import as_lists, flat_values, foreign_rows
 from annotator_store.parquet.frame_times import FrameTimes, repeats_of
 from annotator_store.rows import EVENTS, PERSISTENT, Row
 
@@ -74,7 +73,7 @@ def scan_language(file: pq.ParquetFile, path: Path, times: FrameTimes, boundarie
         ShardError: what is there cannot be said with our columns.
     """
     source = _Source(times=times, ours=_is_ours(file.schema_arrow))
-    growing = [_EpisodeBuilder() for _ in boundaries]
+    builders = [_EpisodeBuilder() for _ in boundaries]
     exact = source.ours
     start = first_open = 0
     for batch in language_batches(file, path, as_dictionaries=source.ours):
@@ -87,16 +86,16 @@ def scan_language(file: pq.ParquetFile, path: Path, times: FrameTimes, boundarie
                 break
             low, high = max(start, boundaries[index][0]), min(stop, boundaries[index][1])
             if low < high:
-                source.take_in(growing[index], batch.slice(low - start, high - low), low, boundaries[index])
+                source.add_frames(builders[index], batch.slice(low - start, high - low), low, boundaries[index])
         start = stop
-    return Scan(exact, tuple(episode.finish() for episode in growing))
+    return Scan(exact, tuple(episode.finish() for episode in builders))
 
 
 class _Source(msgspec.Struct, frozen=True, kw_only=True):
     times: FrameTimes
     ours: bool
 
-    def take_in(self, episode: _EpisodeBuilder, frames: pa.RecordBatch, low: int, boundary: Boundary) -> None:
+    def add_frames(self, episode: _EpisodeBuilder, frames: pa.RecordBatch, low: int, boundary: Boundary) -> None:
         """Read the frames from row `low` on, all of one episode."""
         where = self.times.where(*boundary)
         if PERSISTENT in frames.schema.names:
@@ -113,7 +112,7 @@ class _Source(msgspec.Struct, frozen=True, kw_only=True):
         offsets = lists.offsets.to_numpy()
         lengths = np.diff(offsets)
         first = int(lengths[0])
-        values = _values(lists, offsets)
+        values = flat_values(lists, offsets)
         if bool((lengths == first).all()) and values.slice(first).equals(values.slice(0, len(values) - first)):
             yield RowRun(len(lists), self._rows(values.slice(0, first), None, where))
             return
@@ -131,7 +130,7 @@ class _Source(msgspec.Struct, frozen=True, kw_only=True):
         stamps = self.times.timestamps[low + frames]
         repeats = repeats_of(self.times.timestamps[start:stop])[low - start + frames]
         per_row = np.repeat(stamps, lengths[frames]).tolist()
-        rows = self._rows(_values(lists, offsets), per_row, self.times.where(*boundary))
+        rows = self._rows(flat_values(lists, offsets), per_row, self.times.where(*boundary))
         ends = (offsets[frames + 1] - offsets[0]).tolist()
         for stamp, repeat, length, end in zip(
             stamps.tolist(), repeats.tolist(), lengths[frames].tolist(), ends, strict=True
@@ -148,10 +147,6 @@ class _Source(msgspec.Struct, frozen=True, kw_only=True):
                 "a language row's timestamp is not a number", where=where, hint="annotate the episode anew"
             )
         return rows
-
-
-def _values(lists: pa.ListArray, offsets: npt.NDArray[np.int32]) -> pa.Array:
-    return lists.values.slice(int(offsets[0]), int(offsets[-1] - offsets[0]))
 
 
 def _our_rows(values: pa.StructArray, stamps: list[float] | None) -> tuple[Row, ...]:
@@ -193,10 +188,7 @@ def language_batches(file: pq.ParquetFile, path: Path, *, as_dictionaries: bool)
     texts = [leaf for leaf in leaves if leaf.rpartition(".")[2] in _TEXTS] if as_dictionaries else None
     with pq.ParquetFile(path, metadata=metadata, read_dictionary=texts, pre_buffer=False) as reader:
         for index in range(metadata.num_row_groups):  # one by one: a nested column cannot change its dictionary midway
-            size = _rows_per_slice(metadata.row_group(index), leaves.values())
+            group = metadata.row_group(index)
+            values = max((group.column(leaf).num_values for leaf in leaves.values()), default=0)
+            size = max(64, VALUES_PER_SLICE * group.num_rows // max(1, values))
             yield from reader.iter_batches(size, row_groups=[index], columns=list(leaves), use_threads=False)
-
-
-def _rows_per_slice(group: pq.RowGroupMetaData, leaves: Iterable[int]) -> int:
-    values = max((group.column(leaf).num_values for leaf in leaves), default=0)
-    return max(64, VALUES_PER_SLICE * group.num_rows // max(1, values))

@@ -118,7 +118,10 @@ def expected_digest(episodes: Sequence[EpisodeRows], source: Path | None = None)
     kept = [(rows.start, rows.stop) for rows in ordered if rows.rows is None]
     scan = _scan(source, kept) if kept and source else None
     in_shard = iter(scan.episodes if scan else [without_rows(stop - start) for start, stop in kept])
-    return shard_digest([target_language(rows, in_shard, _where(source, rows)) for rows in ordered], exact=True)
+    return shard_digest(
+        [target_language(rows, in_shard, f"{source or 'shard'}, rows {rows.start}–{rows.stop}") for rows in ordered],
+        exact=True,
+    )
 
 
 def read_rows(path: Path, boundaries: Sequence[Boundary]) -> tuple[tuple[Row, ...], ...]:
@@ -205,10 +208,6 @@ def _scan(path: Path, boundaries: Sequence[Boundary]) -> Scan | None:
         if not has_language(file.schema_arrow):
             return None
         return scan_language(file, path, read_frame_times(file, str(path)), boundaries)
-
-
-def _where(source: Path | None, rows: EpisodeRows) -> str:
-    return f"{source or 'shard'}, rows {rows.start}–{rows.stop}"
 
 
 def _changed(path: Path) -> ShardError:

@@ -18,7 +18,7 @@ from annotator_store.errors import ShardError
 from annotator_store.log.events import AnnotatedRow
 from annotator_store.parquet.columns import LANGUAGE_COLUMNS
 from annotator_store.parquet.files import opened_shard
-from annotator_store.parquet.foreign import as_lists, tool_call_texts
+from annotator_store.parquet.foreign import as_lists, flat_values, tool_call_texts
 from annotator_store.parquet.read import language_batches
 from annotator_store.rows import EVENTS, PERSISTENT, is_persistent
 
@@ -192,11 +192,11 @@ class _ShardLanguage:
         if lengths.sum():
             episodes = np.repeat(self._episode_index[frames][kept], lengths)
             timestamps = np.repeat(self._timestamps[frames][kept], lengths)
-            self._events.append((_values(lists, offsets), episodes, timestamps))
+            self._events.append((flat_values(lists, offsets), episodes, timestamps))
 
     def _add_persistent(self, lists: pa.ListArray, episode: int, timestamps: Floats) -> None:
         offsets = lists.offsets.to_numpy()
-        values = _values(lists, offsets)
+        values = flat_values(lists, offsets)
         lengths = np.diff(offsets)
         length = int(lengths[0])
         if episode not in self._first:
@@ -252,10 +252,6 @@ def first_change(values: pa.Array, lengths: Ints) -> int | None:
     return low
 
 
-def _values(lists: pa.ListArray, offsets: npt.NDArray[np.int32]) -> pa.Array:
-    return lists.values.slice(int(offsets[0]), int(offsets[-1] - offsets[0]))
-
-
 def _rows_table(pieces: Sequence[pa.Array], where: str, episodes: Ints, timestamps: Floats | None) -> pa.Table:
     """Convert rows of any struct type to the schema `ROWS`.
 
@@ -299,5 +295,5 @@ def _tool_calls(rows: pa.Table, where: str) -> pa.Array:
         return pa.nulls(len(calls), pa.list_(pa.string()))
     lists = as_lists(calls, where)
     offsets = lists.offsets.to_numpy()
-    texts = tool_call_texts(_values(lists, offsets), where)
+    texts = tool_call_texts(flat_values(lists, offsets), where)
     return pa.ListArray.from_arrays(pa.array(offsets - offsets[0]), texts, mask=lists.is_null())
