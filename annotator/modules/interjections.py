@@ -15,10 +15,10 @@ import numpy as np
 from annotator.config.settings import InterjectionsSettings
 from annotator.media.sampling import nearest
 from annotator.modules.base import Ask, Gaps, Module, ModuleInput, ModuleOutput, Refresh, gather_all
-from annotator.modules.plan.timeline import tidy
 from annotator.modules.rng import choose, pick
 from annotator.modules.views import NO_FOOTAGE
 from annotator.prompting.answers import InitialSpeech, Interjection, Scenario
+from annotator.prompting.normalize import folded, tidy_label
 from annotator_store.digests import Digest
 from annotator_store.keys import MediaItem, Render
 from annotator_store.log.events import AnnotatedRow
@@ -55,7 +55,7 @@ async def annotate(episode: ModuleInput, ask: Ask, settings: InterjectionsSettin
         CallError, FootageError: something got no reply; what was answered is kept, the next run goes on from there.
     """
     gaps = Gaps()
-    task = tidy(episode.task)
+    task = tidy_label(episode.task)
     asks = [_initial_speech(episode, ask, gaps, task)]
     asks += [_interjection(episode, ask, gaps, settings, task, point) for point in points_of(episode, settings)]
     rows = [row for rows in await gather_all(asks) for row in rows]
@@ -64,22 +64,14 @@ async def annotate(episode: ModuleInput, ask: Ask, settings: InterjectionsSettin
 
 
 def points_of(episode: ModuleInput, settings: InterjectionsSettings) -> list[InterjectionPoint]:
-    """Choose the points of an episode's interjections: ascending, all at starts of subtasks but the first.
+    """Choose the points of an episode's interjections: ascending in time, all at starts of subtasks but the first.
 
     The kinds take turns along the subtasks, from a drawn one on, so that an episode's interjections differ in kind,
     and one more or less leaves the others as they were.
     """
-    seed, digest = episode.seed, episode.digest
-    possible = [p for p in _boundaries(episode) if _reached(p.time, settings.interjection_min_t)]
-    most = settings.max_interjections_per_episode
-    chosen = choose(len(possible), most, seed=seed, episode=digest, purpose="interjections.moment")
-    return [possible[index] for index in chosen]
-
-
-def _boundaries(episode: ModuleInput) -> list[InterjectionPoint]:
-    subtasks = _subtasks(episode.upstream)
-    first = pick(range(len(KINDS)), seed=episode.seed, episode=episode.digest, purpose="interjections.scenario")
-    return [
+    seed, digest, earliest = episode.seed, episode.digest, settings.interjection_min_t
+    first = pick(range(len(KINDS)), seed=seed, episode=digest, purpose="interjections.scenario")
+    points = [
         InterjectionPoint(
             time=time,
             completed=completed,
@@ -87,50 +79,46 @@ def _boundaries(episode: ModuleInput) -> list[InterjectionPoint]:
             remaining=what_is_left(episode.upstream, time),
             scenario=KINDS[(first + place) % len(KINDS)],
         )
-        for place, ((_, completed), (time, upcoming)) in enumerate(pairwise(subtasks), start=1)
+        for place, ((_, completed), (time, upcoming)) in enumerate(pairwise(_subtasks(episode.upstream)), start=1)
+        # Stored times are float32: the one nearest to 0.7 is a little less than 0.7.
+        if time >= earliest or math.isclose(time, earliest, rel_tol=1e-7)
     ]
+    most = settings.max_interjections_per_episode
+    chosen = choose(len(points), most, seed=seed, episode=digest, purpose="interjections.moment")
+    return [points[index] for index in chosen]
 
 
 def what_is_left(planned: Sequence[Row], time: float) -> str:
-    """Give the plan at a time: the plan's own row there, else the subtask in force and all after it, numbered.
+    """Return the plan at a time: the plan's own row there, else the subtask in force and all after it, numbered.
 
     "" where the rows in `planned` have neither.
     """
     own = next((row.content for row in planned if row.style == "plan" and row.timestamp == time and row.content), None)
     subtasks = _subtasks(planned)
-    begun = max((start for start, _ in subtasks if start <= time), default=None)
-    if own is not None or begun is None:
+    in_force = max((start for start, _ in subtasks if start <= time), default=None)
+    if own is not None or in_force is None:
         return own or ""
-    return _numbered([text for start, text in subtasks if start >= begun])
+    left = [text for start, text in subtasks if start >= in_force]
+    return "\n".join(f"{number}. {text}" for number, text in enumerate(left, start=1))
 
 
 def _subtasks(rows: Sequence[Row]) -> list[tuple[float, str]]:
-    """The subtasks with their starts; ascending, one at a time."""
+    """Return the subtasks with their starts: ascending, one at a time."""
     return sorted({row.timestamp: row.content for row in rows if row.style == "subtask" and row.content}.items())
-
-
-def _reached(time: float, min_t: float) -> bool:
-    """Compare as stored times want it: the float32 nearest to 0.7 is a little less than 0.7."""
-    return time >= min_t or math.isclose(time, min_t, rel_tol=1e-7)
-
-
-def _numbered(subtasks: Sequence[str]) -> str:
-    return "\n".join(f"{number}. {text}" for number, text in enumerate(subtasks, start=1))
 
 
 async def _initial_speech(episode: ModuleInput, ask: Ask, gaps: Gaps, task: str) -> list[AnnotatedRow]:
     step = "interjections.initial_speech"
-    asked = await gaps.optional(ask, step, InitialSpeech, {"task": task}, misfit=_unspoken)
-    if asked is None:
-        return []
-    return [_speech(float(episode.timestamps[0]), asked.answer.speech, asked.key)]
+    answered = await gaps.optional(ask, step, InitialSpeech, {"task": task}, misfit=misfit)
+    return [_speech(float(episode.timestamps[0]), answered.answer.speech, answered.key)] if answered else []
 
 
 async def _interjection(
     episode: ModuleInput, ask: Ask, gaps: Gaps, settings: InterjectionsSettings, task: str, point: InterjectionPoint
 ) -> list[AnnotatedRow]:
     """Ask for one interjection; its three rows come together or not at all."""
-    times = _window(episode, settings, point.time)
+    times = _frame_times(episode, settings, point.time)
+    render = Render(kind="frame", width_px=settings.frame_width, quality=episode.borrowed["quality"], badge=True)
     inputs = {
         "view": _view(times),
         "task": task,
@@ -140,38 +128,31 @@ async def _interjection(
         "remaining": point.remaining,
         "scenario": point.scenario,
     }
-    media = _media(episode, settings, times)
-    asked = await gaps.optional(ask, "interjections.interjection", Interjection, inputs, media, misfit=_unspoken)
-    if asked is None:
+    media = tuple(MediaItem(footage=episode.cameras[0].footage, timestamps=(time,), render=render) for time in times)
+    answered = await gaps.optional(ask, "interjections.interjection", Interjection, inputs, media, misfit=misfit)
+    if answered is None:
         return []
-    said = Row(role="user", content=_folded(asked.answer.interjection), style="interjection", timestamp=point.time)
+    text = folded(answered.answer.interjection)
+    user = Row(role="user", content=text, style="interjection", timestamp=point.time)
     plan = Row(role="assistant", content=point.remaining, style="plan", timestamp=point.time)
-    return [
-        AnnotatedRow(row=said, call=asked.key),
-        _speech(point.time, asked.answer.reply, asked.key),
-        AnnotatedRow(row=plan),
-    ]
+    reply = _speech(point.time, answered.answer.reply, answered.key)
+    return [AnnotatedRow(row=user, call=answered.key), reply, AnnotatedRow(row=plan)]
 
 
-def _window(episode: ModuleInput, settings: InterjectionsSettings, time: float) -> tuple[float, ...]:
-    """The times of the frames to show: spread evenly over the window around `time`, as far as the episode goes."""
+def _frame_times(episode: ModuleInput, settings: InterjectionsSettings, time: float) -> tuple[float, ...]:
+    """Return the times of the frames to show: spread evenly over the window around `time`, within the episode."""
     if not episode.cameras:
         return ()
     timestamps = episode.timestamps.astype(np.float64)
     count = settings.interjection_window_frames
     half = settings.interjection_window_seconds / 2
     low, high = max(time - half, float(timestamps[0])), min(time + half, float(timestamps[-1]))
-    wanted = np.linspace(low, high, count) if count > 1 else np.full(count, time)
-    return tuple(float(episode.timestamps[index]) for index in np.unique(nearest(timestamps, wanted)))
-
-
-def _media(episode: ModuleInput, settings: InterjectionsSettings, times: Sequence[float]) -> tuple[MediaItem, ...]:
-    width, quality = settings.frame_width, episode.borrowed["quality"]
-    render = Render(kind="frame", width_px=width, quality=quality, badge=True)
-    return tuple(MediaItem(footage=episode.cameras[0].footage, timestamps=(time,), render=render) for time in times)
+    spread = np.linspace(low, high, count) if count > 1 else np.full(count, time)
+    return tuple(float(episode.timestamps[index]) for index in np.unique(nearest(timestamps, spread)))
 
 
 def _view(times: Sequence[float]) -> str:
+    """Return what the prompt says of the frames above it."""
     if not times:
         return NO_FOOTAGE
     stamp = "The time since the recording's start is printed in a corner"
@@ -183,26 +164,21 @@ def _view(times: Sequence[float]) -> str:
     )
 
 
-def _unspoken(answer: InitialSpeech | Interjection) -> str:
+def misfit(answer: InitialSpeech | Interjection) -> str:
     """Name a field that has no word in it; a schema lets white space and bare punctuation pass."""
     texts = {name: text for name, text in msgspec.structs.asdict(answer).items() if name != "scenario"}
     silent = [name for name, text in texts.items() if not any(letter.isalnum() for letter in text)]
     return f"no words in `$.{silent[0]}`" if silent else ""
 
 
-def _folded(text: str) -> str:
-    """Fold white space; a sentence keeps its full stop."""
-    return " ".join(text.split())
-
-
 def say(text: str) -> str:
-    """Write the `say` tool call as canonical JSON: keys sorted, no white space between them."""
+    """Return the `say` tool call as canonical JSON: keys sorted, no white space between them."""
     call = {"type": "function", "function": {"name": "say", "arguments": {"text": text}}}
     return msgspec.json.encode(call, order="sorted").decode()
 
 
 def _speech(time: float, text: str, call: Digest) -> AnnotatedRow:
-    tool_calls = (say(_folded(text)),)
+    tool_calls = (say(folded(text)),)
     return AnnotatedRow(
         row=Row(role="assistant", content=None, style=None, timestamp=time, tool_calls=tool_calls), call=call
     )

@@ -13,21 +13,22 @@ T = TypeVar("T")
 
 
 def pick(options: Sequence[T], *, seed: int, episode: Digest, purpose: str, place: str = "") -> T:
-    """Pick one of some options, all equally likely; `place` tells apart several draws for one purpose.
+    """Return one of some options, all equally likely; `place` tells several draws for one purpose apart.
 
     Raises:
-        ValueError: there is nothing to pick from.
+        ValueError: there are no options.
     """
     if not options:
         raise ValueError(f"nothing to pick from for {purpose}")
-    return options[_drawn(seed, episode, purpose, place) % len(options)]
+    return options[draw(seed, episode, purpose, place) % len(options)]
 
 
 def choose(count: int, most: int, *, seed: int, episode: Digest, purpose: str) -> list[int]:
-    """Choose up to `most` of `count` places, without repetition, all sets equally likely; ascending."""
-    ranked = sorted(range(count), key=lambda at: _drawn(seed, episode, purpose, str(at)))
+    """Return up to `most` of `count` indices, without repetition, all sets equally likely; ascending."""
+    ranked = sorted(range(count), key=lambda index: draw(seed, episode, purpose, str(index)))
     return sorted(ranked[:most])
 
 
-def _drawn(seed: int, episode: Digest, purpose: str, place: str) -> int:
+def draw(seed: int, episode: Digest, purpose: str, place: str) -> int:
+    """Return a number of 128 bits, all equally likely."""
     return int(digest_parts("draw.v1", [str(seed).encode(), episode.encode(), purpose.encode(), place.encode()]), 16)

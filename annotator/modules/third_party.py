@@ -9,7 +9,7 @@ modules are needed; where there is none, nothing is imported here at all.
 
 from collections.abc import Iterator, Sequence
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -70,29 +70,28 @@ def third_party_modules(shipped: Sequence["Module"]) -> tuple["Module", ...]:
 @cache
 def _loaded() -> dict[str, "Module"]:
     """Import every entry point's module; by name."""
+    points = sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value))
+    if not points:
+        return {}
+    from annotator.modules.base import Module
+
     modules: dict[str, Module] = {}
-    for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
+    for point in points:
         if point.name in SyncSettings.__struct_fields__:
             raise _refused(point.name, "the name is taken by settings of this package", point.value)
         if point.name in modules:
             raise _refused(point.name, "two packages bring a module of this name", point.value)
-        modules[point.name] = _load(point)
+        try:
+            module = point.load()
+        except Exception as cause:  # an import runs another package's code, which may raise anything
+            got = f"{point.value}: {type(cause).__name__}: {cause}"
+            raise _refused(point.name, "the module cannot be imported", got) from cause
+        if not isinstance(module, Module):
+            raise _refused(point.name, "the entry point is no Module", f"{point.value} is a {type(module).__name__}")
+        for fault in _faults(module, point.name):
+            raise _refused(point.name, "the module cannot be used", fault)
+        modules[point.name] = module
     return modules
-
-
-def _load(point: EntryPoint) -> "Module":
-    from annotator.modules.base import Module
-
-    try:
-        module = point.load()
-    except Exception as cause:  # an import runs another package's code, which may raise anything
-        got = f"{point.value}: {type(cause).__name__}: {cause}"
-        raise _refused(point.name, "the module cannot be imported", got) from cause
-    if not isinstance(module, Module):
-        raise _refused(point.name, "the entry point is no Module", f"{point.value} is a {type(module).__name__}")
-    for fault in _faults(module, point.name):
-        raise _refused(point.name, "the module cannot be used", fault)
-    return module
 
 
 def _faults(module: "Module", name: str) -> Iterator[str]:

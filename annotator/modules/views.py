@@ -38,10 +38,10 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def windows_of(episode: ModuleInput, settings: PlanSettings, *, whole: bool = False) -> list[Window]:
-    """Divide an episode into windows of constant density; `whole` thins it out into a single one instead.
+    """Divide an episode into windows with as many frames a second; `whole` thins it out into a single one instead.
 
-    The frames that one prompt may hold are shared by the watched cameras, at least one each. Without a camera there
-    is one window and no media.
+    The frames that one prompt may hold are shared by the cameras, at least one each. Without a camera there is one
+    window and no media.
     """
     begin, finish = float(episode.timestamps[0]), float(episode.timestamps[-1])
     if not episode.cameras:
@@ -51,16 +51,16 @@ def windows_of(episode: ModuleInput, settings: PlanSettings, *, whole: bool = Fa
     indices = sample(episode.timestamps, settings.frames_per_second)
     if whole and len(indices) > budget:
         indices = indices[np.unique(np.linspace(0, len(indices) - 1, budget).round().astype(np.int64))]
-    parts = windows(indices, budget)
-    starts = [begin, *(float(episode.timestamps[part[0]]) for part in parts[1:]), finish]
+    parts = [tuple(float(t) for t in episode.timestamps[part]) for part in windows(indices, budget)]
+    names = [name_of(camera) for camera in episode.cameras]
     return [
         Window(
             start=start,
             end=end,
-            media=_media(episode, settings, part),
-            view=_view(settings, len(part), [name_of(camera) for camera in episode.cameras]),
+            media=tuple(item for camera in episode.cameras for item in _media(camera, settings, times)),
+            view=_view(settings, len(times), names),
         )
-        for part, (start, end) in zip(parts, pairwise(starts), strict=True)
+        for times, (start, end) in zip(parts, pairwise([begin, *(part[0] for part in parts[1:]), finish]), strict=True)
     ]
 
 
@@ -80,12 +80,7 @@ def sheet_render(settings: PlanSettings) -> Render:
     )
 
 
-def _media(episode: ModuleInput, settings: PlanSettings, indices: np.ndarray) -> tuple[MediaItem, ...]:
-    times = tuple(float(t) for t in episode.timestamps[indices])
-    return tuple(item for camera in episode.cameras for item in _by_camera(camera, settings, times))
-
-
-def _by_camera(camera: CameraView, settings: PlanSettings, times: tuple[float, ...]) -> Iterator[MediaItem]:
+def _media(camera: CameraView, settings: PlanSettings, times: tuple[float, ...]) -> Iterator[MediaItem]:
     if settings.view == "video":
         render = Render(
             kind="video", width_px=settings.video_frame_width, quality=settings.contact_sheet_quality, badge=True
@@ -93,8 +88,8 @@ def _by_camera(camera: CameraView, settings: PlanSettings, times: tuple[float, .
         yield MediaItem(footage=camera.footage, timestamps=times, render=render)
         return
     size, render = settings.contact_sheet_frames_per_sheet, sheet_render(settings)
-    for at in range(0, len(times), size):
-        yield MediaItem(footage=camera.footage, timestamps=times[at : at + size], render=render)
+    for start in range(0, len(times), size):
+        yield MediaItem(footage=camera.footage, timestamps=times[start : start + size], render=render)
 
 
 def _view(settings: PlanSettings, frames: int, cameras: Sequence[str]) -> str:
@@ -119,7 +114,9 @@ def _view_by_several(settings: PlanSettings, frames: int, cameras: Sequence[str]
     video = settings.view == "video"
     each = 1 if video else -(-frames // settings.contact_sheet_frames_per_sheet)
     several = "" if each == 1 else f" {each}"
-    places = [f'the {"next" if at else "first"}{several} by the camera "{name}"' for at, name in enumerate(cameras)]
+    places = [
+        f'the {"next" if number else "first"}{several} by the camera "{name}"' for number, name in enumerate(cameras)
+    ]
     what, part = ("videos above show", "frame") if video else ("images above are contact sheets of", "tile")
     rows = f"to be read row by row, left to right, {settings.contact_sheet_columns} to a row"
     return (

@@ -18,12 +18,12 @@ from annotator.modules.vocabulary.discovery import (
     STEPS,
     VERSION,
     discover,
-    discovered,
-    discovery_recipe,
-    sampled,
+    discovery_event,
+    discovery_fingerprint,
+    sample_episodes,
     watched_digest,
 )
-from annotator.modules.vocabulary.entries import Vocabulary, edited
+from annotator.modules.vocabulary.entries import Vocabulary, edit_event
 from annotator.modules.vocabulary.file import FILE, read_vocabulary, write_vocabulary
 from annotator.pipeline.episode_context import camera_views
 from annotator.pipeline.progress import Progress
@@ -80,7 +80,7 @@ def look_up_vocabulary(run: Run, log: Log, records: Sequence[EpisodeRecord]) -> 
     on_file = read_vocabulary(run.target_root / FILE)
     edit = None
     if on_file is not None:
-        edit = edited(log.vocabulary(run.dataset.name), on_file, dataset=run.dataset.name, run_id=run.run_id)
+        edit = edit_event(log.vocabulary(run.dataset.name), on_file, dataset=run.dataset.name, run_id=run.run_id)
     if on_file is not None and run.settings.vocabulary.reuse_existing:
         return VocabularyLookup(vocabulary=on_file, on_file=on_file, edit=edit)
     discovery = _plan_discovery(run, log, records)
@@ -168,7 +168,9 @@ async def _discover(run: Run, discovery: Discovery, client: VlmClient, progress:
     )
     dataset, run_id = run.dataset.name, run.run_id
     await client.keep(
-        discovered(found, recipe=discovery.fingerprint, episodes=digests, dataset=dataset, run_id=run_id, setup=setup)
+        discovery_event(
+            found, recipe=discovery.fingerprint, episodes=digests, dataset=dataset, run_id=run_id, setup=setup
+        )
     )
     return found.vocabulary
 
@@ -203,7 +205,7 @@ def _plan_discovery(run: Run, log: Log, records: Sequence[EpisodeRecord]) -> Dis
         )
         for record in chosen
     ]
-    fingerprint = discovery_recipe(
+    fingerprint = discovery_fingerprint(
         inputs, run.settings, prompts=run.prompts.digests(STEPS), model=digest_struct(run.model)
     )
     return Discovery(records=chosen, inputs=inputs, fingerprint=fingerprint, passed_over=passed_over)
@@ -213,7 +215,7 @@ def _in_sampling_order(run: Run, log: Log, records: Sequence[EpisodeRecord]) -> 
     """Yield the episodes in the order in which they would be sampled, each identity once, its footage looked up."""
     threads = run.settings.executor.decode_threads
     by_digest = {record.digest: record for record in sorted(records, key=lambda record: record.task, reverse=True)}
-    ranked = [by_digest[digest] for digest in sampled(by_digest, len(by_digest), run.settings.seed)]
+    ranked = [by_digest[digest] for digest in sample_episodes(by_digest, len(by_digest), run.settings.seed)]
     step = run.settings.vocabulary.sample_episodes
     for start in range(0, len(ranked), step):
         wanted = [record.index for record in ranked[start : start + step]]

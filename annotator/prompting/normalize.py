@@ -9,7 +9,12 @@ _FILLERS = frozenset("\u034f\u115f\u1160\u2800\u3164\uffa0") | frozenset(map(chr
 """Letters that show nothing: Hangul fillers, blank Braille, joiners and selectors of the letter before them."""
 
 
-def tidy_subtask(text: str) -> str:
+def folded(text: str) -> str:
+    """Return a text with its white space folded; a sentence keeps its full stop or question mark."""
+    return " ".join(text.split())
+
+
+def tidy_label(text: str) -> str:
     """Return a label on one line, without white space at its ends and without full stops at its end."""
     return _or_nothing(tidy_memory(text).rstrip(". "))
 
@@ -29,4 +34,4 @@ def _or_nothing(text: str) -> str:
 
 def sameness(entry: str) -> str:
     """Return what an entry is compared by: two that differ in case or a full stop are the same."""
-    return tidy_subtask(entry).casefold()
+    return tidy_label(entry).casefold()

@@ -22,10 +22,10 @@ from annotator.modules.vocabulary.discovery import (
     VIEW_SETTINGS,
     Discovery,
     discover,
-    discovered,
-    discovery_recipe,
+    discovery_event,
+    discovery_fingerprint,
     misfit,
-    sampled,
+    sample_episodes,
     vocabulary_of,
     watched_digest,
 )
@@ -73,7 +73,7 @@ def run(
 
 def recipe(episodes: Sequence[ModuleInput], settings: SyncSettings | None = None, **changes: Any) -> Digest:
     fields: dict[str, Any] = {"prompts": PROMPTS, "model": MODEL}
-    return discovery_recipe(episodes, settings or SyncSettings(), **fields | changes)
+    return discovery_fingerprint(episodes, settings or SyncSettings(), **fields | changes)
 
 
 digests = st.lists(st.integers(0, 30).map(digest), max_size=12)
@@ -83,33 +83,33 @@ digests = st.lists(st.integers(0, 30).map(digest), max_size=12)
 def test_which_episodes_are_sampled_depends_on_no_order_and_no_repetition(
     some: list[Digest], count: int, seed: int, rng: random.Random
 ) -> None:
-    chosen = sampled(some, count, seed)
+    chosen = sample_episodes(some, count, seed)
     listed = [*some, *rng.sample(some, len(some) // 2)]
     rng.shuffle(listed)
-    assert sampled(listed, count, seed) == chosen
+    assert sample_episodes(listed, count, seed) == chosen
     assert len(chosen) == min(count, len(set(some))) == len(set(chosen))
     assert set(chosen) <= set(some)
 
 
 @given(digests, st.integers(1, 6))
 def test_an_episode_that_goes_changes_the_sample_only_where_it_was_in_it(some: list[Digest], count: int) -> None:
-    chosen = sampled(some, count, 1)
+    chosen = sample_episodes(some, count, 1)
     for gone in set(some):
-        without = sampled([one for one in some if one != gone], count, 1)
+        without = sample_episodes([one for one in some if one != gone], count, 1)
         assert [one for one in without if one in chosen] == [one for one in chosen if one != gone]
 
 
 def test_one_more_episode_to_watch_leaves_the_first_ones_as_they_were() -> None:
     some = [digest(n) for n in range(20)]
-    assert sampled(some, 4, 1)[:3] == sampled(some, 3, 1)
+    assert sample_episodes(some, 4, 1)[:3] == sample_episodes(some, 3, 1)
 
 
 def test_another_seed_samples_other_episodes_and_all_are_equally_likely() -> None:
     some = [digest(n) for n in range(10)]
-    assert sampled(some, 3, 1) != sampled(some, 3, 2)
-    counts = [sum(one in sampled(some, 3, seed) for seed in range(2000)) for one in some]
+    assert sample_episodes(some, 3, 1) != sample_episodes(some, 3, 2)
+    counts = [sum(one in sample_episodes(some, 3, seed) for seed in range(2000)) for one in some]
     assert all(500 < count < 700 for count in counts)
-    assert [some.index(one) for one in sampled(some, 3, 1729)] == [4, 0, 6]
+    assert [some.index(one) for one in sample_episodes(some, 3, 1729)] == [4, 0, 6]
 
 
 def test_the_watched_digest_says_which_episodes_not_in_which_order() -> None:
@@ -131,7 +131,7 @@ def test_all_episodes_are_watched_in_one_ask() -> None:
 def test_the_prompt_says_which_images_are_which_recording() -> None:
     long, short = episode("long", frames=400, task=" stack\nthe cups. "), episode("short", frames=10, task="")
     shown = {digest("long"): long, digest("short"): short}
-    order = [shown[one] for one in sampled(shown, 2, 1729)]
+    order = [shown[one] for one in sample_episodes(shown, 2, 1729)]
     _, question = run([short, long], contact_sheet_frames_per_sheet=20)
     said = question.inputs["recordings"]
     at = 1
@@ -270,7 +270,9 @@ def test_at_most_so_many_entries_are_taken() -> None:
 def test_what_is_recorded_is_what_was_found() -> None:
     some = [episode(n) for n in range(2)]
     found, question = run(some)
-    event = discovered(found, recipe=recipe(some), episodes=[e.digest for e in some], dataset="cups", run_id="run-1")
+    event = discovery_event(
+        found, recipe=recipe(some), episodes=[e.digest for e in some], dataset="cups", run_id="run-1"
+    )
     assert (event.subtasks, event.memories) == (tuple(ANSWER.subtasks), tuple(ANSWER.memories))
     assert (event.vocabulary, event.call, event.recipe) == (found.vocabulary.digest, question.key, recipe(some))
     assert (event.episodes, event.dataset, event.run_id) == ((digest(0), digest(1)), "cups", "run-1")

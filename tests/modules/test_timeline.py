@@ -9,8 +9,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from annotator.modules.plan.timeline import LEAST_SECONDS, Segment, cover, tidy
+from annotator.modules.plan.timeline import LEAST_SECONDS, Segment, cover
 from annotator.prompting.answers import Span
+from annotator.prompting.normalize import tidy_label
 
 Clock = npt.NDArray[np.float32]
 
@@ -38,7 +39,7 @@ def length_s(segment: Segment, clock: Clock) -> float:
 def is_usable(span: Span, clock: Clock) -> bool:
     low, high = min(span.start, span.end), max(span.start, span.end)
     finite = math.isfinite(span.start) and math.isfinite(span.end)
-    return finite and bool(tidy(span.subtask)) and high >= float(clock[0]) and low <= float(clock[-1])
+    return finite and bool(tidy_label(span.subtask)) and high >= float(clock[0]) and low <= float(clock[-1])
 
 
 def check_cover(segments: list[Segment], spans: list[Span], clock: Clock, min_seconds: float) -> None:
@@ -51,7 +52,7 @@ def check_cover(segments: list[Segment], spans: list[Span], clock: Clock, min_se
     assert all(a.stop == b.first for a, b in pairwise(segments))
     assert all(s.first < s.stop for s in segments)
     assert all(is_usable(spans[s.source], clock) and s.text == spans[s.source].subtask for s in segments)
-    assert all(tidy(a.text).casefold() != tidy(b.text).casefold() for a, b in pairwise(segments))
+    assert all(tidy_label(a.text).casefold() != tidy_label(b.text).casefold() for a, b in pairwise(segments))
     if len(segments) > 1:
         assert min(length_s(s, clock) for s in segments) >= max(min_seconds, LEAST_SECONDS)
 
@@ -139,14 +140,14 @@ def test_spans_are_stitched_as_a_person_would(
 
 @given(st.text(max_size=40))
 def test_tidying_twice_changes_nothing_more(text: str) -> None:
-    once = tidy(text)
-    assert tidy(once) == once
+    once = tidy_label(text)
+    assert tidy_label(once) == once
     assert "\n" not in once
     assert not once.endswith((".", " "))
 
 
-def test_a_tidy_subtask_keeps_its_words() -> None:
-    assert tidy("  pick up\n the 0.5 l  bottle. . ") == "pick up the 0.5 l bottle"
+def test_a_tidy_label_keeps_its_words() -> None:
+    assert tidy_label("  pick up\n the 0.5 l  bottle. . ") == "pick up the 0.5 l bottle"
 
 
 @pytest.mark.parametrize("fps", [10, 30, 1000])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotator.errors import VocabularyError
-from annotator.modules.vocabulary.entries import Vocabulary, edited
+from annotator.modules.vocabulary.entries import Vocabulary, edit_event
 from annotator.modules.vocabulary.file import FILE, MOST_ENTRIES, read_vocabulary, write_vocabulary
 from annotator_store.atomic_files import LEFTOVER_SUFFIX
 
@@ -196,5 +196,5 @@ def test_any_lists_are_read_or_refused_and_what_is_read_is_written_back_unchange
     again = read_vocabulary(path)
     assert again is not None
     assert again == found
-    recorded = edited(None, found, dataset="d", run_id="r")
-    assert edited(recorded, again, dataset="d", run_id="r") is None
+    recorded = edit_event(None, found, dataset="d", run_id="r")
+    assert edit_event(recorded, again, dataset="d", run_id="r") is None

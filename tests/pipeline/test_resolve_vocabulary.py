@@ -10,9 +10,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from annotator.modules.vocabulary.entries import LEAST_OVERLAP, Snapped, Vocabulary, distinct, edited, snap, told_apart
-from annotator.modules.vocabulary.matching import Worded, match_entry
-from annotator.prompting.normalize import sameness, tidy_memory, tidy_subtask
+from annotator.modules.vocabulary.entries import LEAST_OVERLAP, NearestEntry, Vocabulary, distinct, edit_event, nearest_entry, distinguishing_word
+from annotator.modules.vocabulary.matching import EntryMatch, match_entry
+from annotator.prompting.normalize import sameness, tidy_memory, tidy_label
 from annotator_store.digests import digest_parts
 from annotator_store.log.events import VocabularyDiscovered, decode_event, encode_event, utc_now
 from annotator_store.validation.rules import TABLES
@@ -46,21 +46,21 @@ def found(entries: Vocabulary) -> VocabularyDiscovered:
 
 @given(texts, st.lists(texts, min_size=1, max_size=6))
 def test_any_text_snaps_to_one_of_the_entries_the_same_one_every_time(text: str, entries: list[str]) -> None:
-    snapped = snap(text, entries)
+    snapped = nearest_entry(text, entries)
     assert snapped.entry in entries
     assert 0 <= snapped.overlap <= 1
-    assert snap(text, list(entries)) == snapped
+    assert nearest_entry(text, list(entries)) == snapped
 
 
 @given(st.lists(texts, min_size=1, max_size=6), st.data())
 def test_the_text_of_an_entry_is_that_entry(entries: list[str], data: st.DataObject) -> None:
     text = data.draw(st.sampled_from(entries))
-    assert snap(text, entries) == Snapped(text, 1.0)
+    assert nearest_entry(text, entries) == NearestEntry(text, 1.0)
 
 
 @given(texts, st.lists(texts, min_size=1, max_size=6), texts)
 def test_another_entry_never_makes_the_nearest_one_farther(text: str, entries: list[str], other: str) -> None:
-    assert snap(text, [*entries, other]).overlap >= snap(text, entries).overlap
+    assert nearest_entry(text, [*entries, other]).overlap >= nearest_entry(text, entries).overlap
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_another_entry_never_makes_the_nearest_one_farther(text: str, entries: l
     ],
 )
 def test_a_paraphrase_snaps_by_the_words_it_shares(text: str, entry: str, overlap: float) -> None:
-    assert snap(text, ENTRIES) == Snapped(entry, overlap)
+    assert nearest_entry(text, ENTRIES) == NearestEntry(entry, overlap)
     assert (overlap >= LEAST_OVERLAP) == (text not in {"wave at the camera", "?!"})
 
 
@@ -99,10 +99,10 @@ HANDS = ("open the left gripper", "close the right gripper", "pick up the red cu
 def test_a_text_that_says_another_thing_in_much_the_same_words_is_told_apart(
     text: str, entries: tuple[str, ...], by: str
 ) -> None:
-    nearest = snap(text, entries)
+    nearest = nearest_entry(text, entries)
     assert nearest.overlap >= LEAST_OVERLAP
-    assert told_apart(text, nearest.entry, entries) == by
-    assert match_entry(text, entries, tidy_subtask).text == ""
+    assert distinguishing_word(text, nearest.entry, entries) == by
+    assert match_entry(text, entries, tidy_label).text == ""
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_text_that_says_another_thing_in_much_the_same_words_is_told_apart(
 )
 def test_a_true_paraphrase_is_taken_for_its_entry(text: str, entry: str) -> None:
     entries = ("open a lid", "pick up the cup", "grip the red cup", "place the cup on the tray", "do not touch the lid")
-    assert match_entry(text, entries, tidy_subtask) == Worded(entry)
+    assert match_entry(text, entries, tidy_label) == EntryMatch(entry)
 
 
 AXES = (("open", "close", "turn"), ("left", "right"), ("red", "blue", "small"))
@@ -131,7 +131,7 @@ def test_no_text_is_taken_for_one_that_says_another_action_side_or_thing(
     text: str, entries: list[str], before: str
 ) -> None:
     """A word that no entry has says nothing of how entries differ: such a text may pass for a free paraphrase."""
-    told = match_entry(before + text, entries, tidy_subtask)
+    told = match_entry(before + text, entries, tidy_label)
     negated = before in {"do not ", "never "}
     if told.text and told.text != text:
         named = {word for entry in entries for word in entry.split()}
@@ -143,27 +143,27 @@ def test_no_text_is_taken_for_one_that_says_another_action_side_or_thing(
 @given(texts, st.lists(texts, min_size=1, max_size=6), st.data())
 def test_nothing_tells_an_entry_from_itself(text: str, entries: list[str], data: st.DataObject) -> None:
     own = data.draw(st.sampled_from(entries))
-    assert told_apart(own, own, [*entries, text]) == ""
+    assert distinguishing_word(own, own, [*entries, text]) == ""
 
 
 def test_of_two_entries_with_the_same_words_the_order_of_the_words_decides() -> None:
     swapped = ("stack the red cup on the blue cup", "stack the blue cup on the red cup")
-    assert snap("put the blue cup on the red cup", swapped).entry == swapped[1]
-    assert snap("put the red cup on the blue cup", swapped).entry == swapped[0]
+    assert nearest_entry("put the blue cup on the red cup", swapped).entry == swapped[1]
+    assert nearest_entry("put the red cup on the blue cup", swapped).entry == swapped[0]
 
 
 def test_of_entries_that_are_equally_near_the_first_is_taken() -> None:
-    assert snap("pour", ("open the lid", "close the lid")) == Snapped("open the lid", 0.0)
+    assert nearest_entry("pour", ("open the lid", "close the lid")) == NearestEntry("open the lid", 0.0)
 
 
 def test_there_must_be_entries_to_snap_to() -> None:
     with pytest.raises(ValueError, match="empty"):
-        snap("pour", ())
+        nearest_entry("pour", ())
 
 
 @given(texts)
 def test_what_is_tidy_stays_as_it_is_and_is_one_visible_line(text: str) -> None:
-    for tidy in (tidy_subtask, tidy_memory):
+    for tidy in (tidy_label, tidy_memory):
         once = tidy(text)
         assert tidy(once) == once
         assert once.splitlines() in ([], [once])
@@ -171,7 +171,7 @@ def test_what_is_tidy_stays_as_it_is_and_is_one_visible_line(text: str) -> None:
 
 
 def test_a_label_loses_its_full_stop_and_a_milestone_keeps_it() -> None:
-    assert tidy_subtask(" pick  up\nthe cup. ") == "pick up the cup"
+    assert tidy_label(" pick  up\nthe cup. ") == "pick up the cup"
     assert tidy_memory(" I hold\tthe  cup. ") == "I hold the cup."
 
 
@@ -196,15 +196,15 @@ def test_every_list_and_its_order_participate_in_the_digest(field: msgspec.struc
 
 def test_an_unchanged_vocabulary_is_no_edit() -> None:
     now = vocabulary("reach", "grasp")
-    assert edited(found(now), now, dataset="cups", run_id="run-2") is None
-    again = edited(None, now, dataset="cups", run_id="run-2")
+    assert edit_event(found(now), now, dataset="cups", run_id="run-2") is None
+    again = edit_event(None, now, dataset="cups", run_id="run-2")
     assert again is not None
-    assert edited(again, now, dataset="cups", run_id="run-3") is None
+    assert edit_event(again, now, dataset="cups", run_id="run-3") is None
 
 
 def test_an_edit_says_what_came_and_what_went() -> None:
     before = vocabulary("reach", "grasp")
-    event = edited(found(before), vocabulary("grasp", "lift", memories=()), dataset="cups", run_id="run-2")
+    event = edit_event(found(before), vocabulary("grasp", "lift", memories=()), dataset="cups", run_id="run-2")
     assert event is not None
     assert (event.added, event.removed) == (("subtask: lift",), ("subtask: reach", "memory: I hold the cup."))
     assert (event.subtasks, event.memories) == (("grasp", "lift"), ())
@@ -214,28 +214,28 @@ def test_an_edit_says_what_came_and_what_went() -> None:
 
 
 def test_the_same_text_as_subtask_and_as_memory_are_two_entries() -> None:
-    event = edited(found(vocabulary("reach", memories=("wait",))), vocabulary("reach", "wait", memories=()),
+    event = edit_event(found(vocabulary("reach", memories=("wait",))), vocabulary("reach", "wait", memories=()),
                    dataset="cups", run_id="run-2")  # fmt: skip
     assert event is not None
     assert (event.added, event.removed) == (("subtask: wait",), ("memory: wait",))
 
 
 def test_another_order_is_an_edit_that_adds_and_removes_nothing() -> None:
-    event = edited(found(vocabulary("reach", "grasp")), vocabulary("grasp", "reach"), dataset="cups", run_id="run-2")
+    event = edit_event(found(vocabulary("reach", "grasp")), vocabulary("grasp", "reach"), dataset="cups", run_id="run-2")
     assert event is not None
     assert (event.added, event.removed) == ((), ())
 
 
 def test_a_file_that_was_there_before_anything_was_recorded_is_all_new() -> None:
-    event = edited(None, vocabulary("reach"), dataset="cups", run_id="run-1")
+    event = edit_event(None, vocabulary("reach"), dataset="cups", run_id="run-1")
     assert event is not None
     assert (event.before, event.added) == (None, ("subtask: reach", "memory: I hold the cup."))
 
 
-@given(st.lists(texts.map(tidy_subtask), unique=True), st.lists(texts.map(tidy_subtask), unique=True))
+@given(st.lists(texts.map(tidy_label), unique=True), st.lists(texts.map(tidy_label), unique=True))
 def test_what_was_there_less_what_went_and_with_what_came_is_what_there_is(old: list[str], new: list[str]) -> None:
     assume(old != new)
-    event = edited(found(vocabulary(*old)), vocabulary(*new), dataset="cups", run_id="run-2")
+    event = edit_event(found(vocabulary(*old)), vocabulary(*new), dataset="cups", run_id="run-2")
     assert event is not None
     before = {f"subtask: {entry}" for entry in old}
     assert (before - set(event.removed)) | set(event.added) == {f"subtask: {entry}" for entry in new}
@@ -253,5 +253,5 @@ def test_what_the_rules_call_blank_is_no_text_here_either() -> None:
             connection.sql("SELECT letter FROM letters WHERE is_blank(letter)").to_arrow_table()["letter"].to_pylist()
         )
     assert {" ", "\u200b", "\u3164", "\ufe0f"} <= set(blank)
-    assert [letter for letter in blank if tidy_memory(letter) or tidy_subtask(f"{letter} ...")] == []
-    assert tidy_subtask("👩\u200d🚀 waves.") == "👩\u200d🚀 waves"
+    assert [letter for letter in blank if tidy_memory(letter) or tidy_label(f"{letter} ...")] == []
+    assert tidy_label("👩\u200d🚀 waves.") == "👩\u200d🚀 waves"

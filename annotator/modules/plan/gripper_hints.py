@@ -6,7 +6,7 @@ from annotator.vlm.signals.gripper import find_grippers, gripper_acts
 
 
 def gripper_times(signals: Signals) -> tuple[GripperTime, ...]:
-    """List when each named gripper begins to close or to open, ascending; nothing where no name tells of a gripper.
+    """Return when each named gripper begins to close or to open, ascending; nothing where no name is a gripper's.
 
     Names are those of `observation.state` and `action`; the measured gripper is read before the commanded one. A
     dimension that merely moves like a gripper is not taken for one. Which way is closing is read off the signal: the
@@ -20,4 +20,4 @@ def gripper_times(signals: Signals) -> tuple[GripperTime, ...]:
         for gripper in named
         for act in gripper_acts(gripper, signals.timestamps)
     ]
-    return tuple(sorted(times, key=lambda one: (one.time, one.side)))
+    return tuple(sorted(times, key=lambda grip: (grip.time, grip.side)))

@@ -11,9 +11,9 @@ from annotator_store.log.events import AnnotatedRow
 
 
 async def memories(context: PlanContext, subtasks: Sequence[Subtask]) -> list[AnnotatedRow]:
-    """Walk the chain: each memory is written from the one before it. A gap keeps the memory as it was.
+    """Write each memory from the one before it, at every start of a subtask but the first. A gap keeps the memory.
 
-    With a vocabulary memory is the list of its milestones that hold, and one without milestones leaves none to write.
+    With a vocabulary, memory is the list of its milestones that hold; one without milestones leaves none to write.
 
     Raises:
         CallError: something got no reply.
@@ -21,45 +21,52 @@ async def memories(context: PlanContext, subtasks: Sequence[Subtask]) -> list[An
     if not context.settings.emit_memory:
         return []
     if context.episode.vocabulary is None:
-        return await _freely(context, subtasks)
-    return await _in_milestones(context, subtasks) if context.milestones else []
+        return await _free_memories(context, subtasks)
+    return await _milestones(context, subtasks) if context.milestones else []
 
 
-async def _freely(context: PlanContext, subtasks: Sequence[Subtask]) -> list[AnnotatedRow]:
+async def _free_memories(context: PlanContext, subtasks: Sequence[Subtask]) -> list[AnnotatedRow]:
     rows: list[AnnotatedRow] = []
     memory = ""
     for before, subtask in pairwise(subtasks):
-        inputs = _inputs(context, before, subtask) | {"memory": memory}
+        inputs = {
+            "task": context.task,
+            "completed": before.segment.text,
+            "upcoming": subtask.segment.text,
+            "memory": memory,
+        }
         answered = await context.gaps.optional(context.ask, "plan.memory", Memory, inputs)
         if answered is None:
             continue
-        text = match_entry(answered.answer.memory, (), tidy_memory)
-        if text.refusal:
-            context.refuse("plan.memory", [text.refusal], answered.key)
+        written = match_entry(answered.answer.memory, (), tidy_memory)
+        if written.refusal:
+            context.refuse("plan.memory", [written.refusal], answered.key)
         else:
-            memory = text.text
+            memory = written.text
             rows.append(row_at(context.episode, "memory", memory, subtask, answered.key))
     return rows
 
 
-async def _in_milestones(context: PlanContext, subtasks: Sequence[Subtask]) -> list[AnnotatedRow]:
-    """A row where the list changed. An empty list writes none: what stood before stays in force, and is shown next."""
+async def _milestones(context: PlanContext, subtasks: Sequence[Subtask]) -> list[AnnotatedRow]:
+    """Return a row where the list changed. A row cannot be empty, so after an empty list the row before holds on."""
     rows: list[AnnotatedRow] = []
     reached: list[str] = []
     allowed = allowed_values("memories", context.milestones)
     for before, subtask in pairwise(subtasks):
-        inputs = _inputs(context, before, subtask) | {"memory": lines(reached), "milestones": lines(context.milestones)}
+        inputs = {
+            "task": context.task,
+            "completed": before.segment.text,
+            "upcoming": subtask.segment.text,
+            "memory": lines(reached),
+            "milestones": lines(context.milestones),
+        }
         answered = await context.gaps.optional(context.ask, "plan.milestones", Milestones, inputs, allowed=allowed)
         if answered is None:
             continue
-        texts = [match_entry(memory, context.milestones, tidy_memory) for memory in answered.answer.memories]
-        context.refuse("plan.milestones", [text.refusal for text in texts if text.refusal], answered.key)
-        now = [text.text for text in texts if not text.refusal]
+        matches = [match_entry(memory, context.milestones, tidy_memory) for memory in answered.answer.memories]
+        context.refuse("plan.milestones", [match.refusal for match in matches if match.refusal], answered.key)
+        now = [match.text for match in matches if not match.refusal]
         if now and now != reached:
             reached = now
             rows.append(row_at(context.episode, "memory", " ".join(now), subtask, answered.key))
     return rows
-
-
-def _inputs(context: PlanContext, before: Subtask, subtask: Subtask) -> dict[str, str]:
-    return {"task": context.task, "completed": before.segment.text, "upcoming": subtask.segment.text}

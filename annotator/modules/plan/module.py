@@ -13,8 +13,7 @@ from annotator.modules.plan.memory import memories
 from annotator.modules.plan.relabel import relabelled
 from annotator.modules.plan.segmentation import PlanContext, Subtask, row_at, segmented
 from annotator.modules.plan.task_paraphrases import task_of, task_paraphrases
-from annotator.modules.plan.timeline import tidy
-from annotator_store.log.events import AnnotatedRow
+from annotator.prompting.normalize import tidy_label
 
 NAME = "plan"
 VERSION = 3
@@ -33,26 +32,31 @@ STYLES = frozenset({"subtask", "plan", "memory", "task_aug"})
 
 
 async def annotate(episode: ModuleInput, ask: Ask, settings: PlanSettings) -> ModuleOutput:
-    """Annotate one episode. Rows come by time, style and role; of the paraphrases the task itself is the first.
+    """Annotate one episode. Rows are ordered by time, style and role; of the paraphrases the task itself comes first.
 
     Raises:
         CallError, FootageError: something got no reply; what was answered is kept, the next run goes on from there.
         Rejected, Declined: there is no usable segmentation.
-        DatasetError: the gripper's signals are wanted and cannot be read.
+        DatasetError: the gripper's signals are needed and cannot be read.
     """
     gaps = Gaps()
     grippers = await asyncio.to_thread(episode.grippers) if settings.gripper_hints else ()
     task = await task_of(episode, ask, settings, gaps)
     context = PlanContext(episode, ask, settings, task, gaps, grippers)
     paraphrases = asyncio.ensure_future(task_paraphrases(context))
-    subtasks = asyncio.ensure_future(_subtasks(context))
-    await gather_all([subtasks, paraphrases])
-    rows = [*paraphrases.result(), *_rows(context, subtasks.result()), *await memories(context, subtasks.result())]
+    segmenting = asyncio.ensure_future(_subtasks(context))
+    await gather_all([segmenting, paraphrases])  # of two errors, that of the subtasks is raised
+    subtasks = segmenting.result()
+    rows = [*paraphrases.result(), *await memories(context, subtasks)]
+    for index, subtask in enumerate(subtasks):
+        rows.append(row_at(episode, "subtask", subtask.segment.text, subtask, subtask.call))
+        if settings.emit_plan:
+            rows.append(row_at(episode, "plan", numbered(subtasks[index:]), subtask, None))
     rows.sort(key=lambda annotated: (annotated.row.timestamp, annotated.row.style or "", annotated.row.role))
     return ModuleOutput(
         rows=tuple(rows),
         gaps=gaps.in_order(),
-        task=None if task == tidy(episode.task) else task,
+        task=None if task == tidy_label(episode.task) else task,
     )
 
 
@@ -60,18 +64,8 @@ async def _subtasks(context: PlanContext) -> list[Subtask]:
     return await relabelled(context, await segmented(context))
 
 
-def _rows(context: PlanContext, subtasks: Sequence[Subtask]) -> list[AnnotatedRow]:
-    rows = [row_at(context.episode, "subtask", subtask.segment.text, subtask, subtask.call) for subtask in subtasks]
-    if context.settings.emit_plan:
-        rows += [
-            row_at(context.episode, "plan", numbered(subtasks[place:]), subtask, None)
-            for place, subtask in enumerate(subtasks)
-        ]
-    return rows
-
-
 def numbered(subtasks: Sequence[Subtask]) -> str:
-    """Number the subtasks that are left, one a line."""
+    """Return a plan: the subtasks that are left, numbered, one a line."""
     return "\n".join(f"{number}. {subtask.segment.text}" for number, subtask in enumerate(subtasks, start=1))
 
 

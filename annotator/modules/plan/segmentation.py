@@ -1,4 +1,4 @@
-"""An episode cut into subtasks: [describe] → segment, by windows → held to the vocabulary → one cover of all frames."""
+"""The subtasks of an episode: [describe] → segment, by windows → match the vocabulary → cover all frames."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,10 +8,11 @@ import msgspec
 from annotator.config.settings import PlanSettings
 from annotator.errors import Declined, Rejected
 from annotator.modules.base import Ask, Gaps, GripperTime, ModuleInput, gap_of, gather_all
-from annotator.modules.plan.timeline import Segment, cover, tidy
+from annotator.modules.plan.timeline import Segment, cover
 from annotator.modules.views import Window, windows_of
 from annotator.modules.vocabulary.matching import allowed_values, lines, match_entry
 from annotator.prompting.answers import Description, Segmentation, Span
+from annotator.prompting.normalize import tidy_label
 from annotator_store.digests import Digest
 from annotator_store.log.events import AnnotatedRow, Gap
 from annotator_store.rows import Row
@@ -19,7 +20,7 @@ from annotator_store.rows import Row
 
 @dataclass(frozen=True)
 class PlanContext:
-    """One episode's annotation under way. `grippers` is empty unless the settings want them told."""
+    """What the steps of one episode's annotation share. `grippers` is empty unless the settings ask for hints."""
 
     episode: ModuleInput
     ask: Ask
@@ -30,16 +31,16 @@ class PlanContext:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The texts that a subtask may have; none where any will do."""
+        """The labels that a subtask may have; empty where it may have any."""
         return self.episode.vocabulary.subtasks if self.episode.vocabulary else ()
 
     @property
     def milestones(self) -> tuple[str, ...]:
-        """The texts that a memory may be made of."""
+        """The milestones that a memory may be made of."""
         return self.episode.vocabulary.memories if self.episode.vocabulary else ()
 
     def refuse(self, step: str, details: Iterable[str], call: Digest) -> None:
-        """Put on the record what an answer said in vain."""
+        """Record why parts of an answer were dropped."""
         self.gaps.recorded.extend(Gap(step=step, reason="rejected", detail=detail, call=call) for detail in details)
 
 
@@ -58,10 +59,17 @@ class WindowSpans(msgspec.Struct, frozen=True):
 
 
 class Clipped(msgspec.Struct, frozen=True):
-    """What an answer gives for its window: the spans that can be used, and why others cannot."""
+    """The spans of an answer that can be used in its window, and why others cannot."""
 
     spans: list[Span]
     refusals: list[str]
+
+    def misfit(self, window: Window) -> str:
+        """Say why the answer is asked for again, in the words of the prompt; "" where something in it can be used."""
+        if self.spans:
+            return ""
+        nothing = f"no subtask lies between {seconds(window.start)} s and {seconds(window.end)} s"
+        return f"no usable subtask: {self.refusals[0] if self.refusals else nothing}"
 
 
 async def segmented(context: PlanContext) -> list[Subtask]:
@@ -95,7 +103,7 @@ async def _spans(context: PlanContext, window: Window) -> WindowSpans:
             inputs,
             window.media,
             allowed=allowed_values("subtask", context.labels),
-            misfit=lambda answer: _misfit(_clipped(answer, window, context.labels), window),
+            misfit=lambda answer: _clipped(answer, window, context.labels).misfit(window),
             most={"subtasks": context.settings.plan_max_steps},
         )
     except (Declined, Rejected) as error:
@@ -109,20 +117,12 @@ def _clipped(answer: Segmentation, window: Window, labels: Sequence[str]) -> Cli
     spans: list[Span] = []
     refusals: list[str] = []
     for span in window.clip(answer.subtasks):
-        label = match_entry(span.subtask, labels, tidy)
+        label = match_entry(span.subtask, labels, tidy_label)
         if label.refusal:
             refusals.append(label.refusal)
         else:
             spans.append(Span(span.start, span.end, label.text))
     return Clipped(spans, refusals)
-
-
-def _misfit(clipped: Clipped, window: Window) -> str:
-    """Say why an answer is asked for again: nothing in it can be used."""
-    if clipped.spans:
-        return ""
-    nothing = f"no subtask lies between {seconds(window.start)} s and {seconds(window.end)} s"
-    return f"no usable subtask: {clipped.refusals[0] if clipped.refusals else nothing}"
 
 
 async def _inputs(context: PlanContext, window: Window) -> dict[str, str]:
@@ -132,7 +132,8 @@ async def _inputs(context: PlanContext, window: Window) -> dict[str, str]:
     if settings.subtask_describe_first and window.media:
         described = await context.gaps.optional(context.ask, "plan.describe", Description, bounds, window.media)
         if described:
-            description = "\n".join(f"{seconds(o.time)} s: {tidy(o.event)}" for o in described.answer.observations)
+            seen = described.answer.observations
+            description = "\n".join(f"{seconds(item.time)} s: {tidy_label(item.event)}" for item in seen)
     times = [gripper for gripper in context.grippers if window.start <= gripper.time <= window.end]
     return bounds | {
         "task": context.task,
@@ -147,7 +148,7 @@ async def _inputs(context: PlanContext, window: Window) -> dict[str, str]:
 
 
 def gripper_line(gripper: GripperTime) -> str:
-    """Say what a gripper did, as evidence: "2.1 s: the left gripper closes", or what it was told to do."""
+    """Return what a gripper did, or was told to do, as a line of the prompt: "2.1 s: the left gripper closes"."""
     name = f"the {gripper.side} gripper" if gripper.side else "the gripper"
     if not gripper.measured:
         return f"{seconds(gripper.time)} s: {name} is told to {gripper.kind}"
@@ -155,11 +156,11 @@ def gripper_line(gripper: GripperTime) -> str:
 
 
 def seconds(value: float) -> str:
-    """Write a time as prompts and tiles show it: seconds with one decimal."""
+    """Return a time as prompts and tiles show it: seconds with one decimal."""
     return f"{value:.1f}"
 
 
 def row_at(episode: ModuleInput, style: str, content: str, subtask: Subtask, call: Digest | None) -> AnnotatedRow:
-    """Write a row of the robot's at the start of a subtask."""
+    """Return an assistant row at the start of a subtask."""
     timestamp = float(episode.timestamps[subtask.segment.first])
     return AnnotatedRow(row=Row(role="assistant", content=content, style=style, timestamp=timestamp), call=call)

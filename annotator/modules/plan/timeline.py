@@ -1,7 +1,7 @@
 """Turn whatever spans a model returns into a cover: contiguous, frame-exact, every frame in exactly one segment."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import numpy as np
@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from annotator.media.sampling import nearest
 from annotator.prompting.answers import Span
-from annotator.prompting.normalize import sameness, tidy_subtask
+from annotator.prompting.normalize import sameness, tidy_label
 
 LEAST_SECONDS = 0.2
 """No two segments start closer together than this.
@@ -21,18 +21,13 @@ Source: LeRobot 0.6.2 looks a persistent row up by its time within 0.1 s either 
 class Segment(msgspec.Struct, frozen=True):
     """A subtask from frame `first` up to (not including) frame `stop` of the episode.
 
-    `source` is the place, among the spans that were covered, of the one whose text it has.
+    `source` is the index of the span whose text it has.
     """
 
     first: int
     stop: int
     text: str
     source: int
-
-
-def tidy(text: str) -> str:
-    """Fold white space and drop what ends a sentence, so that equal subtasks read equal."""
-    return tidy_subtask(text)
 
 
 def cover(spans: Iterable[Span], timestamps: npt.NDArray[np.float32], *, min_seconds: float) -> list[Segment]:
@@ -43,11 +38,17 @@ def cover(spans: Iterable[Span], timestamps: npt.NDArray[np.float32], *, min_sec
     than `LEAST_SECONDS`, joins its longer neighbour; neighbours with equal text become one. Texts are kept as they
     are. Returns [] when no span is usable.
     """
-    usable = sorted(_usable(spans, float(timestamps[0]), float(timestamps[-1])), key=lambda s: (s[1].start, s[1].end))
-    segments = _distinct(usable, timestamps)
-    segments = merge_equal(segments)
-    segments = _merge_short(segments, timestamps, max(min_seconds, LEAST_SECONDS))
-    return merge_equal(segments)
+    begin, finish = float(timestamps[0]), float(timestamps[-1])
+    usable: list[tuple[int, Span]] = []
+    for source, span in enumerate(spans):
+        if not tidy_label(span.subtask) or not (math.isfinite(span.start) and math.isfinite(span.end)):
+            continue
+        start, end = min(span.start, span.end), max(span.start, span.end)
+        if end >= begin and start <= finish:
+            usable.append((source, Span(max(start, begin), min(end, finish), span.subtask)))
+    usable.sort(key=lambda item: (item[1].start, item[1].end))
+    segments = merge_equal(_distinct(usable, timestamps))
+    return merge_equal(_merge_short(segments, timestamps, max(min_seconds, LEAST_SECONDS)))
 
 
 def merge_equal(segments: Iterable[Segment]) -> list[Segment]:
@@ -61,26 +62,16 @@ def merge_equal(segments: Iterable[Segment]) -> list[Segment]:
     return merged
 
 
-def _usable(spans: Iterable[Span], begin: float, finish: float) -> Iterator[tuple[int, Span]]:
-    for source, span in enumerate(spans):
-        if not tidy(span.subtask) or not (math.isfinite(span.start) and math.isfinite(span.end)):
-            continue
-        start, end = min(span.start, span.end), max(span.start, span.end)
-        if end < begin or start > finish:
-            continue
-        yield source, Span(max(start, begin), min(end, finish), span.subtask)
-
-
 def _distinct(spans: Sequence[tuple[int, Span]], timestamps: npt.NDArray[np.float32]) -> list[Segment]:
-    """Give each span a first frame of its own; of several on one frame the longest stays."""
+    """Return segments with a first frame of their own; of several spans on one frame the longest stays."""
     if not spans:
         return []
     firsts = nearest(timestamps.astype(np.float64), np.array([span.start for _, span in spans]))
     firsts[0] = 0
     best: dict[int, tuple[int, Span]] = {}
     for first, (source, span) in zip(firsts.tolist(), spans, strict=True):
-        held = best.get(first)
-        if held is None or span.end - span.start > held[1].end - held[1].start:
+        other = best.get(first)
+        if other is None or span.end - span.start > other[1].end - other[1].start:
             best[first] = (source, span)
     order = sorted(best)
     stops = [*order[1:], len(timestamps)]
@@ -92,25 +83,18 @@ def _merge_short(segments: Sequence[Segment], timestamps: npt.NDArray[np.float32
     kept = list(segments)
     while len(kept) > 1:
         lengths = [_seconds(segment, timestamps) for segment in kept]
-        at = int(np.argmin(lengths))
-        if lengths[at] >= min_seconds:
+        shortest = int(np.argmin(lengths))
+        if lengths[shortest] >= min_seconds:
             break
-        into = _longer_neighbour(lengths, at)
-        low, high = min(at, into), max(at, into)
+        neighbours = [place for place in (shortest - 1, shortest + 1) if 0 <= place < len(kept)]
+        into = max(neighbours, key=lambda place: lengths[place])  # the one before, where both are as long
+        low, high = min(shortest, into), max(shortest, into)
         kept[low : high + 1] = [msgspec.structs.replace(kept[into], first=kept[low].first, stop=kept[high].stop)]
     return kept
 
 
-def _longer_neighbour(lengths: Sequence[float], at: int) -> int:
-    if at == 0:
-        return 1
-    if at == len(lengths) - 1 or lengths[at - 1] >= lengths[at + 1]:
-        return at - 1
-    return at + 1
-
-
 def _seconds(segment: Segment, timestamps: npt.NDArray[np.float32]) -> float:
-    """How long a segment is in force: up to the next segment's first frame, or one frame past the last."""
+    """Return how long a segment is in force: up to the next segment's first frame, or one frame past the last."""
     frames = len(timestamps)
     last = segment.stop if segment.stop < frames else frames - 1
     step = 0.0 if segment.stop < frames or frames < 2 else float(timestamps[-1]) - float(timestamps[-2])

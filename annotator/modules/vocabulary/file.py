@@ -9,6 +9,7 @@ not count. Without milestones no memory is written.
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import msgspec
 
 from annotator.errors import VocabularyError
 from annotator.modules.vocabulary.entries import LONGEST_ENTRY, Vocabulary
-from annotator.prompting.normalize import sameness, tidy_memory, tidy_subtask
+from annotator.prompting.normalize import sameness, tidy_label, tidy_memory
 from annotator_store.atomic_files import replace_content, write_hint
 
 FILE = Path("meta") / "canonical_vocabulary.json"
@@ -57,8 +58,18 @@ def read_vocabulary(path: Path) -> Vocabulary | None:
     except (OSError, UnicodeDecodeError) as cause:
         hint = "it is a text file in UTF-8; without it the vocabulary is found anew"
         raise VocabularyError("the vocabulary cannot be read", where=str(path), got=str(cause), hint=hint) from cause
-    file = _parse(text, str(path))
-    subtasks = _entries("subtasks", file.subtasks, tidy_subtask, str(path))
+    try:
+        file = msgspec.convert(json.loads(text, object_pairs_hook=_distinct_keys), _File)
+    except (json.JSONDecodeError, RecursionError) as cause:
+        hint = (
+            "commas stand between entries and not after the last; quotes are straight and double;\n      "
+            "delete it to have it found, or use --vocabulary.enabled=false"
+        )
+        raise VocabularyError("the vocabulary is not JSON", where=str(path), got=str(cause), hint=hint) from cause
+    except (msgspec.ValidationError, ValueError) as cause:
+        hint = f'it is {{"note": "…", "subtasks": ["…"], "{MILESTONES}": ["…"]}}; "{MILESTONES}": [] writes no memory'
+        raise VocabularyError("the vocabulary has another shape", where=str(path), got=str(cause), hint=hint) from cause
+    subtasks = _entries("subtasks", file.subtasks, tidy_label, str(path))
     if not subtasks:
         hint = "write at least one, or delete the file to have them found, or use --vocabulary.enabled=false"
         raise VocabularyError("the vocabulary has no subtasks", where=f"{path}, subtasks", got="[]", hint=hint)
@@ -66,15 +77,16 @@ def read_vocabulary(path: Path) -> Vocabulary | None:
 
 
 def write_vocabulary(path: Path, vocabulary: Vocabulary) -> bool:
-    """Write the file, whole or not at all; say whether it had to be written.
+    """Write the file, whole or not at all, and return whether it had to be written.
 
     A file that already says the same is left alone, with its layout and its note.
 
     Raises:
         VocabularyError: it cannot be written.
     """
-    if _says(path, vocabulary):
-        return False
+    with suppress(VocabularyError):
+        if read_vocabulary(path) == vocabulary:
+            return False
     lists = {"subtasks": vocabulary.subtasks, MILESTONES: vocabulary.memories}
     text = json.dumps({"note": NOTE, **lists}, indent=2, ensure_ascii=False) + "\n"
     try:
@@ -83,28 +95,6 @@ def write_vocabulary(path: Path, vocabulary: Vocabulary) -> bool:
         hint = write_hint(cause)
         raise VocabularyError("the vocabulary cannot be written", where=str(path), got=str(cause), hint=hint) from cause
     return True
-
-
-def _says(path: Path, vocabulary: Vocabulary) -> bool:
-    try:
-        return read_vocabulary(path) == vocabulary
-    except VocabularyError:
-        return False
-
-
-def _parse(text: str, where: str) -> _File:
-    try:
-        values = json.loads(text, object_pairs_hook=_distinct_keys)
-        return msgspec.convert(values, _File)
-    except (json.JSONDecodeError, RecursionError) as cause:
-        hint = (
-            "commas stand between entries and not after the last; quotes are straight and double;\n      "
-            "delete it to have it found, or use --vocabulary.enabled=false"
-        )
-        raise VocabularyError("the vocabulary is not JSON", where=where, got=str(cause), hint=hint) from cause
-    except (msgspec.ValidationError, ValueError) as cause:
-        hint = f'it is {{"note": "…", "subtasks": ["…"], "{MILESTONES}": ["…"]}}; "{MILESTONES}": [] writes no memory'
-        raise VocabularyError("the vocabulary has another shape", where=where, got=str(cause), hint=hint) from cause
 
 
 def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from typing import Literal, assert_never
 
 import msgspec
 
-from annotator.modules.plan.timeline import tidy
 from annotator.prompting.answers import AttributeAnswer, BboxAnswer, CountAnswer, KeypointAnswer, SpatialAnswer
+from annotator.prompting.normalize import folded, tidy_label
 
 VqaAnswer = BboxAnswer | KeypointAnswer | CountAnswer | AttributeAnswer | SpatialAnswer
 
@@ -91,7 +91,7 @@ class CoordinateFrame(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def prompt_text(self) -> str:
-        """Say how coordinates are to be given, as prompts say it."""
+        """How coordinates are to be given, in the words of the prompt."""
         if self.units == "relative_1000":
             right, bottom = "1000 at the right edge", "1000 at the bottom edge"
             scale = "Coordinates are whole numbers from 0 to 1000, whatever the size of the image"
@@ -108,62 +108,92 @@ class CoordinateFrame(msgspec.Struct, frozen=True, kw_only=True):
         return ""
 
     def pixels(self, point: Sequence[float]) -> tuple[float, float]:
-        """Turn a point, x before y, into pixels, not rounded."""
+        """Return a point, x before y, in pixels, not rounded."""
         x, y = point
         if self.units == "pixels":
             return x, y
         return x * self.width_px / 1000, y * self.height_px / 1000
 
+    def box_pixels(self, bbox: Sequence[float]) -> tuple[float, float, float, float]:
+        """Return left, top, right and bottom in pixels, not rounded, whichever two opposite corners were given."""
+        (x1, y1), (x2, y2) = self.pixels(bbox[:2]), self.pixels(bbox[2:])
+        return min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
+
+    def flat(self, bbox: Sequence[float]) -> str:
+        """Say which extent of a box is less than one pixel; "" where neither is."""
+        left, top, right, bottom = self.box_pixels(bbox)
+        for name, extent in (("width", right - left), ("height", bottom - top)):
+            if extent < 1:
+                return f"its {name} is less than one pixel; the corners are [left, top, right, bottom]"
+        return ""
+
+    def edges(self, bbox: Sequence[float]) -> tuple[int, int, int, int]:
+        """Return the lines between pixels that are nearest to a box's left, top, right and bottom."""
+        # Halves go up on both sides, so edges a pixel apart stay apart; rounding to even would join 1.5 and 2.5.
+        left, top, right, bottom = (math.floor(edge + 0.5) for edge in self.box_pixels(bbox))
+        return left, top, right, bottom
+
 
 def misfit(answer: VqaAnswer, frame: CoordinateFrame) -> str:
     """Say what is wrong with an answer beyond its schema, in the words of the prompt; "" where nothing is."""
-    return _blank(answer) or _ungrounded(answer, frame)
+    for path, text in _texts(answer):
+        if not tidy_label(text):
+            return f"{path} is blank"
+    if isinstance(answer, KeypointAnswer):
+        wrong = frame.outside(answer.point)
+        return f"point: {wrong}" if wrong else ""
+    if isinstance(answer, BboxAnswer):
+        for index, detection in enumerate(answer.detections):
+            bbox = detection.bbox
+            wrong = frame.outside(bbox[:2]) or frame.outside(bbox[2:]) or frame.flat(bbox)
+            if wrong:
+                return f"detections[{index}].bbox: {wrong}"
+    return ""
 
 
 def content(answer: VqaAnswer, frame: CoordinateFrame) -> str:
-    """Write an answer that is no misfit as compact JSON with sorted keys, numbers in pixels."""
-    return _encoder.encode(_content(answer, frame)).decode()
+    """Return an answer that is no misfit as compact JSON with sorted keys, numbers in pixels."""
+    return _encoder.encode(content_of(answer, frame)).decode()
 
 
-def _content(answer: VqaAnswer, frame: CoordinateFrame) -> AnyContent:
+def content_of(answer: VqaAnswer, frame: CoordinateFrame) -> AnyContent:
+    """Return what an assistant row holds for an answer that is no misfit."""
     match answer:
         case BboxAnswer():
             boxes = [
-                Box(label=tidy(one.label), bbox=_edges(one.bbox, frame), bbox_format="xyxy")
-                for one in answer.detections
+                Box(label=tidy_label(detection.label), bbox=frame.edges(detection.bbox), bbox_format="xyxy")
+                for detection in answer.detections
             ]
-            return BboxContent(detections=tuple(dict.fromkeys(boxes)))  # a thing that is listed again is still one
+            return BboxContent(detections=tuple(dict.fromkeys(boxes)))  # a thing that is listed twice is still one
         case KeypointAnswer():
-            return KeypointContent(label=tidy(answer.label), point=_pixel(answer.point, frame), point_format="xy")
+            x, y = map(math.floor, frame.pixels(answer.point))
+            point = min(x, frame.width_px - 1), min(y, frame.height_px - 1)
+            return KeypointContent(label=tidy_label(answer.label), point=point, point_format="xy")
         case CountAnswer():
-            note = folded(answer.note) if tidy(answer.note).casefold() not in _NO_NOTE else msgspec.UNSET
-            return CountContent(label=tidy(answer.label), count=answer.count, note=note)
+            note = folded(answer.note) if tidy_label(answer.note).casefold() not in _NO_NOTE else msgspec.UNSET
+            return CountContent(label=tidy_label(answer.label), count=answer.count, note=note)
         case AttributeAnswer():
-            label, attribute, value = tidy(answer.label), tidy(answer.attribute), tidy(answer.value)
-            return AttributeContent(label=label, attribute=attribute, value=value)
+            return AttributeContent(
+                label=tidy_label(answer.label),
+                attribute=tidy_label(answer.attribute),
+                value=tidy_label(answer.value),
+            )
         case SpatialAnswer():
-            subject, relation, thing = tidy(answer.subject), tidy(answer.relation), tidy(answer.object)
-            return SpatialContent(subject=subject, relation=relation, object=thing)
+            return SpatialContent(
+                subject=tidy_label(answer.subject),
+                relation=tidy_label(answer.relation),
+                object=tidy_label(answer.object),
+            )
         case _:
             assert_never(answer)
 
 
-def folded(text: str) -> str:
-    """Fold white space; a sentence keeps its full stop or question mark."""
-    return " ".join(text.split())
-
-
-def _blank(answer: VqaAnswer) -> str:
-    blank = [name for name, text in _texts(answer) if not tidy(text)]
-    return f"{blank[0]} is blank" if blank else ""
-
-
 def _texts(answer: VqaAnswer) -> Iterator[tuple[str, str]]:
-    """List the texts of an answer that must say something, by the path that a model knows them under."""
+    """Yield the texts of an answer that must say something, by the path that a model knows them under."""
     yield "question", answer.question
     match answer:
         case BboxAnswer():
-            yield from ((f"detections[{at}].label", one.label) for at, one in enumerate(answer.detections))
+            yield from ((f"detections[{index}].label", item.label) for index, item in enumerate(answer.detections))
         case KeypointAnswer() | CountAnswer():
             yield "label", answer.label
         case AttributeAnswer():
@@ -172,40 +202,3 @@ def _texts(answer: VqaAnswer) -> Iterator[tuple[str, str]]:
             yield from (("subject", answer.subject), ("relation", answer.relation), ("object", answer.object))
         case _:
             assert_never(answer)
-
-
-def _ungrounded(answer: VqaAnswer, frame: CoordinateFrame) -> str:
-    if isinstance(answer, KeypointAnswer):
-        wrong = frame.outside(answer.point)
-        return f"point: {wrong}" if wrong else ""
-    if isinstance(answer, BboxAnswer):
-        for at, one in enumerate(answer.detections):
-            wrong = frame.outside(one.bbox[:2]) or frame.outside(one.bbox[2:]) or _flat(one.bbox, frame)
-            if wrong:
-                return f"detections[{at}].bbox: {wrong}"
-    return ""
-
-
-def _flat(bbox: Sequence[float], frame: CoordinateFrame) -> str:
-    left, top, right, bottom = _corners(bbox, frame)
-    for name, extent in (("width", right - left), ("height", bottom - top)):
-        if extent < 1:
-            return f"its {name} is less than one pixel; the corners are [left, top, right, bottom]"
-    return ""
-
-
-def _corners(bbox: Sequence[float], frame: CoordinateFrame) -> tuple[float, float, float, float]:
-    """The upper left and the lower right corner in pixels, whichever two opposite ones were given."""
-    one, other = frame.pixels(bbox[:2]), frame.pixels(bbox[2:])
-    return min(one[0], other[0]), min(one[1], other[1]), max(one[0], other[0]), max(one[1], other[1])
-
-
-def _edges(bbox: Sequence[float], frame: CoordinateFrame) -> tuple[int, int, int, int]:
-    # Halves go up on both sides, so edges a pixel apart stay apart; rounding to even would join 1.5 and 2.5.
-    left, top, right, bottom = (math.floor(edge + 0.5) for edge in _corners(bbox, frame))
-    return left, top, right, bottom
-
-
-def _pixel(point: Sequence[float], frame: CoordinateFrame) -> tuple[int, int]:
-    x, y = map(math.floor, frame.pixels(point))
-    return min(x, frame.width_px - 1), min(y, frame.height_px - 1)

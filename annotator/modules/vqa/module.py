@@ -6,6 +6,7 @@ ticks → frames × cameras → [type, topic drawn] → question + answer → a 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -16,9 +17,10 @@ from annotator.errors import CallError
 from annotator.modules.base import Ask, CameraView, Gaps, Module, ModuleInput, ModuleOutput
 from annotator.modules.plan.task_paraphrases import is_placeholder
 from annotator.modules.rng import pick
-from annotator.modules.vqa.geometry import CoordinateFrame, VqaAnswer, content, folded, misfit
+from annotator.modules.vqa.geometry import CoordinateFrame, VqaAnswer, content, misfit
 from annotator.modules.vqa.topics import TOPICS
 from annotator.prompting.answers import AttributeAnswer, BboxAnswer, CountAnswer, KeypointAnswer, SpatialAnswer
+from annotator.prompting.normalize import folded
 from annotator_store.keys import MediaItem, Render
 from annotator_store.log.events import AnnotatedRow
 from annotator_store.rows import Row, order_key
@@ -107,18 +109,14 @@ def questions_of(episode: ModuleInput, settings: VqaSettings) -> list[FrameQuest
     frames, cameras = frames_asked(
         episode.timestamps, hz=settings.vqa_emission_hz, per_camera=settings.K, cameras=len(episode.cameras)
     )
-    return [
-        _question(episode, settings, frame, episode.cameras[number])
-        for frame, number in zip(frames.tolist(), cameras.tolist(), strict=True)
-    ]
-
-
-def _question(episode: ModuleInput, settings: VqaSettings, frame: int, camera: CameraView) -> FrameQuestion:
-    place = f"{frame} {camera.key}"
-    seed, digest = episode.seed, episode.digest
-    kind = pick(settings.question_types, seed=seed, episode=digest, purpose="vqa.question_type", place=place)
-    topic = pick(TOPICS[kind], seed=seed, episode=digest, purpose="vqa.focus", place=place)
-    return FrameQuestion(frame, camera, kind, topic)
+    questions: list[FrameQuestion] = []
+    for frame, number in zip(frames.tolist(), cameras.tolist(), strict=True):
+        camera = episode.cameras[number]
+        draw = partial(pick, seed=episode.seed, episode=episode.digest, place=f"{frame} {camera.key}")
+        kind = draw(settings.question_types, purpose="vqa.question_type")
+        topic = draw(TOPICS[kind], purpose="vqa.focus")
+        questions.append(FrameQuestion(frame, camera, kind, topic))
+    return questions
 
 
 @dataclass
