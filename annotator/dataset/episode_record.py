@@ -30,10 +30,10 @@ class EpisodeRecord(EpisodeScan, frozen=True, kw_only=True):
         """The number of its frames."""
         return self.stop - self.start
 
-    def with_footage(self, found: Mapping[str, Digest | FootageError]) -> "EpisodeRecord":
+    def with_footage(self, results: Mapping[str, Digest | FootageError]) -> "EpisodeRecord":
         """Return the record with what was read of its cameras, by camera key."""
-        errors = {key: value for key, value in found.items() if isinstance(value, FootageError)}
-        footage = {key: value for key, value in sorted(found.items()) if not isinstance(value, FootageError)}
+        errors = {key: value for key, value in results.items() if isinstance(value, FootageError)}
+        footage = {key: value for key, value in sorted(results.items()) if not isinstance(value, FootageError)}
         return msgspec.structs.replace(
             self,
             footage=footage,

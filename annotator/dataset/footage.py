@@ -46,7 +46,10 @@ def digest_footage(
     names = {path: _memo_name(path, camera) for path in by_file}
     memo = log.memo_get(_MEMO, list(names.values()))
     stamps = {path: _stamp(dataset, path) for path in by_file}
-    known = {path: _remembered(memo.get(names[path]), stamps[path]) for path in by_file}
+    known: dict[Path, dict[str, Digest]] = {}
+    for path in by_file:
+        stamp, text = memo.get(names[path], ("", ""))
+        known[path] = msgspec.json.decode(text, type=dict[str, Digest]) if stamp and stamp == stamps[path] else {}
     stale = [path for path, inside in by_file.items() if any(_place(camera, r) not in known[path] for r in inside)]
     with ThreadPoolExecutor(threads) as pool:
         fresh = dict(zip(stale, pool.map(lambda path: digest_file(dataset, camera, by_file[path]), stale), strict=True))
@@ -146,9 +149,3 @@ def _place(camera: Camera, record: EpisodeRecord) -> str:
         return f"{record.start}:{record.stop}"
     span = record.videos[camera.key]
     return f"{span.from_timestamp!r}:{span.to_timestamp!r}"
-
-
-def _remembered(memo: tuple[str, str] | None, stamp: str) -> dict[str, Digest]:
-    if memo is None or not stamp or memo[0] != stamp:
-        return {}
-    return msgspec.json.decode(memo[1], type=dict[str, Digest])

@@ -59,14 +59,15 @@ def _refuse_strays(root: Path, output: Path, shards: Collection[str]) -> None:
 
 
 def is_newer(target: Path, source: Path) -> bool:
-    """Say whether `target` was written after `source`, or is the same file."""
+    """Whether `target` was written after `source`, or is the same file."""
     return target.is_file() and target.stat().st_mtime_ns >= source.stat().st_mtime_ns
 
 
 def _files(root: Path) -> Iterator[Path]:
     for folder, names, files in os.walk(root, followlinks=True):
-        here = Path(folder).resolve()
-        loops = {name for name in names if here.is_relative_to((here / name).resolve())}
+        # A link to a folder above would be walked for ever.
+        resolved = Path(folder).resolve()
+        loops = {name for name in names if resolved.is_relative_to((resolved / name).resolve())}
         names[:] = sorted(set(names) - OWN - loops)
         for name in sorted(files):
             yield (Path(folder) / name).relative_to(root)

@@ -74,7 +74,7 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(str(n) for n in cast("list[Any]", names)) if isinstance(names, list) else ()
 
     def camera(self, key: str) -> Camera | None:
-        """Find a camera by its feature key."""
+        """Return the camera with this feature key; None where there is none."""
         return next((c for c in self.cameras if c.key == key), None)
 
 
@@ -106,8 +106,8 @@ def open_dataset(root: Path) -> Dataset:
 
 def _refuse_strays(root: Path, shards: Iterable[str]) -> None:
     """Refuse shards that no episode names: readers take them in, and fail where they lack the language columns."""
-    found = {path.relative_to(root).as_posix() for path in (root / "data").glob("**/*.parquet")}
-    strays = sorted(found - set(shards))
+    present = {path.relative_to(root).as_posix() for path in (root / "data").glob("**/*.parquet")}
+    strays = sorted(present - set(shards))
     if strays:
         hint = "move it out of data/, where readers take every parquet file, or list its episodes in meta/episodes"
         raise DatasetError("no episode lies in this data shard", where=str(root / strays[0]), hint=hint)
@@ -135,7 +135,7 @@ def _check_info(path: Path, info: dict[str, Any]) -> None:
     fps, features = info.get("fps"), info.get("features")
     if isinstance(fps, bool) or not isinstance(fps, int | float) or not fps > 0:
         raise DatasetError("meta/info.json is incomplete", where=f"{path} fps", got=repr(fps), hint=_COPY_HINT)
-    if not isinstance(features, dict) or not all(isinstance(one, dict) for one in features.values()):
+    if not isinstance(features, dict) or not all(isinstance(feature, dict) for feature in features.values()):
         got = f"{type(features).__name__}, expected one object for each feature"
         raise DatasetError("meta/info.json is incomplete", where=f"{path} features", got=got, hint=_COPY_HINT)
     if not isinstance(info.get("data_path"), str):
@@ -159,7 +159,7 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 
 def damaged(path: Path, cause: Exception) -> DatasetError:
-    """Say that a parquet file of the dataset cannot be read."""
+    """Return the error of a parquet file that cannot be read."""
     size = path.stat().st_size if path.exists() else 0
     return DatasetError(
         "a parquet file cannot be read",
@@ -193,7 +193,7 @@ def _read_episode_table(root: Path) -> pa.Table:
         raise DatasetError("meta/episodes lacks columns", where=str(folder), got=got, hint=_COPY_HINT)
     table = table.sort_by("episode_index")
     indices = table["episode_index"].to_pylist()
-    twice = next((one for one, following in pairwise(indices) if one == following), None)
+    twice = next((index for index, following in pairwise(indices) if index == following), None)
     if twice is not None:
         hint = "each episode has one line in meta/episodes; remove the file that is left over"
         raise DatasetError("an episode is listed twice", where=str(folder), got=f"episode {twice}", hint=hint)
@@ -267,15 +267,15 @@ _VIDEO_COLUMNS = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
 
 def _episode(info: dict[str, Any], videos: list[str], line: dict[str, Any]) -> EpisodeMetadata:
     chunk, file = line["data/chunk_index"], line["data/file_index"]
-    stretches: dict[str, VideoSpan] = {}
+    spans: dict[str, VideoSpan] = {}
     for key in videos:
         chunk_v, file_v, start, stop = (line[f"videos/{key}/{part}"] for part in _VIDEO_COLUMNS)
         path = fill_template(info["video_path"], video_key=key, chunk_index=chunk_v, file_index=file_v)
-        stretches[key] = VideoSpan(path=path, from_timestamp=float(start), to_timestamp=float(stop))
+        spans[key] = VideoSpan(path=path, from_timestamp=float(start), to_timestamp=float(stop))
     return EpisodeMetadata(
         index=int(line["episode_index"]),
         length=int(line["length"]),
         tasks=tuple(line.get("tasks") or ()),
         shard=fill_template(info["data_path"], chunk_index=chunk, file_index=file),
-        videos=stretches,
+        videos=spans,
     )

@@ -113,15 +113,17 @@ def _buffers(*arrays: Array | None) -> Iterator[bytes]:
         yield np.ascontiguousarray(little).tobytes()
 
 
-def _check_timestamps(path: Path, owner: Array, clock: npt.NDArray[np.float32], cuts: npt.NDArray[np.int64]) -> None:
-    bad = np.flatnonzero(~np.isfinite(clock))
+def _check_timestamps(
+    path: Path, owner: Array, timestamps: npt.NDArray[np.float32], cuts: npt.NDArray[np.int64]
+) -> None:
+    bad = np.flatnonzero(~np.isfinite(timestamps))
     if not len(bad):
-        steps = np.diff(clock)
-        steps[cuts - 1] = 1.0
+        steps = np.diff(timestamps)
+        steps[cuts - 1] = 1.0  # from one episode to the next, time may go back
         bad = np.flatnonzero(~(steps > 0))
     if len(bad):
         row = int(bad[0])
-        near = ", ".join(f"{t:g}" for t in clock[row : row + 2].tolist())
+        near = ", ".join(f"{t:g}" for t in timestamps[row : row + 2].tolist())
         raise DatasetError(
             "timestamps do not ascend",
             where=f"{path} episode {owner[row]} row {row}",

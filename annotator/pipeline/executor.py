@@ -1,4 +1,4 @@
-"""Run the work that is left: many episodes at once, no barrier between them or their modules, one failing alone."""
+"""Run the planned work: episodes and their modules run concurrently, and a failure stays with its episode."""
 
 import asyncio
 from collections import defaultdict
@@ -58,7 +58,7 @@ class Executor:
         """Run all work, at most `executor.episode_parallelism` episodes at once; a failed episode is noted and counted.
 
         Raises:
-            NoEngine: nobody is there to ask.
+            NoEngine: there is no engine to ask.
             Problem: the log cannot be written.
         """
         self._note_unreadable(work)
@@ -79,7 +79,10 @@ class Executor:
                 problems, others = group.split(Problem)
                 if problems is None or others is not None:
                     raise
-                raise _first(problems) from group
+                first: BaseException = problems
+                while isinstance(first, BaseExceptionGroup):  # task groups nest: episodes, then their modules
+                    first = first.exceptions[0]
+                raise first from group
 
     def _note_unreadable(self, work: Sequence[EpisodeWork]) -> None:
         """Note which footage cannot be read; a file that fails many episodes is noted once."""
@@ -100,7 +103,7 @@ class Executor:
             self._stats.episode("done" if done else "failed", len(work.copies))
 
     async def _run_episode(self, work: EpisodeWork) -> bool:
-        """Run an episode's modules side by side, each after the one it follows; True if none failed."""
+        """Run an episode's modules concurrently, each after the one it follows; return whether all succeeded."""
         readable = work.only(name for name in work.modules if self._footage_error(work, name) is None)
         modules = [module_named(name) for name in readable.modules]
         heads = [module for module in modules if module.follows not in readable.modules]
@@ -136,7 +139,7 @@ class Executor:
         follows: EpisodeAnnotated | None,
         work: EpisodeWork,
     ) -> bool:
-        """Run one module, then those that follow it; True if none failed."""
+        """Run one module, then those that follow it; return whether all succeeded."""
         try:
             annotation = await self._annotate(context, module, fingerprint, follows)
         except NoEngine:
@@ -177,13 +180,8 @@ class Executor:
         return event
 
 
-def _first(problems: ExceptionGroup[Problem]) -> Problem:
-    first = problems.exceptions[0]
-    return _first(first) if isinstance(first, ExceptionGroup) else first
-
-
 def failure_line(work: EpisodeWork, module: str, error: AnnotatorError) -> str:
-    """Say in one note which episode failed and why."""
+    """Return the note that names the failed episode and the cause."""
     line, _, hint = str(error).partition("\nhint: ")
     kept = " – what was answered is kept" if isinstance(error, StepError) else ""
     failed = f"failed: episode {work.record.index} {module}: {line}{kept}"

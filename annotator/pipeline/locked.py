@@ -1,4 +1,4 @@
-"""`--locked`: change nothing, and say what would have to change."""
+"""`--locked`: refuse a run that would have to change anything, and name what."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from annotator.errors import OutOfDate
 from annotator.pipeline.run import Run
 from annotator.pipeline.work_plan import RunPlan
 from annotator.provenance.card import read_card, with_section
-from annotator.provenance.lock import FILE, Lock, compute_lock, read_lock, render_lock
+from annotator.provenance.lock import FILE, compute_lock, read_lock, render_lock
 from annotator.provenance.publish import CARD, PublishedFrom
 from annotator_store.log.log import Log
 from annotator_store.parquet.info_json import declares_language
@@ -47,17 +47,14 @@ def refuse_changes(run: Run, log: Log, basis: PublishedFrom, shards: Sequence[st
     if not declares_language(info):
         raise OutOfDate("the language columns would have to be declared", where=str(info), hint=_HINT)
     path, (lock, rows) = run.target_root / FILE, compute_lock(log, basis.dataset, basis.shards)
-    held = read_lock(path)
-    if held is None or path.read_bytes() != render_lock(lock):
-        got = "no lock" if held is None else ", ".join(_differences(held, lock)) or "another form"
+    stored = read_lock(path)
+    if stored is None or path.read_bytes() != render_lock(lock):
+        differ = [name for name in lock.__struct_fields__ if stored and getattr(stored, name) != getattr(lock, name)]
+        # The digest covers all other fields, so it is named only where none of them differs.
+        fields = ", ".join(f"another {name}" for name in differ if name != "digest" or len(differ) == 1)
+        got = "no lock" if stored is None else fields or "another form"
         raise OutOfDate("the lock would have to be written", where=str(path), got=got, hint=_HINT)
     card = read_card(run.target_root / CARD)
     if with_section(card, lock, rows) not in (card, None):
         where = str(run.target_root / CARD)
         raise OutOfDate("the section of the dataset card would have to be written", where=where, hint=_HINT)
-
-
-def _differences(held: Lock, lock: Lock) -> list[str]:
-    """Name the fields that differ; the digest, which covers all others, only where none of them does."""
-    differ = [name for name in lock.__struct_fields__ if getattr(held, name) != getattr(lock, name)]
-    return [f"another {name}" for name in differ if name != "digest" or len(differ) == 1]

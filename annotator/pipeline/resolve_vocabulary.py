@@ -1,4 +1,4 @@
-"""Resolve the vocabulary before anything else is asked: the file as it stands, else what was found, else find it."""
+"""Resolve the vocabulary before any other call: from its file, else from a discovery in the log, else discover it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -49,7 +49,7 @@ class Discovery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VocabularyLookup(msgspec.Struct, frozen=True, kw_only=True):
-    """What file and log say of a run's vocabulary, before anything is asked or written.
+    """What the file and the log say of a run's vocabulary, before any call or write.
 
     `vocabulary` is the one to use; None where the run words freely, or where `discovery` must be asked for first.
     `on_file` is what the file holds, `edit` the event that records a person's edit of it, `logged` the discovery in the
@@ -64,16 +64,16 @@ class VocabularyLookup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def uses_vocabulary(run: Run) -> bool:
-    """Whether this run words its subtasks in a vocabulary; without a model there is nobody to find one."""
+    """Whether this run words its subtasks in a vocabulary; the signals engine cannot discover one."""
     enabled = run.settings.vocabulary.enabled and any(module.uses_vocabulary for module in run.modules)
     return enabled and not reads_evidence(run.model)
 
 
 def look_up_vocabulary(run: Run, log: Log, records: Sequence[EpisodeRecord]) -> VocabularyLookup:
-    """Find the vocabulary of a run without asking for it; reads only.
+    """Look up the vocabulary of a run in its file and its log, without a call; reads only.
 
     Raises:
-        VocabularyError: the file cannot be used, or there is no episode to find a vocabulary from.
+        VocabularyError: the file cannot be used, or there is no episode to discover a vocabulary from.
     """
     if not uses_vocabulary(run):
         return VocabularyLookup()
@@ -94,22 +94,26 @@ def look_up_vocabulary(run: Run, log: Log, records: Sequence[EpisodeRecord]) -> 
 async def resolve_vocabulary(
     run: Run, log: Log, records: Sequence[EpisodeRecord], client: VlmClient, progress: Progress
 ) -> Vocabulary | None:
-    """Return the vocabulary of this run, found and written where there is none yet; None where it has none.
+    """Return the vocabulary of this run, discovered and written where there is none yet; None where it uses none.
 
     Raises:
-        VocabularyError: the file cannot be used, or no vocabulary can be found.
-        OutOfDate: with `--locked`, where it would have to be found or written.
-        CallError, Declined, Rejected, FootageError: it could not be asked for; what was answered is kept.
+        VocabularyError: the file cannot be used, or no vocabulary can be discovered.
+        OutOfDate: with `--locked`, where it would have to be discovered or written.
+        CallError, Declined, Rejected, FootageError: the call failed; answers so far are kept.
     """
     lookup = look_up_vocabulary(run, log, records)
     if run.settings.locked:
         _refuse_changes(run, lookup)
         return lookup.vocabulary
     if lookup.edit is not None:
-        # Also of a file that is about to be set aside: what a person wrote stays on the record.
+        # Recorded also where the file is about to be replaced: a person's words must not be lost.
         log.record(lookup.edit).result()
     if lookup.logged is not None:
-        _restate(run, log, lookup.logged)
+        newest = log.vocabulary(run.dataset.name)
+        if newest is None or newest.vocabulary != lookup.logged.vocabulary:
+            # The last one recorded counts, so one that was discovered earlier is recorded anew for this dataset.
+            changes = {"recorded_at": utc_now(), "run_id": run.run_id, "dataset": run.dataset.name}
+            log.record(msgspec.structs.replace(lookup.logged, **changes)).result()
     vocabulary = lookup.vocabulary
     if lookup.discovery is not None:
         vocabulary = await _discover(run, lookup.discovery, client, progress)
@@ -125,14 +129,6 @@ def _refuse_changes(run: Run, lookup: VocabularyLookup) -> None:
     if lookup.vocabulary != lookup.on_file and lookup.vocabulary is not None:
         where, hint = str(run.target_root / FILE), "annotator sync without --locked brings it up to date"
         raise OutOfDate("the vocabulary would have to be written", where=where, hint=hint)
-
-
-def _restate(run: Run, log: Log, logged: VocabularyDiscovered) -> None:
-    """Record for this dataset what was found before, where something else was recorded for it since."""
-    newest = log.vocabulary(run.dataset.name)
-    if newest is None or newest.vocabulary != logged.vocabulary:
-        changes = {"recorded_at": utc_now(), "run_id": run.run_id, "dataset": run.dataset.name}
-        log.record(msgspec.structs.replace(logged, **changes)).result()
 
 
 async def _discover(run: Run, discovery: Discovery, client: VlmClient, progress: Progress) -> Vocabulary:
@@ -154,7 +150,7 @@ async def _discover(run: Run, discovery: Discovery, client: VlmClient, progress:
             outcomes=client.outcomes(together),
         )
         try:
-            found = await discover(discovery.inputs, EpisodeSession(client, session), run.settings)
+            answer = await discover(discovery.inputs, EpisodeSession(client, session), run.settings)
         except StepError as error:
             error.hint = f"{error.hint}\n      or write {FILE} by hand, or use --vocabulary.enabled=false".strip()
             raise
@@ -169,10 +165,10 @@ async def _discover(run: Run, discovery: Discovery, client: VlmClient, progress:
     dataset, run_id = run.dataset.name, run.run_id
     await client.keep(
         discovery_event(
-            found, recipe=discovery.fingerprint, episodes=digests, dataset=dataset, run_id=run_id, setup=setup
+            answer, recipe=discovery.fingerprint, episodes=digests, dataset=dataset, run_id=run_id, setup=setup
         )
     )
-    return found.vocabulary
+    return answer.vocabulary
 
 
 def _plan_discovery(run: Run, log: Log, records: Sequence[EpisodeRecord]) -> Discovery:
@@ -218,10 +214,11 @@ def _in_sampling_order(run: Run, log: Log, records: Sequence[EpisodeRecord]) -> 
     ranked = [by_digest[digest] for digest in sample_episodes(by_digest, len(by_digest), run.settings.seed)]
     step = run.settings.vocabulary.sample_episodes
     for start in range(0, len(ranked), step):
-        wanted = [record.index for record in ranked[start : start + step]]
-        read = read_episodes(run.dataset, log, run.cameras.episode_cameras, wanted, threads=threads)
+        # Footage is digested for as many episodes as are needed, and for more only where some cannot be read.
+        indices = [record.index for record in ranked[start : start + step]]
+        read = read_episodes(run.dataset, log, run.cameras.episode_cameras, indices, threads=threads)
         by_index = {record.index: record for record in read}
-        yield from (by_index[index] for index in wanted)
+        yield from (by_index[index] for index in indices)
 
 
 def _notes_of_passed_over(passed_over: Mapping[int, FootageError]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""A run: what it is about, once its settings, prompts and dataset are read and found good; and its record."""
+"""A run: its settings, prompts and dataset, read and checked before the log is opened; and the record of its end."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -34,7 +34,7 @@ Outcome = Literal["done", "incomplete", "interrupted", "failed"]
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """What one run is about. `modules` are those it runs; `notes` says why others that are on are left out."""
+    """The inputs of one run. `modules` are those it runs; `notes` says why other enabled modules are left out."""
 
     run_id: str
     started_at: datetime
@@ -51,7 +51,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def store(self) -> Path:
-        """Where its log lives."""
+        """The folder of its log."""
         return self.settings.log_folder
 
     def named_in(self, log: Log) -> "Run":
@@ -74,20 +74,22 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             names, root, self.store, given=given, shared=self.settings.bucket is not None,
             alike=lambda name: not (Path(name).is_absolute() and Path(name).exists()) and alike(name),
         )  # fmt: skip
+        # A log inside the dataset moves with it, so that the folder's name is enough.
         inside = self.store.resolve().is_relative_to(root.resolve())
         name = known or given or (self.dataset.name if inside else str(root.resolve()))
         return msgspec.structs.replace(self, dataset=msgspec.structs.replace(self.dataset, name=name))
 
 
 def prepare(settings: SyncSettings) -> Run:
-    """Read and check everything that a run can be refused for before it opens its log.
+    """Read and check everything for which a run can be refused before its log is opened.
 
     Raises:
         UsageError, PromptError, DatasetError: the settings, a prompt or the dataset cannot be used.
     """
     settings = validated(settings)
     prompts = load_prompts(settings.prompts, prompt_folders())
-    dataset = _opened(settings.root)
+    dataset, source = open_dataset(settings.root), read_source(settings.root)
+    dataset = msgspec.structs.replace(dataset, revision=source.commit if source else None)
     if settings.output is not None:
         refuse_overlap(settings.root, settings.output)
     chosen = parse_episodes(settings.only_episodes, [e.index for e in dataset.episodes])
@@ -108,11 +110,6 @@ def prepare(settings: SyncSettings) -> Run:
         notes=notes,
         rules=load_usable_rules(settings.validation.rules),
     )
-
-
-def _opened(root: Path) -> Dataset:
-    dataset, source = open_dataset(root), read_source(root)
-    return msgspec.structs.replace(dataset, revision=source.commit if source else None)
 
 
 def _modules(
@@ -139,7 +136,7 @@ def _modules(
 def shareable(settings: SyncSettings) -> SyncSettings:
     """Return the settings as they may be recorded, since a log is shared: without what may be a secret."""
     vlm = settings.vlm
-    bases = None if vlm.api_base is None else ",".join(shown_endpoint(one) for one in vlm.api_base.split(","))
+    bases = None if vlm.api_base is None else ",".join(map(shown_endpoint, vlm.api_base.split(",")))
     command = None if vlm.serve_command is None else shown_command(vlm.serve_command)
     more = shown_values(vlm.engine_kwargs)
     shown = msgspec.structs.replace(vlm, api_base=bases, serve_command=command, engine_kwargs=more)

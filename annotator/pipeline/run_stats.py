@@ -1,4 +1,4 @@
-"""Counts of what a run does. Every figure of the closing table and of `RunFinished` comes from here."""
+"""Counts of one run: the source of every figure of the closing table and of `RunFinished`."""
 
 from collections.abc import Callable
 from typing import Literal

@@ -23,7 +23,7 @@ from annotator_store.digests import digest_struct
 class SetupDiff(msgspec.Struct, frozen=True, kw_only=True):
     """How a run differs from the rows in the dataset: one line, and the command line of a run that would not.
 
-    `anew`: it asks another model, or with another seed, so that every call is a new one.
+    `anew`: the model or the seed differs, so that no answer in the log can be used.
     """
 
     anew: bool
@@ -39,22 +39,30 @@ def diff_setup(run: Run, flag: str) -> SetupDiff | None:
     lock = read_sound_lock(run.target_root / FILE)
     if lock is None or lock.model is None:
         return None
-    here = [module for module in run.modules if module.name in lock.modules]
-    anew = _other_model(lock, run, here)
-    line = anew or "; ".join(_others(lock, run, here))
-    return SetupDiff(anew=bool(anew), line=line, command=_command(lock, run, flag)) if line else None
+    pinned = [module for module in run.modules if module.name in lock.modules]
+    other_model = _other_model(lock, run, pinned)
+    # Every call of another model is a new one: nothing else that differs matters beside it.
+    line = other_model or "; ".join(_other_inputs(lock, run, pinned))
+    if not line:
+        return None
+    places = {"output": run.settings.output, "store": run.settings.store}
+    flags = {name: str(path) for name, path in places.items() if path is not None} | setup_flags(lock, all_modules())
+    command = f"annotator sync {shlex.quote(str(run.settings.root))} {flag} {spell_flags(flags)}".rstrip()
+    return SetupDiff(anew=bool(other_model), line=line, command=command)
 
 
-def _made(lock: Lock, module: Module) -> list[PinnedSetup]:
-    """What one module's rows were made with, where that is not what leads."""
-    return [one.made for one in lock.others if one.module == module.name]
+def _other_setups(lock: Lock, module: Module) -> list[PinnedSetup]:
+    """Return the setups of a module's rows that differ from the dominant one."""
+    return [other.made for other in lock.others if other.module == module.name]
 
 
 def _other_model(lock: Lock, run: Run, modules: Collection[Module]) -> str:
     assert lock.model is not None
-    asked, lead = (digest_struct(run.model), run.settings.seed), (lock.model.digest, lock.seed)
-    made = [{lead, *((m.model.digest, m.seed) for m in _made(lock, module) if m.model)} for module in modules]
-    if all(asked in pairs for pairs in made):
+    asked, dominant = (digest_struct(run.model), run.settings.seed), (lock.model.digest, lock.seed)
+    pinned = [
+        {dominant, *((m.model.digest, m.seed) for m in _other_setups(lock, module) if m.model)} for module in modules
+    ]
+    if all(asked in pairs for pairs in pinned):
         return ""
     if (lock.model.model_id, lock.seed) == (run.model.model_id, run.settings.seed):
         return (
@@ -64,13 +72,13 @@ def _other_model(lock: Lock, run: Run, modules: Collection[Module]) -> str:
     return f"the rows come from {lock.model.model_id}, seed {lock.seed}; {asks}"
 
 
-def _others(lock: Lock, run: Run, modules: Collection[Module]) -> Iterator[str]:
+def _other_inputs(lock: Lock, run: Run, modules: Collection[Module]) -> Iterator[str]:
     steps = {step for module in modules for step in module.steps} | {"system", "retry"}
     prompts = sorted(step for step in other_prompts(lock, run.prompts) if step in steps)
     if prompts:
         yield f"another prompt than the rows come from: {', '.join(prompts)}"
     plans = [module for module in modules if module.uses_vocabulary]
-    words = {lock.vocabulary, *(made.vocabulary for plan in plans for made in _made(lock, plan))}
+    words = {lock.vocabulary, *(made.vocabulary for plan in plans for made in _other_setups(lock, plan))}
     if plans and uses_vocabulary(run) != bool(words - {None}) and len(words) == 1:
         yield "the rows are worded freely, this run's are not" if uses_vocabulary(run) else "this run words them freely"
     names = sorted({name for module in modules for name in _unequal(lock, run, module)})
@@ -79,23 +87,20 @@ def _others(lock: Lock, run: Run, modules: Collection[Module]) -> Iterator[str]:
 
 
 def _unequal(lock: Lock, run: Run, module: Module) -> set[str]:
-    """The settings in which this run differs from every setup that the module's rows were made with."""
+    """Return the settings that differ from the dominant setup; none where any setup of the module's rows is alike."""
     mine = changed(run.settings, module.depends_on(run.settings))
-    held: list[dict[str, Any]] = [lock.settings.get(module.name, {}), *(made.settings for made in _made(lock, module))]
-    if mine in held:
+    pinned: list[dict[str, Any]] = [
+        lock.settings.get(module.name, {}),
+        *(made.settings for made in _other_setups(lock, module)),
+    ]
+    if mine in pinned:
         return set()
-    return {name for name in mine.keys() | held[0].keys() if mine.get(name) != held[0].get(name)}
-
-
-def _command(lock: Lock, run: Run, flag: str) -> str:
-    places = {"output": run.settings.output, "store": run.settings.store}
-    flags = {name: str(path) for name, path in places.items() if path is not None} | setup_flags(lock, all_modules())
-    return f"annotator sync {shlex.quote(str(run.settings.root))} {flag} {spell_flags(flags)}".rstrip()
+    return {name for name in mine.keys() | pinned[0].keys() if mine.get(name) != pinned[0].get(name)}
 
 
 @contextmanager
 def explained(run: Run) -> Generator[None]:
-    """Let what `--locked` refuses, and what `--offline` lacks, say where this run differs from the rows that stand."""
+    """Add to errors of `--locked` and `--offline` how this run differs from the rows in the dataset."""
     try:
         yield
     except OutOfDate as error:

@@ -78,7 +78,10 @@ def sync(
     with (ReadingLog if settings.locked else Log).open(run.store) as log, beside(log):
         opened = _open(run.named_in(log), log, progress)
         if not settings.locked:
-            _sweep_half_written(run)
+            # Remove what a killed run left half-written.
+            for folder in ("data", "meta"):
+                sweep_leftovers(run.target_root / folder)
+            sweep_leftovers(run.target_root, deep=False)
         try:
             with explained(opened.run):
                 _annotate_and_project(opened)
@@ -117,13 +120,6 @@ def _open(run: Run, log: Log, progress: Progress) -> OpenRun:
         max_failures=settings.max_failures,
     )
     return OpenRun(run=run, log=log, client=client, stats=stats, progress=progress)
-
-
-def _sweep_half_written(run: Run) -> None:
-    """Remove what a killed run left half-written."""
-    for folder in ("data", "meta"):
-        sweep_leftovers(run.target_root / folder)
-    sweep_leftovers(run.target_root, deep=False)
 
 
 def _record_outcome(opened: OpenRun, outcome: Outcome, started: float) -> None:

@@ -1,4 +1,4 @@
-"""What a run is to do, and why, without doing it. `sync`, `plan_run` and `job submit` share it."""
+"""The plan of a run: what is to do, and why. `sync`, `plan_run` and `job submit` share it."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -117,6 +117,7 @@ def plan_work(
     annotated = log.current()
     alike: dict[tuple[object, ...], list[EpisodeRecord]] = {}
     for record in records:
+        # Episodes that nothing tells apart get the same rows, and are worked on once.
         same = (record.digest, record.task, record.signals_digest, *sorted(record.footage.items()))
         alike.setdefault((*same, *sorted(lookup.fingerprints[record.index].items())), []).append(record)
     work: list[EpisodeWork] = []
@@ -173,14 +174,14 @@ def notes_of_left_out(plan: RunPlan) -> list[str]:
 def find_annotations(
     records: Sequence[EpisodeRecord], makers: Mapping[str, ModuleFingerprints], log: Log, dataset: str
 ) -> AnnotationLookup:
-    """Work out the fingerprints of some episodes, as far as the log allows, and find the annotations that carry them.
+    """Compute the fingerprints of some episodes, as far as the log allows, and look up the annotations that carry them.
 
     A module that follows another one depends on that one's rows: its fingerprint is known only once those are.
     """
     first = [module for module in all_modules() if module.name in makers and module.follows is None]
     later = [module for module in all_modules() if module.name in makers and module.follows is not None]
-    wanted = {record.index: {m.name: makers[m.name].fingerprint(record) for m in first} for record in records}
-    known = log.recipes({digest for digests in wanted.values() for digest in digests.values()})
+    digests = {record.index: {m.name: makers[m.name].fingerprint(record) for m in first} for record in records}
+    known = log.recipes({digest for modules in digests.values() for digest in modules.values()})
     follows: dict[int, dict[str, Digest]] = {record.index: {} for record in records}
     for module in later:
         assert module.follows is not None
@@ -188,29 +189,24 @@ def find_annotations(
             upstream = {
                 record.index: known[digest]
                 for record in records
-                if (digest := wanted[record.index].get(module.follows)) in known and digest is not None
+                if (digest := digests[record.index].get(module.follows)) in known and digest is not None
             }
         else:
-            upstream = _annotations_in_shards(records, module.follows, log, dataset)
+            # That module is off: its rows are those of each episode's own shard.
+            in_shards = annotations_in_shards(records, module.follows, log, dataset)
+            upstream = {
+                index: CachedAnnotation(event_id, rows_digest(annotation))
+                for (index, event_id), annotation in zip(
+                    in_shards.items(), log.annotations(list(in_shards.values())), strict=True
+                )
+            }
         for record in records:
             if record.index in upstream:
                 annotation = upstream[record.index]
-                wanted[record.index][module.name] = makers[module.name].fingerprint(record, annotation.rows_digest)
+                digests[record.index][module.name] = makers[module.name].fingerprint(record, annotation.rows_digest)
                 follows[record.index][module.name] = annotation.event_id
-        known |= log.recipes({digests[module.name] for digests in wanted.values() if module.name in digests})
-    return AnnotationLookup(fingerprints=wanted, follows=follows, known=known)
-
-
-def _annotations_in_shards(
-    records: Sequence[EpisodeRecord], module: str, log: Log, dataset: str
-) -> dict[int, CachedAnnotation]:
-    """Find the annotation of a module that is off, as it stands in each episode's own shard."""
-    in_shards = annotations_in_shards(records, module, log, dataset)
-    annotations = log.annotations(list(in_shards.values()))
-    return {
-        index: CachedAnnotation(event_id, rows_digest(annotation))
-        for (index, event_id), annotation in zip(in_shards.items(), annotations, strict=True)
-    }
+        known |= log.recipes({modules[module.name] for modules in digests.values() if module.name in modules})
+    return AnnotationLookup(fingerprints=digests, follows=follows, known=known)
 
 
 def annotations_in_shards(records: Sequence[EpisodeRecord], module: str, log: Log, dataset: str) -> dict[int, Digest]:

@@ -80,7 +80,7 @@ class ShardWriter:
         self._gate = gate
 
     def refuse_unwritable(self, targets: Sequence[EpisodeTarget]) -> None:
-        """Find out before anything is paid for whether the shards can be read and replaced.
+        """Check, before any call is made, that the shards can be read and replaced.
 
         Raises:
             ShardError: a folder cannot be written, or a shard's language columns say what ours cannot.
@@ -103,7 +103,7 @@ class ShardWriter:
         by_shard = self._by_shard(targets)
         candidates = self._out_of_date(by_shard)
         prepared = self._prepare(candidates, by_shard, threads)
-        images = {shard: one.commit() for shard, one in prepared.items()}
+        images = {shard: image.commit() for shard, image in prepared.items()}
         update_info(self._target_root / "meta" / "info.json")
         self._remember([shard for shard in candidates if shard not in self._gate.shards], by_shard)
         unchanged = [shard for shard in candidates if shard not in images]
@@ -131,7 +131,7 @@ class ShardWriter:
         return self._target_root / shard
 
     def _source(self, shard: str) -> Path:
-        """What to start from: a separate output that is there and not older than the dataset's shard, else that."""
+        """Return the file to rewrite: a separate output that is not older than the dataset's shard, else that shard."""
         target, source = self._target(shard), self._dataset.root / shard
         return target if is_newer(target, source) else source
 

@@ -1,4 +1,4 @@
-"""The client of a run: a call is looked up in the log, else made once, and its outcome is on disk before it is used.
+"""The client of a run: calls are looked up in the log, else made once; outcomes are durable before they are used.
 
 It takes plain values, so that planning can give it an engine that must not be asked and a log that takes no event.
 """
@@ -107,19 +107,19 @@ class VlmClient:
 
     @property
     def engine_name(self) -> str:
-        """Who answers: `log` as long as nobody had to be asked."""
+        """The name of the engine: `log` as long as no call had to be made."""
         return NO_ENGINE if self._engine is None else self._engine.name
 
     @property
     def engine_label(self) -> str:
-        """Who answered, and as which model, for the closing table and the record of the run."""
+        """The engine and its model, for the closing table and the record of the run."""
         return "none needed" if self._engine is None else f"{self._engine.name}, model {self.model.model_id}"
 
     async def engine(self) -> Engine:
         """Return the engine, starting it on first use. Concurrent callers share one start and its failure.
 
         Raises:
-            NoEngine: no engine was named and none was found, or what the settings name cannot be used.
+            NoEngine: no engine was named and none is available, or what the settings name cannot be used.
         """
         async with self._opening:
             if self._refusal is not None:
@@ -146,7 +146,7 @@ class VlmClient:
         await asyncio.wrap_future(self._record(*events))
 
     async def keep_answer(self, pending: PendingCall, reply: Reply) -> Answered:
-        """Keep a reply, with what explains its key; a server that replies is alive."""
+        """Record a reply, with the pre-images of its key. It resets the count of lost calls: the server is alive."""
         self._lost_in_a_row = 0
         reply = msgspec.structs.replace(reply, text=well_formed(reply.text))
         await self.keep(*self._preimages(pending), self._answered(pending, reply))
@@ -154,7 +154,7 @@ class VlmClient:
         return Answered(pending.key, reply.text, reply.finish_reason, self.engine_name, self.model.model_id)
 
     async def keep_failure(self, pending: PendingCall, error: CallError) -> None:
-        """Keep a failure; where the server stays unreachable, or too many calls fail, the run asks no more."""
+        """Record a failure; stop asking where the server stays unreachable or too many calls fail."""
         self.stats.failed(error.kind)
         self._lost_in_a_row = self._lost_in_a_row + 1 if error.kind == "connection" else 0
         reason = self._reason_to_stop(error)
@@ -189,7 +189,7 @@ class VlmClient:
         return f"{failed} calls failed (--max_failures)" if 0 < self._max_failures <= failed else ""
 
     async def keep_refusal(self, pending: PendingCall, refusal: Declined) -> None:
-        """Keep that the engine cannot answer this step."""
+        """Record that the engine cannot answer this step."""
         reason = refusal.got or refusal.what
         self.count_declined(pending.step, reason, self.engine_name)
         await self.keep(
@@ -206,7 +206,7 @@ class VlmClient:
         )
 
     async def keep_rejection(self, pending: PendingCall, answered: Answered, error: Exception) -> None:
-        """Keep that a reply does not fit."""
+        """Record that a reply does not fit its answer type."""
         await self.keep(
             AnswerRejected(
                 recorded_at=utc_now(),

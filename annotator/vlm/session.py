@@ -1,6 +1,4 @@
-"""One episode's `ask`: the only way to a model. A key is computed; it is known, or it is called; every call leaves one
-event.
-"""
+"""One episode's `ask`, the only way to a model: a key is looked up, else the call is made and its outcome recorded."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -80,13 +78,13 @@ class EpisodeSession:
         `allowed` holds text fields to a list of values in the schema that is sent; an engine that ignores it is not
         refused here. `misfit` says what is wrong with an answer beyond its schema, "" where nothing is. `most` holds
         lists to so many entries in the schema; an answer with more is asked for once more, and the second one is taken
-        as it is: which entries to leave out is not for us to say.
+        as it is, since nothing tells which entries to drop.
 
         Raises:
             CallError: no reply; the next run asks again.
             Declined: the engine cannot answer this step.
             Rejected: neither reply fits.
-            NoEngine: nobody is there to ask; every further call would share it.
+            NoEngine: there is no engine; every further call would fail alike.
             FootageError: the pictures cannot be made.
         """
 
@@ -177,7 +175,7 @@ class EpisodeSession:
         return known
 
     async def _make(self, pending: PendingCall) -> Answered:
-        """Make a call and keep its outcome, whatever it is."""
+        """Make a call and record its outcome, whatever it is."""
         client = self._client
         if client.stopped is not None:
             raise client.stopped

@@ -10,9 +10,17 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from annotator.modules.vocabulary.entries import LEAST_OVERLAP, NearestEntry, Vocabulary, distinct, edit_event, nearest_entry, distinguishing_word
+from annotator.modules.vocabulary.entries import (
+    LEAST_OVERLAP,
+    NearestEntry,
+    Vocabulary,
+    distinct,
+    distinguishing_word,
+    edit_event,
+    nearest_entry,
+)
 from annotator.modules.vocabulary.matching import EntryMatch, match_entry
-from annotator.prompting.normalize import sameness, tidy_memory, tidy_label
+from annotator.prompting.normalize import sameness, tidy_label, tidy_memory
 from annotator_store.digests import digest_parts
 from annotator_store.log.events import VocabularyDiscovered, decode_event, encode_event, utc_now
 from annotator_store.validation.rules import TABLES
@@ -221,7 +229,9 @@ def test_the_same_text_as_subtask_and_as_memory_are_two_entries() -> None:
 
 
 def test_another_order_is_an_edit_that_adds_and_removes_nothing() -> None:
-    event = edit_event(found(vocabulary("reach", "grasp")), vocabulary("grasp", "reach"), dataset="cups", run_id="run-2")
+    event = edit_event(
+        found(vocabulary("reach", "grasp")), vocabulary("grasp", "reach"), dataset="cups", run_id="run-2"
+    )
     assert event is not None
     assert (event.added, event.removed) == ((), ())
 

@@ -11,7 +11,7 @@ from annotator.config.settings import PlanSettings, VlmSettings, VocabularySetti
 from annotator.dataset.episode_record import EpisodeRecord
 from annotator.dataset.episodes import read_episodes
 from annotator.errors import CallError, OutOfDate, VocabularyError
-from annotator.modules.vocabulary.discovery import sampled
+from annotator.modules.vocabulary.discovery import sample_episodes
 from annotator.modules.vocabulary.entries import Vocabulary
 from annotator.modules.vocabulary.file import FILE, write_vocabulary
 from annotator.pipeline.progress import SilentProgress
@@ -112,7 +112,7 @@ def test_without_a_file_and_a_log_it_is_to_be_discovered_from_each_recording_onc
     assert lookup.discovery is not None
     by_digest = {record.digest: record.index for record in episodes(run, log)}
     assert len(by_digest) == 4
-    order = [by_digest[name] for name in sampled(by_digest, 9, run.settings.seed)]
+    order = [by_digest[name] for name in sample_episodes(by_digest, 9, run.settings.seed)]
     watched = indices(lookup.discovery.records)
     # Of two episodes that are the same recording, the one with the first task in order of the alphabet is watched.
     assert watched == [4 if index in (0, 4) else index for index in order]
