@@ -6,11 +6,11 @@ It takes plain values, so that planning can give it an engine that must not be a
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from annotator.errors import CallError, Declined, NoEngine, UsageError
-from annotator.prompting.loader import Prompts
 from annotator.vlm.base import Engine, Reply, Stoppable
 from annotator.vlm.call_stats import CallStats
 from annotator.vlm.registry import reads_evidence
@@ -29,6 +29,10 @@ from annotator_store.log.events import (
     utc_now,
 )
 from annotator_store.log.log import Answered, Known, Log
+
+if TYPE_CHECKING:
+    # Without Jinja, so that `validate` and `verify` know the modules and load no template engine.
+    from annotator.prompting.loader import Prompts
 
 LOST_BEFORE_STOPPING = 4
 """Calls that in a row found no server, each after its retries, before a run stops asking."""
@@ -78,7 +82,7 @@ class VlmClient:
         looks: bool,
         model: Model,
         seed: int,
-        prompts: Prompts,
+        prompts: "Prompts",
         stats: CallStats,
         run_id: str,
         note: Callable[[str], None],
