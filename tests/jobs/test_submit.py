@@ -186,7 +186,9 @@ def test_a_job_starts_the_servers_it_is_told_to_start(hub: RunningHub, published
         "--vlm.parallel_servers", 2, "--push_to_hub", "--new_repo_id", there,
     ).stdout.strip()  # fmt: skip
     assert "COMPLETED" in hub.run("job", "wait", job).stdout, hub.run("job", "logs", job).stdout
-    assert hub.run("job", "logs", job).stdout.count("is ready at http://127.0.0.1:") == 2
+    logs = hub.run("job", "logs", job).stdout
+    # The first one may have answered everything before the second is ready.
+    assert "starting 2 servers of" in logs and 1 <= logs.count("is ready at http://127.0.0.1:") <= 2
     assert hub.tags(there) == {"v3.0": hub.head(there)}
 
 

@@ -188,7 +188,7 @@ def test_ingesting_twice_is_ingesting_once() -> None:
 def test_a_reader_that_keeps_the_cache_open_does_not_stop_a_writer(
     store: Path, want: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache_module, "_BUSY_PATIENCE_S", 0.2)
+    monkeypatch.setattr(cache_module, "_BUSY_TIMEOUT_S", 0.2)
     hold = "import duckdb, sys; c = duckdb.connect(sys.argv[1], read_only=True); print('open', flush=True); input()"
     command = [sys.executable, "-c", hold, str(store / "cache.duckdb")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reader:
